@@ -1,0 +1,148 @@
+"""The hook on an MCP session's `call_tool`: every call is a step, every round has its own token.
+
+On the session, because `Client.call_tool` resends the same `_meta` in each round and hands what the server
+asks for to its callbacks; the session sees each round, and each `InputRequiredResult` before anyone answers.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
+
+from stepwrit._outgoing import OutgoingStep, digest_of
+from stepwrit._reply import local
+from stepwrit.errors import ConfigurationError, IdentityUnavailable, RefusedError
+
+if TYPE_CHECKING:
+    from mcp_types import CallToolResult
+
+OnRefusal = Literal["result", "raise"]
+Opener = Callable[[str, str, dict[str, object]], Awaitable[OutgoingStep]]
+
+REMEMBERED: Final = 256  # rounds that nobody may ever come back to
+
+
+def hook(client: object, server: str | None, opener: Opener, on_refusal: OnRefusal) -> SessionHook:
+    """Guard an mcp `Client` or `ClientSession`. server: None takes it from a client that knows its URL.
+
+    Raises:
+        ConfigurationError: nobody says which server it is, or the session is guarded already.
+    """
+    session = getattr(client, "session", client)
+    name = server or _server_of(client)
+    made = SessionHook(session, name, opener, on_refusal)
+    made.install()
+    return made
+
+
+class SessionHook:
+    """One session's `call_tool`, replaced on the instance until `remove`."""
+
+    def __init__(self, session: Any, server: str, opener: Opener, on_refusal: OnRefusal) -> None:
+        self._session: Final = session
+        self._server: Final = server
+        self._opener: Final = opener
+        self._on_refusal: Final = on_refusal
+        self._original: Final = session.call_tool
+        self._open: Final[OrderedDict[_Key, list[OutgoingStep]]] = OrderedDict()
+
+    def install(self) -> None:
+        """Take the place of the session's method. Raises ConfigurationError if another hook has it."""
+        if isinstance(getattr(self._original, "__self__", None), SessionHook):
+            raise ConfigurationError("this session is guarded already")
+        self._session.call_tool = self.call_tool
+
+    def remove(self) -> None:
+        """Give the place back."""
+        if getattr(self._session.call_tool, "__self__", None) is self:
+            del self._session.call_tool
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any] | None = None, *args: Any, **kwargs: Any
+    ) -> object:
+        """`ClientSession.call_tool` with a step. A refusal is an `isError` result, or raised."""
+        try:
+            return await self._call(name, arguments, args, kwargs)
+        except RefusedError as no:
+            if self._on_refusal == "raise":
+                raise
+            return _refused(no)
+        except IdentityUnavailable as missing:
+            if self._on_refusal == "raise":
+                raise
+            return _refused(RefusedError(local("unavailable", str(missing))))
+
+    async def _call(
+        self, name: str, arguments: dict[str, Any] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> object:
+        from mcp import MCPError  # noqa: PLC0415  the `mcp` extra is needed only by whoever guards a session
+        from mcp_types import HEADER_MISMATCH, InputRequiredResult  # noqa: PLC0415
+
+        digest = digest_of(arguments)
+        resumed = kwargs.get("input_responses") is not None or kwargs.get("request_state") is not None
+        key = name, digest, resumed, cast("str | None", kwargs.get("request_state"))
+        step, meta = await self._round(key, name, arguments)
+        sent = {**kwargs, "meta": {**(kwargs.get("meta") or {}), **meta}}
+        try:
+            result = await self._original(name, arguments, *args, **sent)
+        except MCPError as error:
+            if error.code == HEADER_MISMATCH:  # nobody saw the call; the client sends it once more
+                self._remember((*key, "resend"), step)
+            raise
+        if isinstance(result, InputRequiredResult):
+            _check_inputs(result.input_requests or {})
+            self._remember((name, digest, True, result.request_state), step)
+        return cast("object", result)
+
+    async def _round(
+        self, key: _Key, name: str, arguments: dict[str, Any] | None
+    ) -> tuple[OutgoingStep, dict[str, object]]:
+        unseen = self._recall((*key, "resend"))
+        if unseen is not None:
+            return unseen, unseen.same_meta()
+        step = self._recall(key) if key[2] else None
+        step = step or await self._opener(self._server, name, arguments or {})
+        return step, await step.meta()
+
+    def _remember(self, key: _Key, step: OutgoingStep) -> None:
+        self._open.setdefault(key, []).append(step)
+        while len(self._open) > REMEMBERED:
+            self._open.popitem(last=False)
+
+    def _recall(self, key: _Key) -> OutgoingStep | None:
+        steps = self._open.get(key)
+        step = steps.pop(0) if steps else None
+        if steps == []:
+            del self._open[key]
+        return step
+
+
+_Key = tuple[object, ...]
+
+
+def _check_inputs(requests: Mapping[str, object]) -> None:
+    """Only form elicitation may be handed on. Raises RefusedError (`not_yet_supported`)."""
+    from stepwrit._mcp_inputs import unsupported  # noqa: PLC0415  needs the `mcp` extra
+
+    for request in requests.values():
+        what = unsupported(request)
+        if what is not None:
+            raise RefusedError(local("not_yet_supported", f"the server asked for {what}"))
+
+
+def _refused(no: RefusedError) -> CallToolResult:
+    from stepwrit._mcp_inputs import refused_result  # noqa: PLC0415  needs the `mcp` extra
+
+    return refused_result(no.refusal)
+
+
+def _server_of(client: object) -> str:
+    """The registry knows a server by its URL too; an in-process one goes by its name."""
+    target = getattr(client, "server", None)
+    if isinstance(target, str):
+        return target
+    name = getattr(target, "name", None)
+    if isinstance(name, str) and name and hasattr(target, "call_tool"):
+        return name
+    raise ConfigurationError("say which server this is: guard(client, server=<registry name or URL>)")

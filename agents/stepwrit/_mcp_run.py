@@ -1,0 +1,133 @@
+"""An accepted step's call: run the body, keep the step alive, end it as the body ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import anyio
+from mcp import MCPError
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp_types import URL_ELICITATION_REQUIRED, CallToolResult, InputRequiredResult, TextContent
+
+from stepwrit._mcp_inputs import refused_result
+from stepwrit._mcp_session import ask_all, guarded
+from stepwrit._reply import local
+from stepwrit.client import Broker
+from stepwrit.errors import IdentityUnavailable, RefusedError, StepwritError, UnavailableError
+from stepwrit.lineage import Step, entered
+from stepwrit.wire import META_REF, Outcome
+
+_log = logging.getLogger("stepwrit.mcp")
+CLOSE_S: Final = 5.0
+
+Sleep = Callable[[float], Awaitable[None]]
+
+
+async def run(
+    broker: Broker, step: Step, ctx: ServerRequestContext[Any, Any], call_next: CallNext, sleep: Sleep
+) -> HandlerResult:
+    """The tool's result. The step is closed on every way out, except when it waits for its client."""
+    outcome: Outcome = "failed"
+    waits = False
+    try:
+        with entered(step):
+            result = await _beating(broker, step, call_next, guarded(ctx, step), sleep)
+        if isinstance(result, InputRequiredResult):
+            result = await _pause(broker, step, result)
+            waits = isinstance(result, InputRequiredResult)
+        else:
+            result = _mapped(step, result)
+            outcome = "failed" if _is_error(result) else "done"
+        return _with_ref(step, result)
+    except MCPError as error:
+        if error.code != URL_ELICITATION_REQUIRED:
+            raise
+        return refused_result(local("not_yet_supported", "URL elicitation from a guarded tool", ref=step.ref))
+    except anyio.get_cancelled_exc_class():
+        outcome = "cancelled"
+        raise
+    finally:
+        step.end("waiting" if waits else outcome)
+        if not waits:
+            await _close(broker, step, outcome)
+
+
+async def _beating(
+    broker: Broker, step: Step, call_next: CallNext, ctx: ServerRequestContext[Any, Any], sleep: Sleep
+) -> HandlerResult:
+    """Run the body beside a heartbeat; the body's exception comes out as it is, not in a group."""
+    result: HandlerResult = None
+    failure: Exception | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(_beat, broker, step, sleep)
+        try:
+            result = await call_next(ctx)
+        except Exception as raised:  # noqa: BLE001  raised again below, outside of the group
+            failure = raised
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return result
+
+
+async def _beat(broker: Broker, step: Step, sleep: Sleep) -> None:
+    """Until the body ends, or the broker says that the step has; doubt is no end."""
+    while True:
+        await sleep(step.accepted.heartbeat_s)
+        try:
+            status = await broker.heartbeat(step.id)
+        except (UnavailableError, IdentityUnavailable) as doubt:
+            _log.warning("step %s: no heartbeat: %s", step.ref, doubt)
+            continue
+        except RefusedError as no:
+            step.end(no.code)
+            return
+        if status.state != "accepted":
+            step.end(status.state)
+            return
+
+
+async def _pause(broker: Broker, step: Step, result: InputRequiredResult) -> HandlerResult:
+    """The step waits for its client's answer; each form that the person is shown is a step of ours."""
+    try:
+        await ask_all(step, (result.input_requests or {}).values())
+        await broker.wait(step.id, step.round)
+    except RefusedError as no:
+        return refused_result(no.refusal)
+    except IdentityUnavailable as missing:
+        return refused_result(local("unavailable", str(missing), ref=step.ref))
+    return result
+
+
+def _mapped(step: Step, result: HandlerResult) -> HandlerResult:
+    """A refusal that the body let pass is told as a refusal, where mcp only tells of a crash."""
+    if step.refused is None or not isinstance(result, CallToolResult) or not result.is_error:
+        return result
+    texts = [each.text for each in result.content if isinstance(each, TextContent)]
+    tool = step.tool.partition("/")[2]
+    crashed = texts == [f"Error executing tool {tool}"]
+    return refused_result(step.refused) if crashed else result
+
+
+async def _close(broker: Broker, step: Step, outcome: Outcome) -> None:
+    """Also while being cancelled. What cannot be closed now is ended by its missing heartbeat."""
+    with anyio.move_on_after(CLOSE_S, shield=True):
+        try:
+            await broker.close_step(step.id, outcome)
+        except StepwritError as failed:
+            _log.warning("step %s was not closed: %s", step.ref, failed)
+
+
+def _is_error(result: HandlerResult) -> bool:
+    if isinstance(result, dict):
+        return bool(result.get("isError"))
+    return isinstance(result, CallToolResult) and result.is_error
+
+
+def _with_ref(step: Step, result: HandlerResult) -> HandlerResult:
+    if not isinstance(result, CallToolResult | InputRequiredResult):
+        return result
+    meta = {META_REF: step.ref, **(result.meta or {})}
+    return result.model_copy(update={"meta": meta})

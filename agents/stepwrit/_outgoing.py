@@ -1,0 +1,135 @@
+"""A step that we opened for somebody else to perform: what travels with each round of its call."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from stepwrit._reply import local
+from stepwrit.digest import DigestError, args_digest
+from stepwrit.dpop import make_step_proof
+from stepwrit.errors import RefusedError
+from stepwrit.jws import SigningKey
+from stepwrit.wire import HEADER_TXN_TOKEN, META_STEP, OpenStepRequest, Origin, StepOpened
+
+MARGIN_S: Final = 5.0  # a token this close to its end is not sent any more
+
+
+class Opens(Protocol):
+    """What opening a step needs of a broker; `stepwrit.client.Broker` is one."""
+
+    @property
+    def key(self) -> SigningKey:
+        """The key that the step token is bound to."""
+        ...
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+    def random_id(self) -> str:
+        """Fresh randomness as text."""
+        ...
+
+    async def open(self, request: OpenStepRequest) -> StepOpened:
+        """Open a child."""
+        ...
+
+    async def step_token(self, step: str) -> StepOpened:
+        """A fresh token of the same step."""
+        ...
+
+
+class OutgoingStep:
+    """One call of a tool, in one or more rounds, each with its own token and proof."""
+
+    def __init__(self, broker: Opens, opened: StepOpened, args: str) -> None:
+        self._broker: Final = broker
+        self._args: Final = args
+        self._opened = opened
+        self._usable_until = broker.now() + opened.expires_in - MARGIN_S
+        self._fresh = True
+        self._last: dict[str, object] = {}
+        self.round = 0
+
+    def __repr__(self) -> str:
+        return f"OutgoingStep({self.step!r}, round={self.round})"
+
+    @property
+    def step(self) -> str:
+        """The step's id; opens nothing."""
+        return self._opened.step
+
+    @property
+    def txn(self) -> str:
+        """The transaction's id; opens nothing."""
+        return self._opened.txn
+
+    @property
+    def ref(self) -> str:
+        """What `stepwrit explain` takes."""
+        return self._opened.ref
+
+    @property
+    def origin(self) -> Origin:
+        """Who started it, as the broker derived it."""
+        return self._opened.origin
+
+    @property
+    def performer(self) -> str:
+        """Who may perform it: a SPIFFE ID, or the registry's pattern."""
+        return self._opened.performer
+
+    async def meta(self) -> dict[str, object]:
+        """`_meta` of the next round: a fresh step token and our proof over it, the arguments and the round.
+
+        Raises:
+            RefusedError: no further token; UnavailableError when nobody could say.
+        """
+        token = await self._token()
+        self.round += 1
+        proof = make_step_proof(
+            self._broker.key,
+            token=token,
+            args=self._args,
+            round=self.round,
+            now=self._broker.now(),
+            jti=self._broker.random_id(),
+        )
+        self._last = {META_STEP: {"token": token, "proof": proof}}
+        return dict(self._last)
+
+    def same_meta(self) -> dict[str, object]:
+        """`_meta` of the round that is already under way, for a resend of a call that nobody saw."""
+        return dict(self._last)
+
+    async def headers(self) -> dict[str, str]:
+        """`Txn-Token` for plain HTTP; MCP calls carry `meta()` and not this."""
+        return {HEADER_TXN_TOKEN: await self._token()}
+
+    async def _token(self) -> str:
+        if not self._fresh or self._broker.now() >= self._usable_until:
+            self._opened = await self._broker.step_token(self.step)
+            self._usable_until = self._broker.now() + self._opened.expires_in - MARGIN_S
+        self._fresh = False
+        return self._opened.token
+
+
+async def open_outgoing(
+    broker: Opens, parent: str, server: str, tool: str, args: dict[str, object]
+) -> OutgoingStep:
+    """Open a child of `parent`.
+
+    Raises:
+        RefusedError: the broker's no, or `invalid_arguments`: they are not JSON of one meaning.
+    """
+    digest = digest_of(args)
+    opened = await broker.open(OpenStepRequest(parent=parent, server=server, tool=tool, args=args))
+    return OutgoingStep(broker, opened, digest)
+
+
+def digest_of(args: dict[str, object] | None) -> str:
+    """The arguments' digest. Raises RefusedError (`invalid_arguments`)."""
+    try:
+        return args_digest(args)
+    except DigestError as bad:
+        raise RefusedError(local("invalid_arguments", str(bad))) from None

@@ -1,0 +1,191 @@
+"""What a test holds in its hand: the in-memory broker, its knobs, guarded clients and resources."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import urlsplit
+
+import httpx2
+
+from stepwrit import agent
+from stepwrit._guard_asgi import ASGIApp
+from stepwrit._testing_books import Ban, Ledger, Server, Tool
+from stepwrit._testing_face import FakeBroker
+from stepwrit._testing_opening import TRUST_DOMAIN
+from stepwrit.client import Broker, Parts
+from stepwrit.errors import ConfigurationError
+from stepwrit.flow import Retry
+from stepwrit.guard import StepwritGuard
+from stepwrit.wire import DOC_BASE, Code, Impact, PlanItem, Refusal
+
+if TYPE_CHECKING:
+    from mcp import Client
+
+AGENT: Final = f"spiffe://{TRUST_DOMAIN}/agent"
+Era = Literal["2026-07-28", "2025-11-25"]
+_MODE: Final[dict[str, str]] = {"2026-07-28": "2026-07-28", "2025-11-25": "legacy"}
+_QUICK: Final = Retry(tries=2, first_s=0.001, most_s=0.001, budget_s=1.0)
+
+
+class Resource:
+    """A guarded application, and ways to it. `app`: the ASGI application behind the guard."""
+
+    def __init__(self, app: ASGIApp, audience: str) -> None:
+        self.app: Final = app
+        self.audience: Final = audience
+        self.transport: Final = httpx2.ASGITransport(app=app)
+
+    def client(self, auth: httpx2.Auth | None = None) -> httpx2.AsyncClient:
+        """An httpx2 client that reaches only this application."""
+        return httpx2.AsyncClient(transport=self.transport, base_url=self.audience, auth=auth)
+
+
+class Kit:
+    """The `stepwrit` fixture. Without any set-up every tool is known, of low impact and its own resource.
+
+    broker: the in-memory broker itself. routes: origins that `resource` answers in this process.
+    """
+
+    def __init__(self) -> None:
+        self.broker: Final = FakeBroker()
+        self.routes: Final[dict[str, httpx2.AsyncBaseTransport]] = {}
+        self.broker.registry.agents.add(AGENT)
+
+    @property
+    def ledger(self) -> Ledger:
+        """What happened so far."""
+        return self.broker.ledger
+
+    # --- knobs
+
+    def tool(
+        self, name: str, *, impact: Impact = "low", plan: Sequence[str | PlanItem] | Literal["self"] = "self"
+    ) -> None:
+        """Register a tool, `server/tool` or `tool` of any server.
+
+        plan: `self`, or the requests it may make: `"POST https://bank.example/v1/transfers"`, any number of
+        times in a test, or a PlanItem.
+        """
+        items = None if isinstance(plan, str) else tuple(_item(each) for each in plan)
+        full = name if "/" in name else f"*/{name}"
+        self.broker.registry.tools[full] = Tool(name=full, impact=impact, plan=items)
+
+    def refuse(
+        self,
+        tool: str,
+        *,
+        reason: Code = "policy",
+        retry_after: float | None = None,
+        at: Literal["open", "accept", "credential", "redeem"] = "open",
+    ) -> None:
+        """Refuse this tool from now on. reason: the refusal's code. retry_after: seconds. at: which verb."""
+        refusal = Refusal(
+            code=reason, reason="refused by the test", retry_after=retry_after, doc=DOC_BASE + reason
+        )
+        self.broker.registry.bans.append(Ban(tool=tool, refusal=refusal, at=at))
+
+    def need_approval(self, tool: str) -> None:
+        """Let this tool need an approval that nobody gives."""
+        self.refuse(tool, reason="approval_required", at="open")
+
+    def allow(self, tool: str) -> None:
+        """Take back what `refuse` and `need_approval` said of this tool."""
+        bans = self.broker.registry.bans
+        bans[:] = [ban for ban in bans if ban.tool != tool]
+
+    def expire(self) -> None:
+        """Let the minute pass: no credential and no step token issued so far counts any more."""
+        self.broker.expire_all()
+
+    # --- ways in
+
+    @asynccontextmanager
+    async def client(
+        self,
+        server: Any,
+        *,
+        era: Era = "2026-07-28",
+        on_refusal: Literal["result", "raise"] = "result",
+        **options: Any,
+    ) -> AsyncGenerator[Client]:
+        """An in-memory mcp client of this server, guarded, with a person's intent for all tools.
+
+        server: an `MCPServer` with the `Stepwrit` extension. era: the protocol version spoken. options: as
+        for `mcp.Client`.
+
+        Raises:
+            ConfigurationError: the server has no `Stepwrit` extension: it would not be guarded at all.
+        """
+        from mcp import Client  # noqa: PLC0415  the `mcp` extra is needed only here
+
+        extension = _extension(server)
+        name: str = extension.name or server.name
+        before, extension.broker = extension.broker, self.workload(name)
+        self.broker.registry.servers[name] = Server(name=name, spiffe_id=_server_id(name))
+        try:
+            async with (
+                Client(server, mode=_MODE[era], **options) as client,
+                self.agent().intent(
+                    self.broker.id_token(agent=AGENT), purpose="a test", tools=["*"]
+                ) as intent,
+            ):
+                intent.guard(client, name, on_refusal=on_refusal)
+                yield client
+        finally:
+            extension.broker = before
+
+    def agent(self) -> agent.Broker:
+        """The broker as the agent of this test sees it."""
+        return agent.Broker(self.broker.transport(AGENT), AGENT, Parts(retry=_QUICK))
+
+    def workload(self, name: str) -> Broker:
+        """The broker as the tool server of this name sees it."""
+        self.broker.registry.servers.setdefault(name, Server(name=name, spiffe_id=_server_id(name)))
+        return Broker(self.broker.transport(_server_id(name)), _server_id(name), Parts(retry=_QUICK))
+
+    def resource(self, app: ASGIApp, audience: str, **options: Any) -> Resource:
+        """The application behind a guard. options: as for `StepwritGuard`.
+
+        With the `stepwrit` fixture every httpx2.AsyncClient of this process reaches it under its audience's
+        origin, so that a tool's own code is tested as it is.
+        """
+        at = urlsplit(audience)
+        workload = f"spiffe://{TRUST_DOMAIN}/resource/{at.hostname}"
+        self.broker.registry.redeemers.setdefault(audience, set()).add(workload)
+        redeemer = Broker(self.broker.transport(workload), workload, Parts(retry=_QUICK))
+        made = Resource(StepwritGuard(app, audience=audience, broker=redeemer, **options), audience)
+        self.routes[f"{at.scheme}://{at.netloc}"] = made.transport
+        return made
+
+    def route(self, request: httpx2.Request) -> httpx2.AsyncBaseTransport | None:
+        """The resource in this process that a request goes to, if it goes to one."""
+        return self.routes.get(f"{request.url.scheme}://{request.url.netloc.decode('ascii')}")
+
+
+def _server_id(name: str) -> str:
+    return f"spiffe://{TRUST_DOMAIN}/mcp-server/{''.join(c if c.isalnum() else '-' for c in name)}"
+
+
+def _item(line: str | PlanItem) -> PlanItem:
+    if isinstance(line, PlanItem):
+        return line
+    method, _, url = line.partition(" ")
+    at = urlsplit(url)
+    if not method.isupper() or at.scheme not in ("http", "https") or not at.netloc:
+        raise ConfigurationError(f"a plan's line is `METHOD https://host/path`, not {line!r}")
+    query = tuple(part.partition("=")[0] for part in at.query.split("&") if part)
+    return PlanItem(
+        at=f"{at.scheme}://{at.netloc}", method=method, path=at.path or "/", query=query, times=1_000
+    )
+
+
+def _extension(server: Any) -> Any:
+    """The server's guard, found where mcp keeps extensions; it offers no public way to them."""
+    from stepwrit.mcp import Stepwrit  # noqa: PLC0415  needs the `mcp` extra
+
+    for extension in getattr(server, "_extensions", ()):
+        if isinstance(extension, Stepwrit):
+            return extension
+    raise ConfigurationError("this server has no Stepwrit extension: MCPServer(…, extensions=[Stepwrit…])")

@@ -1,0 +1,158 @@
+"""The in-memory broker: steps that run. Accept, wait, heartbeat, close, revoke."""
+
+from __future__ import annotations
+
+from stepwrit._testing_books import GrantRow, No, StepRow
+from stepwrit._testing_opening import TRUST_DOMAIN, Caller, Opening
+from stepwrit.dpop import verify_step_proof
+from stepwrit.jws import TokenRefused
+from stepwrit.tokens import StepToken
+from stepwrit.verify import verify_step_token
+from stepwrit.wire import (
+    ACCEPTED_MAX_S,
+    HEARTBEAT_S,
+    LEEWAY_S,
+    AcceptRequest,
+    MarkRequest,
+    MarkSet,
+    Outcome,
+    StepAccepted,
+    StepStatus,
+)
+
+_DEAD = frozenset({"done", "failed", "cancelled"})
+
+
+class Running(Opening):
+    """A step between accept and close."""
+
+    def accept(self, caller: Caller, step: str, request: AcceptRequest) -> StepAccepted:
+        """Round 1, or the one after `wait`, for the performer that the token names."""
+        row = self._mine(step, caller)
+        token = self._step_token(row, request.token)
+        if request.finding is not None:
+            raise No(request.finding, "the performer refused it")
+        self._initiated(row, request)
+        if row.state == "accepted" and request.round == row.round:
+            raise No("replay", "this round was accepted before")
+        self._live(row, "opened", "waiting")
+        if request.round != row.round + 1:
+            raise No("wrong_state", f"the next round is {row.round + 1}")
+        if token.jti not in row.tokens:
+            raise No("expired", "the step token has expired")
+        self.registry.test(row.tool, "accept")
+        row.state, row.round = "accepted", request.round
+        row.tokens.discard(token.jti)
+        self.note("accepted", caller, row)
+        return self._accepted(row, self._own_use(caller, row))
+
+    def _step_token(self, row: StepRow, token: str) -> StepToken:
+        keys = {self.keys.step.kid: self.keys.step.verify_key}
+        try:
+            read = verify_step_token(
+                token,
+                keys,
+                issuer=self.issuer,
+                trust_domain=TRUST_DOMAIN,
+                now=self.clock.now(),
+                leeway=LEEWAY_S,
+            )
+        except TokenRefused as bad:
+            raise No("expired" if bad.reason == "expired" else "invalid_token", str(bad)) from None
+        if read.step != row.id:
+            raise No("invalid_token", "the token is for another step")
+        return read
+
+    def _initiated(self, row: StepRow, request: AcceptRequest) -> None:
+        if request.args != row.args:
+            raise No("arguments_changed", "these are not the arguments of the step")
+        try:
+            verify_step_proof(
+                request.proof,
+                token=request.token,
+                args=request.args,
+                round=request.round,
+                jkt=row.jkt,
+                now=self.clock.now(),
+                leeway=LEEWAY_S,
+            )
+        except TokenRefused as bad:
+            raise No("invalid_proof", str(bad)) from None
+
+    def _own_use(self, caller: Caller, row: StepRow) -> str | None:
+        """A tool that is its own resource is used with its accept."""
+        if row.tool is None or row.tool.plan is not None or row.round > 1:
+            return None
+        grant = self._id("grt")
+        self.note("self", caller, row, grant=grant)
+        return grant
+
+    def _accepted(self, row: StepRow, self_grant: str | None) -> StepAccepted:
+        tool = row.tool
+        return StepAccepted(
+            step=row.id,
+            txn=row.txn.id,
+            ref=row.ref,
+            round=row.round,
+            origin=row.origin,
+            requester=row.txn.requester,
+            purpose=row.txn.purpose,
+            tool=tool.name if tool else "",
+            chain=row.chain,
+            plan=(tool.plan if tool else None) or (),
+            heartbeat_s=HEARTBEAT_S,
+            ends_at=min(self.clock.now() + ACCEPTED_MAX_S, row.txn.expires_at),
+            self_grant=self_grant,
+        )
+
+    def wait(self, caller: Caller, step: str, round: int) -> StepStatus:  # noqa: A002  the wire's word
+        """The call answered "input required"."""
+        row = self._mine(step, caller)
+        self._live(row, "accepted")
+        if round != row.round:
+            raise No("wrong_state", f"this is round {row.round}")
+        row.state = "waiting"
+        self.note("waiting", caller, row)
+        return self._status(row)
+
+    def heartbeat(self, caller: Caller, step: str) -> StepStatus:
+        """It still runs."""
+        row = self._mine(step, caller)
+        self._live(row, "accepted")
+        return self._status(row)
+
+    def close(self, caller: Caller, step: str, outcome: Outcome) -> StepStatus:
+        """Its end, and that of its credentials and its children that are not deferred."""
+        row = self._mine(step, caller)
+        self._live(row, "accepted", "waiting", "opened")
+        ended = self._end(row, outcome)
+        self.note(outcome, caller, row)
+        return self._status(row, ended)
+
+    def _end(self, row: StepRow, outcome: str) -> int:
+        row.state = outcome
+        grants = [grant for grant in self._grants.values() if grant.step is row]
+        ended = sum(self._end_grant(grant) for grant in grants)
+        for child in [each for each in self._steps.values() if each.parent is row and not each.deferred]:
+            if child.state not in _DEAD:
+                ended += self._end(child, "cancelled")
+        return ended
+
+    def _end_grant(self, grant: GrantRow) -> int:
+        counts = grant.state in ("issued", "redeemed")
+        grant.state = "closed" if grant.state == "issued" else grant.state
+        return int(counts)
+
+    def _status(self, row: StepRow, revoked: int = 0) -> StepStatus:
+        return StepStatus(step=row.id, state=row.state, ref=row.ref, revoked=revoked)
+
+    def mark(self, caller: Caller, request: MarkRequest) -> MarkSet:
+        """An operator's durable "no"."""
+        if caller.spiffe_id not in self.registry.operators:
+            raise No("not_found", "no such thing")
+        if request.verb == "unfreeze":
+            self.marks.discard(request.target)
+        else:
+            self.marks.add(request.target)
+        self.note(request.verb, caller, None)
+        return MarkSet(target=request.target, verb=request.verb, ref=self.ledger.entries[-1].ref)

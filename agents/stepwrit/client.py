@@ -1,0 +1,279 @@
+"""The broker as a client sees it: `Broker` for event loops, `SyncBroker` for threads.
+
+Both are thin drivers round the flows of `stepwrit.flow`. Nothing starts before the first verb: the first one
+waits for the workload's SVID (at most ten seconds) and opens the connection, every later one reuses both.
+
+All verbs raise RefusedError (a no), UnavailableError (nobody could say yes) and IdentityUnavailable.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Self, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from stepwrit import _verbs as verbs
+from stepwrit._base import Client, Parts, unverified_jti
+from stepwrit._drive import Count, counted, drive, drive_sync
+from stepwrit._settings import Settings
+from stepwrit._transport import (
+    Attested,
+    HttpTransport,
+    SyncHttpTransport,
+    SyncTransport,
+    Transport,
+    Who,
+)
+from stepwrit._verbs import CredentialGranted, IntentGranted, Published, Subject
+from stepwrit.flow import Flow
+from stepwrit.identity import WorkloadIdentity
+from stepwrit.jws import UnknownKey, VerifyKey
+from stepwrit.tokens import StepToken
+from stepwrit.wire import (
+    AcceptRequest,
+    IntentRequest,
+    MarkRequest,
+    MarkSet,
+    OpenStepRequest,
+    Outcome,
+    Redeemed,
+    RedeemRequest,
+    RequestDetails,
+    StepAccepted,
+    StepOpened,
+    StepStatus,
+)
+
+__all__ = ["Broker", "Parts", "SyncBroker", "SyncTransport", "Transport"]
+
+T = TypeVar("T")
+
+
+class Broker(Client):
+    """The broker, for event loops (asyncio or trio).
+
+    transport: the way there. who: our SPIFFE ID, or what knows it. sleep: seconds, between tries.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        who: Who | str,
+        parts: Parts | None = None,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
+        super().__init__(who, parts or Parts())
+        self._transport: Final = transport
+        self._sleep: Final = sleep
+        self._fetching: Final = anyio.Lock()
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """By SPIFFE_ENDPOINT_SOCKET, STEPWRIT_BROKER and STEPWRIT_BROKER_ID. Raises ConfigurationError."""
+        settings = Settings.read(environ)
+        identity = WorkloadIdentity(settings.socket)
+        transport = HttpTransport(settings.broker, identity, settings.broker_id)
+        return cls(transport, Attested(identity), Parts(base_url=settings.broker))
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def start(self) -> None:
+        """Begin to prove who we are, without waiting for it; the first verb would do it."""
+        self._who.start()
+
+    async def aclose(self) -> None:
+        """Let go of connections and identity. The client cannot be used afterwards."""
+        await self._transport.close()
+        await anyio.to_thread.run_sync(self._who.stop)
+
+    async def ready(self) -> str:
+        """Our SPIFFE ID: waits for the first one at most ten seconds. Raises IdentityUnavailable."""
+        if not self._who.known:
+            self._who.start()
+            await anyio.to_thread.run_sync(self._who.wait, self._patience, abandon_on_cancel=True)
+        return self._met()
+
+    async def _run(self, verb: str, flow: Flow[T]) -> T:
+        count = Count()
+        with counted(verb, self._sender.clock, count):
+            await self.ready()
+            self._observe()
+            return await drive(flow, self._transport, self._sleep, count)
+
+    async def start_intent(self, subject: Subject, request: IntentRequest) -> IntentGranted:
+        """Exchange a person's ID token (or a trigger's word) for the root of a transaction."""
+        return await self._run("intent", verbs.intent(self._sender, subject, request))
+
+    async def open(self, request: OpenStepRequest) -> StepOpened:
+        """Open a child of a step that we perform, or of our intent."""
+        return await self._run("open", verbs.open_step(self._sender, request))
+
+    async def step_token(self, step: str) -> StepOpened:
+        """A fresh step token for the next round of a step that we opened."""
+        return await self._run("token", verbs.step_token(self._sender, step))
+
+    async def accept(self, step: str, request: AcceptRequest) -> StepAccepted:
+        """Accept a round of a step, or report why it is refused here."""
+        return await self._run("accept", verbs.accept(self._sender, step, request))
+
+    async def wait(self, step: str, round: int) -> StepStatus:  # noqa: A002  the wire's word
+        """The call answered "input required": the step waits for round + 1."""
+        return await self._run("wait", verbs.wait(self._sender, step, round))
+
+    async def heartbeat(self, step: str) -> StepStatus:
+        """The step is still running."""
+        return await self._run("heartbeat", verbs.heartbeat(self._sender, step))
+
+    async def close_step(self, step: str, outcome: Outcome) -> StepStatus:
+        """The step has ended."""
+        return await self._run("close", verbs.close(self._sender, step, outcome))
+
+    async def credential(self, *, step: str, resource: str, details: RequestDetails) -> CredentialGranted:
+        """A credential for one request of an accepted step's plan."""
+        flow = verbs.credential(self._sender, step=step, resource=resource, details=details)
+        return await self._run("credential", flow)
+
+    async def mark(self, request: MarkRequest) -> MarkSet:
+        """Revoke, freeze or unfreeze."""
+        return await self._run("mark", verbs.mark(self._sender, request))
+
+    async def redeem(self, request: RedeemRequest) -> Redeemed:
+        """Exchange a credential for the go-ahead, once; a lost reply is asked for again as the same try.
+
+        Raises:
+            OutcomeUnknownError: no reply came, and the use may be on record.
+        """
+        grant = unverified_jti(request.token)
+        return await self._run("redeem", verbs.redeem(self._sender, request, grant=grant))
+
+    async def keys(self) -> Mapping[str, VerifyKey]:
+        """All the broker's public keys by `kid`, asked for now."""
+        keys = (await self._fetch()).keys
+        return {**keys.step, **keys.credential}
+
+    async def step_claims(self, token: str) -> StepToken:
+        """A step token's claims, verified here; the broker is asked only for keys, and seldom.
+
+        Raises:
+            TokenRefused: it is not a valid step token of our broker.
+        """
+        await self.ready()
+        if self._ring.stale(self.now()):
+            await self._fetch_since(self._ring.published)
+        try:
+            return self._ring.verified(token, self.now())
+        except UnknownKey:
+            if not self._ring.may_look_again(self.now()):
+                raise
+        await self._fetch_since(self._ring.published)
+        return self._ring.verified(token, self.now())
+
+    async def _fetch_since(self, seen: Published | None) -> None:
+        async with self._fetching:
+            if self._ring.published is seen:  # else whoever held the lock has just done it
+                await self._fetch()
+
+    async def _fetch(self) -> Published:
+        self._ring.published = await self._run("keys", verbs.published(self._sender))
+        return self._ring.published
+
+
+class SyncBroker(Client):
+    """The broker, for threads. Verbs as in `Broker`; they block."""
+
+    def __init__(
+        self,
+        transport: SyncTransport,
+        who: Who | str,
+        parts: Parts | None = None,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        super().__init__(who, parts or Parts())
+        self._transport: Final = transport
+        self._sleep: Final = sleep
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """By SPIFFE_ENDPOINT_SOCKET, STEPWRIT_BROKER and STEPWRIT_BROKER_ID. Raises ConfigurationError."""
+        settings = Settings.read(environ)
+        identity = WorkloadIdentity(settings.socket)
+        transport = SyncHttpTransport(settings.broker, identity, settings.broker_id)
+        return cls(transport, Attested(identity), Parts(base_url=settings.broker))
+
+    def __enter__(self) -> Self:
+        self._who.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of connections and identity. The client cannot be used afterwards."""
+        self._transport.close()
+        self._who.stop()
+
+    def _run(self, verb: str, flow: Flow[T]) -> T:
+        count = Count()
+        with counted(verb, self._sender.clock, count):
+            if not self._who.known:
+                self._who.start()
+                self._who.wait(self._patience)
+            self._met()
+            self._observe()
+            return drive_sync(flow, self._transport, self._sleep, count)
+
+    def start_intent(self, subject: Subject, request: IntentRequest) -> IntentGranted:
+        """Exchange a person's ID token (or a trigger's word) for the root of a transaction."""
+        return self._run("intent", verbs.intent(self._sender, subject, request))
+
+    def open(self, request: OpenStepRequest) -> StepOpened:
+        """Open a child of a step that we perform, or of our intent."""
+        return self._run("open", verbs.open_step(self._sender, request))
+
+    def step_token(self, step: str) -> StepOpened:
+        """A fresh step token for the next round of a step that we opened."""
+        return self._run("token", verbs.step_token(self._sender, step))
+
+    def accept(self, step: str, request: AcceptRequest) -> StepAccepted:
+        """Accept a round of a step, or report why it is refused here."""
+        return self._run("accept", verbs.accept(self._sender, step, request))
+
+    def wait(self, step: str, round: int) -> StepStatus:  # noqa: A002  the wire's word
+        """The call answered "input required": the step waits for round + 1."""
+        return self._run("wait", verbs.wait(self._sender, step, round))
+
+    def heartbeat(self, step: str) -> StepStatus:
+        """The step is still running."""
+        return self._run("heartbeat", verbs.heartbeat(self._sender, step))
+
+    def close_step(self, step: str, outcome: Outcome) -> StepStatus:
+        """The step has ended."""
+        return self._run("close", verbs.close(self._sender, step, outcome))
+
+    def credential(self, *, step: str, resource: str, details: RequestDetails) -> CredentialGranted:
+        """A credential for one request of an accepted step's plan."""
+        flow = verbs.credential(self._sender, step=step, resource=resource, details=details)
+        return self._run("credential", flow)
+
+    def mark(self, request: MarkRequest) -> MarkSet:
+        """Revoke, freeze or unfreeze."""
+        return self._run("mark", verbs.mark(self._sender, request))
+
+    def redeem(self, request: RedeemRequest) -> Redeemed:
+        """Exchange a credential for the go-ahead, once; a lost reply is asked for again as the same try.
+
+        Raises:
+            OutcomeUnknownError: no reply came, and the use may be on record.
+        """
+        grant = unverified_jti(request.token)
+        return self._run("redeem", verbs.redeem(self._sender, request, grant=grant))

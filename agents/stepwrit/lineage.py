@@ -1,0 +1,214 @@
+"""The current step: what the running code does it for; in and out of MCP `_meta` and HTTP headers.
+
+A server that serves several callers at once holds several steps. Code asks for *its* step, by the context it
+runs in; there is no way to ask for "the latest one", and without a step there is a refusal, not a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Final, Protocol, cast
+
+from stepwrit._hook import OnRefusal, SessionHook, hook
+from stepwrit._outgoing import Opens, OutgoingStep, open_outgoing
+from stepwrit._reply import local
+from stepwrit._verbs import CredentialGranted
+from stepwrit.errors import RefusedError
+from stepwrit.wire import (
+    HEADER_TXN_TOKEN,
+    META_STEP,
+    HopSpec,
+    Origin,
+    PlanItem,
+    Refusal,
+    RequestDetails,
+    StepAccepted,
+)
+
+
+class Performs(Opens, Protocol):
+    """What performing a step needs of a broker; `stepwrit.client.Broker` is one."""
+
+    async def credential(self, *, step: str, resource: str, details: RequestDetails) -> CredentialGranted:
+        """A credential for one request."""
+        ...
+
+
+class Step:
+    """One round of a step that we accepted and perform. Usable until its call ends, then refused."""
+
+    def __init__(self, broker: Performs, accepted: StepAccepted) -> None:
+        self.broker: Final = broker
+        self.accepted: Final = accepted
+        self.refused: Refusal | None = None
+        self._ended: str | None = None
+        self._hooks: Final[list[SessionHook]] = []
+
+    def __repr__(self) -> str:
+        return f"Step({self.id!r}, tool={self.tool!r}, round={self.round}, ended={self._ended!r})"
+
+    @property
+    def id(self) -> str:
+        """The step's id; opens nothing."""
+        return self.accepted.step
+
+    @property
+    def txn(self) -> str:
+        """The transaction's id; opens nothing."""
+        return self.accepted.txn
+
+    @property
+    def ref(self) -> str:
+        """What `stepwrit explain` takes; belongs into every log line."""
+        return self.accepted.ref
+
+    @property
+    def round(self) -> int:
+        """1, and one more after each "input required"."""
+        return self.accepted.round
+
+    @property
+    def origin(self) -> Origin:
+        """Who started it: human, model or server."""
+        return self.accepted.origin
+
+    @property
+    def requester(self) -> str | None:
+        """The broker's own id of the person it is for; None for a trigger."""
+        return self.accepted.requester
+
+    @property
+    def purpose(self) -> str:
+        """The intent's purpose, in the words of whoever had it: show it, do not obey it."""
+        return self.accepted.purpose
+
+    @property
+    def tool(self) -> str:
+        """`server/tool`."""
+        return self.accepted.tool
+
+    @property
+    def chain(self) -> tuple[HopSpec, ...]:
+        """Every step from the intent to this one, oldest first."""
+        return self.accepted.chain
+
+    @property
+    def plan(self) -> tuple[PlanItem, ...]:
+        """The requests that this step may make."""
+        return self.accepted.plan
+
+    @property
+    def ended(self) -> str | None:
+        """How it ended; None while it runs."""
+        return self._ended
+
+    def check(self) -> None:
+        """Pass if this step runs and is the current one here.
+
+        Raises:
+            RefusedError: `closed`, or `no_step` when the code runs for another step or for none.
+        """
+        if self._ended is not None:
+            advice = "do the work before the tool returns, or open a deferred step for it"
+            raise self.note(local("closed", f"the step has ended ({self._ended}): {advice}"))
+        if _CURRENT.get() is not self:
+            raise self.note(local("no_step", "this belongs to another step than the code that uses it"))
+
+    def note(self, refusal: Refusal) -> RefusedError:
+        """The error for a refusal, remembered for the tool's result."""
+        self.refused = refusal
+        return RefusedError(refusal)
+
+    def end(self, how: str) -> None:
+        """Nothing more is done for this step; its hooks are taken off. A second end does nothing."""
+        self._ended = self._ended or how
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    async def start(self, server: str, tool: str, args: dict[str, object] | None = None) -> OutgoingStep:
+        """Open a child for what this server starts by itself: another server's tool. Its origin is `server`.
+
+        server: registry name, URL or SPIFFE ID. `await child.meta()` is the `_meta` of the outgoing call.
+
+        Raises:
+            RefusedError: the broker's no; `closed` and `no_step` as in `check`.
+        """
+        self.check()
+        try:
+            return await open_outgoing(self.broker, self.id, server, tool, args or {})
+        except RefusedError as no:
+            self.refused = no.refusal
+            raise
+
+    def guard(self, client: object, server: str | None = None, *, on_refusal: OnRefusal = "result") -> None:
+        """Make each tool call of an MCP client or session a child of this step, until this step ends.
+
+        As `stepwrit.agent.Intent.guard`.
+        """
+        self.check()
+        self._hooks.append(hook(client, server, self.start, on_refusal))
+
+
+_CURRENT: Final[ContextVar[Step | None]] = ContextVar("stepwrit.step", default=None)
+
+
+def current_step() -> Step:
+    """The step that the running code performs.
+
+    Raises:
+        RefusedError: `no_step`: the code runs outside of a guarded tool call.
+    """
+    step = _CURRENT.get()
+    if step is None:
+        raise RefusedError(local("no_step", "this code does not run for a step"))
+    return step
+
+
+@contextmanager
+def entered(step: Step) -> Generator[Step]:
+    """Make `step` the current one of this context and of what it starts."""
+    before = _CURRENT.set(step)
+    try:
+        yield step
+    finally:
+        _CURRENT.reset(before)
+
+
+# --- in and out of messages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """What an MCP call brings: a step token, and its initiator's proof."""
+
+    token: str = field(repr=False)
+    proof: str = field(repr=False)
+
+
+def from_meta(meta: Mapping[str, object] | None) -> Carried | None:
+    """What `_meta` carries; None if it carries no step.
+
+    Raises:
+        RefusedError: `invalid_request`: it carries something else under our name.
+    """
+    value = (meta or {}).get(META_STEP)
+    if value is None:
+        return None
+    members = cast("Mapping[str, object]", value) if isinstance(value, Mapping) else {}
+    token, proof = members.get("token"), members.get("proof")
+    if members.keys() != {"token", "proof"} or not isinstance(token, str) or not isinstance(proof, str):
+        raise RefusedError(local("invalid_request", f"_meta[{META_STEP!r}] is not {{token, proof}}"))
+    return Carried(token=token, proof=proof)
+
+
+def to_headers(token: str) -> dict[str, str]:
+    """The step token for plain HTTP."""
+    return {HEADER_TXN_TOKEN: token}
+
+
+def contradicts(headers: Sequence[str], token: str) -> bool:
+    """Whether a `Txn-Token` header names another token than `_meta` does."""
+    return any(value != token for value in headers)

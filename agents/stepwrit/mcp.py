@@ -1,0 +1,140 @@
+"""For authors of MCP servers on the official SDK.
+
+    server = MCPServer("ledger", extensions=[Stepwrit.from_env()])
+
+    @server.tool()
+    async def transfer(amount: int, bank: Annotated[Credential, credential("https://bank.example")]) -> str:
+        async with httpx2.AsyncClient(auth=bank, base_url="https://bank.example") as http:
+            return (await http.post("/v1/transfers", json={"cents": amount * 100})).text
+
+Every tool call is a step: accepted when the body starts, closed when it ends. Of MCP's requests only
+`tools/call` is guarded. Start-up costs nothing; the first call waits for the SVID and the connection
+(`lifespan` moves that to the server's start). With several workers on 2026-07-28, give the server
+`RequestStateSecurity(keys=…)`: the answer may arrive at another worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, cast
+
+import anyio
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.extension import Extension
+from mcp.server.mcpserver.context import Context
+from mcp.server.mcpserver.resolve import Resolve
+from mcp_types import CallToolRequestParams
+
+from stepwrit._credential import Credential
+from stepwrit._hook import OnRefusal, SessionHook, hook
+from stepwrit._mcp_arrival import Arrival, accept
+from stepwrit._mcp_inputs import refused_result
+from stepwrit._mcp_run import Sleep, run
+from stepwrit._outgoing import OutgoingStep
+from stepwrit._reply import local
+from stepwrit.client import Broker
+from stepwrit.errors import RefusedError, StepwritError
+from stepwrit.lineage import Step, current_step
+from stepwrit.wire import HEADER_TXN_TOKEN
+
+__all__ = ["Credential", "Step", "Stepwrit", "credential", "current_step", "guard"]
+
+
+class Stepwrit(Extension):
+    """Guards a server's tools: no step, no call.
+
+    broker: the way to the broker. name: the server's name in the registry; None leaves the comparison to the
+    performer's SPIFFE ID, under which the registry has one server. sleep: seconds, between heartbeats.
+    """
+
+    identifier = "dev.stepwrit/step"
+
+    def __init__(self, broker: Broker, *, name: str | None = None, sleep: Sleep = anyio.sleep) -> None:
+        self.broker: Final = broker
+        self.name: Final = name
+        self._sleep: Final = sleep
+
+    @classmethod
+    def from_env(cls, *, name: str | None = None, environ: Mapping[str, str] | None = None) -> Stepwrit:
+        """By SPIFFE_ENDPOINT_SOCKET, STEPWRIT_BROKER and STEPWRIT_BROKER_ID. Raises ConfigurationError."""
+        return cls(Broker.from_env(environ), name=name)
+
+    async def intercept_tool_call(
+        self, params: CallToolRequestParams, ctx: ServerRequestContext[Any, Any], call_next: CallNext
+    ) -> HandlerResult:
+        """Mcp's seam. A refusal is an `isError` result; nothing of ours raises out of here."""
+        try:
+            step = await accept(self.broker, _arrival(params, ctx), self.name)
+        except RefusedError as no:
+            return refused_result(no.refusal)
+        except StepwritError as doubt:
+            return refused_result(local("unavailable", str(doubt)))
+        return await run(self.broker, step, ctx, call_next, self._sleep)
+
+    @asynccontextmanager
+    async def lifespan(self, _server: object = None) -> AsyncGenerator[dict[str, Any]]:
+        """Be ready before the first call, and let go at the end: `MCPServer(lifespan=stepwrit.lifespan)`.
+
+        Raises:
+            IdentityUnavailable: no SVID within ten seconds.
+        """
+        async with self.broker:
+            await self.broker.ready()
+            yield {}
+
+
+class credential(Resolve):  # noqa: N801  reads as what it stands for in an annotation
+    """`Annotated[Credential, credential("https://bank.example")]`: a handle for the tool's own step.
+
+    The handle mints when it is used and not before: resolvers run again in every round.
+    """
+
+    def __init__(self, audience: str, *, kind: type[Credential] = Credential) -> None:
+        async def handle(ctx: Context[Any, Any]) -> Credential:
+            return kind(audience, _own_step(ctx))
+
+        super().__init__(handle)
+        self.audience: Final = audience
+
+
+def guard(client: object, server: str | None = None, *, on_refusal: OnRefusal = "result") -> SessionHook:
+    """Make each call of a long-lived MCP client of this server a child of the step it is made for.
+
+    The step is the current one at each call; without one the call is refused (`no_step`). For a client that
+    lives as long as one call, `current_step().guard(client)` does. `remove()` of the answer takes it off.
+
+    Raises:
+        ConfigurationError: nobody says which server it is, or the session is guarded already.
+    """
+
+    async def opener(name: str, tool: str, args: dict[str, object]) -> OutgoingStep:
+        return await current_step().start(name, tool, args)
+
+    return hook(client, server, opener, on_refusal)
+
+
+def _own_step(ctx: Context[Any, Any]) -> Step:
+    """The step of the call whose resolvers run; a tool called inside a tool has none of its own."""
+    try:
+        _ = ctx.request_context
+    except ValueError:
+        reason = "a tool that is called inside a tool is no step: start it with current_step().start"
+        raise RefusedError(local("no_step", reason)) from None
+    return current_step()
+
+
+def _arrival(params: CallToolRequestParams, ctx: ServerRequestContext[Any, Any]) -> Arrival:
+    return Arrival(
+        tool=params.name,
+        arguments=params.arguments,
+        meta=cast("Mapping[str, object] | None", params.meta),
+        headers=_headers(ctx.request),
+    )
+
+
+def _headers(request: object) -> list[str]:
+    """Every `Txn-Token` header of the HTTP request, if there is one."""
+    headers = getattr(request, "headers", None)
+    every = getattr(headers, "getlist", None)
+    return list(cast("list[str]", every(HEADER_TXN_TOKEN))) if callable(every) else []
