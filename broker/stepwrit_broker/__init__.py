@@ -1,0 +1,1 @@
+"""The Stepwrit broker: attests workloads, decides steps, issues and redeems single-use credentials."""

@@ -1,0 +1,156 @@
+"""The decision document: what every policy engine is asked, in one shape. Pure.
+
+Its shape is published as docs/reference/schemas/decision.schema.json. What nobody knows is `null`, never
+empty; times are whole seconds since the epoch; there are no fractions anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from stepwrit_broker.core.caller import Caller
+from stepwrit_broker.core.errors import Refused
+from stepwrit_broker.core.registry import Entry
+from stepwrit_broker.core.step import Step
+from stepwrit_broker.core.verdict import Asking, Question
+
+DOCUMENT_V: Final = 1
+Party = Mapping[str, object]
+
+
+def intent_question(*, caller: Caller, step: Step, now: float) -> Question:
+    """May this caller start the transaction whose root is `step`? The resource is the transaction's id."""
+    me = _party(caller.entry, caller.workload.id, caller.workload.attested_by)
+    return _question("start_intent", caller, step, initiator=me, performer=me, audience=None, now=now)
+
+
+def step_question(*, caller: Caller, step: Step, performer: Entry | None, now: float) -> Question:
+    """May this caller open `step`? `performer`: None when the initiator's own client is to perform it.
+
+    The resource is the tool. The performer's id may still be a pattern: nobody has accepted yet.
+    """
+    me = _party(caller.entry, caller.workload.id, caller.workload.attested_by)
+    other = _client(step) if performer is None else _party(performer, step.performer, None)
+    return _question("open_step", caller, step, initiator=me, performer=other, audience=None, now=now)
+
+
+def credential_question(
+    *, caller: Caller, step: Step, initiator: Entry | None, audience: str | None, now: float
+) -> Question:
+    """May this caller, the step's performer, have a credential for `audience`? The resource is the tool.
+
+    initiator: the entry in force of the step's initiator. Raises Refused(`not_registered`) when it has none.
+    """
+    if initiator is None:
+        raise Refused(
+            "not_registered",
+            "the step's initiator is no longer registered",
+            rule="registry",
+            who_can_change_it="the operator (registry.yaml)",
+        )
+    other = _party(initiator, step.initiator, None)
+    me = _party(caller.entry, caller.workload.id, caller.workload.attested_by)
+    return _question(
+        "issue_credential", caller, step, initiator=other, performer=me, audience=audience, now=now
+    )
+
+
+def _question(
+    asking: Asking,
+    caller: Caller,
+    step: Step,
+    *,
+    initiator: Party,
+    performer: Party,
+    audience: str | None,
+    now: float,
+) -> Question:
+    return Question(
+        asking=asking,
+        principal=caller.workload.id,
+        resource=step.txn if step.action is None else step.action.tool,
+        document={
+            "v": DOCUMENT_V,
+            "asking": asking,
+            "attested_by": caller.workload.attested_by,
+            "initiator": initiator,
+            "performer": performer,
+            "audience": audience,
+            "now": int(now),
+            **_lineage(step),
+            **_deed(step),
+        },
+    )
+
+
+def _lineage(step: Step) -> dict[str, object]:
+    intent = step.intent
+    return {
+        "tenant": step.tenant,
+        "requester": _requester(step),
+        "owner": intent.owner,
+        "proof": intent.proof,
+        "origin": step.origin,
+        "depth": step.depth,
+        "deferred": step.deferred,
+        "chain": [{"performer": hop.performer, "tool": hop.tool, "origin": hop.origin} for hop in step.chain],
+        "influence": None if step.influence is None else list(step.influence),
+        "approval": None,
+        "workflow": None,
+        "ceiling": {"tools": sorted(step.ceiling.tools), "impact": step.ceiling.impact},
+        "budgets": {"steps": intent.steps_max, "server_steps": intent.server_steps_max},
+    }
+
+
+def _deed(step: Step) -> dict[str, object]:
+    action = step.action
+    if action is None:
+        return {"action": None, "facts": {}, "plan": []}
+    return {
+        "action": {
+            "server": action.tool.partition("/")[0],
+            "tool": action.tool,
+            "impact": action.impact,
+            "args": action.args,
+            "schema": action.schema,
+            "is_self": action.is_self,
+        },
+        "facts": dict(action.facts),
+        "plan": [
+            {
+                "at": line.at,
+                "method": line.method,
+                "path": line.path,
+                "query": list(line.query),
+                "times": line.times,
+            }
+            for line in action.plan
+        ],
+    }
+
+
+def _requester(step: Step) -> dict[str, object] | None:
+    who = step.intent.requester
+    return None if who is None else {"issuer": who.issuer, "subject": who.subject, "id": who.opaque}
+
+
+def _party(entry: Entry, workload: str, attested_by: str | None) -> Party:
+    return {
+        "id": workload,
+        "name": entry.name,
+        "role": entry.role,
+        "tenant": entry.tenant,
+        "attested_by": attested_by,
+    }
+
+
+def _client(step: Step) -> Party:
+    """What the initiator's own client does (elicitation) is performed there."""
+    return {
+        "id": step.performer,
+        "name": "client",
+        "role": "agent",
+        "tenant": step.tenant,
+        "attested_by": None,
+    }

@@ -1,0 +1,192 @@
+"""Issuance limits: the generic cell rate algorithm, concurrency, and a transaction's bounds. Pure.
+
+GCRA keeps one number per key: the theoretical arrival time (TAT), seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stepwrit_broker.core.errors import Refused
+
+On = Literal["intents", "steps", "credentials"]
+Dimension = Literal["workload", "tool", "resource", "requester", "origin", "tenant"]
+_SLACK = 1e-3  # of one interval: sums of times in doubles are off by a little, never by a whole cell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowed:
+    """Within the limit; `tat` is to be stored."""
+
+    tat: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denied:
+    """Over the limit; nothing is to be stored. retry_after: seconds."""
+
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimit:
+    """`count` per `period_s` seconds, `burst` at once, for each combination of `per`, where `match` fits."""
+
+    name: str
+    on: On
+    per: tuple[Dimension, ...]
+    match: tuple[tuple[Dimension, str], ...]
+    count: int
+    period_s: float
+    burst: int
+
+    @property
+    def text(self) -> str:
+        """As an operator writes it."""
+        unit = {1.0: "s", 60.0: "min", 3600.0: "h", 86400.0: "day"}.get(self.period_s, f"{self.period_s:g}s")
+        return f"{self.count}/{unit}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConcurrencyLimit:
+    """At most `most` outstanding (issued, not yet ended) credentials for each combination of `per`."""
+
+    name: str
+    per: tuple[Dimension, ...]
+    match: tuple[tuple[Dimension, str], ...]
+    most: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransactionLimits:
+    """Bounds of one transaction: counts, not shares."""
+
+    steps: int
+    depth: int
+    fan_out: int
+    server_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lives:
+    """Ceilings of the clocks, seconds."""
+
+    step_token_s: float
+    accepted_s: float
+    waiting_s: float
+    credential_s: float
+    intent_s: float
+    heartbeat_s: float = 20.0
+    lost_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """One version of the operator's limits. Without any rate limit nothing is issued."""
+
+    version: int
+    rates: tuple[RateLimit, ...]
+    concurrency: tuple[ConcurrencyLimit, ...]
+    transaction: TransactionLimits
+    lives: Lives
+    by: str = "the operator"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """What one operation counts against, by dimension."""
+
+    on: On
+    values: Mapping[Dimension, str] = field(default_factory=dict)
+
+    def key(self, name: str, per: tuple[Dimension, ...]) -> str:
+        """The counter's key: limit name and the values of its dimensions."""
+        return "\x1f".join((name, *(self.values.get(dimension, "") for dimension in per)))
+
+    def fits(self, match: tuple[tuple[Dimension, str], ...]) -> bool:
+        """Whether a limit with this `match` speaks of this charge."""
+        return all(self.values.get(dimension) == value for dimension, value in match)
+
+
+def spend(limit: RateLimit, tat: float, now: float) -> Allowed | Denied:
+    """Spend one cell. `tat`: the stored number, or anything not above `now` for a fresh key."""
+    interval = limit.period_s / limit.count
+    after = max(tat, now) + interval
+    early = after - interval * limit.burst - now
+    return Denied(retry_after=early) if early > interval * _SLACK else Allowed(tat=after)
+
+
+def charge(limits: Limits, what: Charge, tats: Mapping[str, float], now: float) -> dict[str, float]:
+    """The new TATs of every rate limit that speaks of this charge.
+
+    Raises Refused(`limit`) naming the limit that is spent for longest; then nothing is to be stored.
+    """
+    if not limits.rates:
+        raise Refused("limit", "no issuance limits are set", rule="limits", who_can_change_it=limits.by)
+    spent: dict[str, float] = {}
+    worst: tuple[float, RateLimit] | None = None
+    for limit in limits.rates:
+        if limit.on != what.on or not what.fits(limit.match):
+            continue
+        key = what.key(limit.name, limit.per)
+        outcome = spend(limit, tats.get(key, 0.0), now)
+        if isinstance(outcome, Allowed):
+            spent[key] = outcome.tat
+        elif worst is None or outcome.retry_after > worst[0]:
+            worst = (outcome.retry_after, limit)
+    if worst is not None:
+        raise _over(worst[1], worst[0], limits)
+    return spent
+
+
+def _over(limit: RateLimit, retry_after: float, limits: Limits) -> Refused:
+    return Refused(
+        "limit",
+        f"{limit.text} of {limit.on} per {'+'.join(limit.per) or 'broker'} spent",
+        rule=f"limits v{limits.version} {limit.name}",
+        retry_after=math.ceil(retry_after * 1000) / 1000,  # never a moment too early
+        who_can_change_it=limits.by,
+    )
+
+
+def outstanding_keys(limits: Limits, what: Charge, live: Mapping[str, int]) -> tuple[str, ...]:
+    """The counters that one more outstanding credential raises. Raises Refused(`limit`) when one is full."""
+    keys: list[str] = []
+    for limit in limits.concurrency:
+        if not what.fits(limit.match):
+            continue
+        key = what.key(limit.name, limit.per)
+        if live.get(key, 0) >= limit.most:
+            raise Refused(
+                "limit",
+                f"{limit.most} outstanding credentials per {'+'.join(limit.per) or 'broker'}",
+                rule=f"limits v{limits.version} {limit.name}",
+                retry_after=1.0,
+                who_can_change_it=limits.by,
+            )
+        keys.append(key)
+    return tuple(keys)
+
+
+def within_transaction(
+    limits: Limits, *, steps: int, server_steps: int, depth: int, children: int, is_server: bool
+) -> None:
+    """One more step: counts are those before it, `depth` is its own. Raises Refused(`limit`)."""
+    bounds = limits.transaction
+    checks = (
+        (steps < bounds.steps, "steps", bounds.steps),
+        (depth <= bounds.depth, "depth", bounds.depth),
+        (children < bounds.fan_out, "fan_out", bounds.fan_out),
+        (not is_server or server_steps < bounds.server_steps, "server_steps", bounds.server_steps),
+    )
+    for ok, name, most in checks:
+        if not ok:
+            raise Refused(
+                "limit",
+                f"{name} of this transaction: at most {most}",
+                rule=f"limits v{limits.version} transaction.{name}",
+                who_can_change_it=limits.by,
+            )

@@ -1,0 +1,73 @@
+"""Who started it: origin, narrowing, and the chain. Derived, never claimed; pure.
+
+human > model > server, and origin never rises along a path: below a server's step everything is `server`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from stepwrit.wire import HopSpec, Origin
+from stepwrit_broker.core.ceiling import Ceiling
+from stepwrit_broker.core.errors import Refused
+from stepwrit_broker.core.step import Action, Step, StepRecord
+from stepwrit_broker.core.workload import SpiffeId
+
+Role = Literal["agent", "mcp-server", "resource", "trigger", "operator", "auditor", "broker"]
+_HEIGHT: dict[Origin, int] = {"human": 2, "model": 1, "server": 0}
+
+
+def own_origin(role: Role) -> Origin:
+    """The origin of a step that a workload of this role opens, before the path is looked at."""
+    return "model" if role == "agent" else "server"
+
+
+def derive_origin(parent: Origin, role: Role) -> Origin:
+    """The lower of the parent's origin and the opener's own."""
+    own = own_origin(role)
+    return own if _HEIGHT[own] <= _HEIGHT[parent] else parent
+
+
+def check_opener(parent: StepRecord, caller: SpiffeId, role: Role) -> None:
+    """Only the parent's performer may open a child. Raises Refused(`origin_claimed` | `wrong_workload`).
+
+    A server that opens under a step it does not perform wants another's origin for its own act.
+    """
+    performer = parent.life.performer or parent.step.performer
+    if caller == performer:
+        return
+    if role == "agent":
+        raise Refused("wrong_workload", "only the parent's performer may open a child")
+    raise Refused("origin_claimed", "a server may open steps only below a step that it performs")
+
+
+def check_action(parent: Step, action: Action, may_start: Ceiling | None) -> None:
+    """The child's action lies in the parent's ceiling and in what the registry lets the opener start."""
+    if not parent.ceiling.allows(action.tool, action.impact):
+        raise Refused("ceiling", f"{action.tool} ({action.impact}) is outside the parent's ceiling")
+    if may_start is not None and not may_start.allows(action.tool, action.impact):
+        raise Refused(
+            "ceiling",
+            f"the registry does not let this workload start {action.tool} ({action.impact})",
+            rule="registry may_start",
+            who_can_change_it="the operator (registry.yaml)",
+        )
+
+
+def narrow(parent: Ceiling, asked: Ceiling | None, registered: Ceiling | None) -> Ceiling:
+    """The child's ceiling: asked for, within the parent's, within what the registry lets its performer start.
+
+    Raises Refused(`ceiling`) when more is asked for than the parent has: no wish is trimmed in silence.
+    """
+    if asked is not None and not asked.within(parent):
+        raise Refused("ceiling", "the child's ceiling is not within its parent's")
+    wanted = parent if asked is None else asked
+    return wanted if registered is None else wanted.meet(registered)
+
+
+def extend(
+    parent: Step, *, child: str, initiator: SpiffeId, performer: str, origin: Origin, tool: str
+) -> tuple[HopSpec, ...]:
+    """The child's chain: the parent's and one hop more."""
+    hop = HopSpec(step=child, initiator=initiator, performer=performer, origin=origin, tool=tool)
+    return (*parent.chain, hop)

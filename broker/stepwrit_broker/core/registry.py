@@ -1,0 +1,99 @@
+"""What the operator says: who is what, who may start what, who redeems. Pure values and lookups.
+
+One SPIFFE ID has exactly one role. A pattern is an exact SPIFFE ID, or ends in `/*` and covers every ID
+below that path, segment by segment: `…/a/*` covers `…/a/b` and `…/a/b/c`, not `…/a` and not `…/ab`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from stepwrit.wire import Impact, PlanItem
+from stepwrit_broker.core.ceiling import Ceiling
+from stepwrit_broker.core.lineage import Role
+from stepwrit_broker.core.workload import SpiffeId
+
+
+def matches(pattern: str, workload: SpiffeId) -> bool:
+    """Whether the pattern covers the ID."""
+    return pattern == workload or (pattern.endswith("/*") and workload.startswith(pattern[:-1]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """One tool. `name` is `server/tool`; `facts`: name → JSON pointer (RFC 6901) into the arguments.
+
+    `is_self`: the tool is its own resource. An empty plan and not `is_self`: no credential.
+    """
+
+    name: str
+    impact: Impact
+    schema: str | None = None
+    plan: tuple[PlanItem, ...] = ()
+    is_self: bool = False
+    facts: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """An OIDC client whose ID tokens may start intents at an agent."""
+
+    issuer: str
+    client_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One registered workload (or pattern of workloads).
+
+    name: short and unique; an mcp-server's tools are named by it. url: where an mcp-server is reached.
+    may_start: the ceiling of what a server, trigger or agent may start; None: nothing. audience: what a
+    resource redeems for. owner: the approver of record of a trigger. person_claims: the audience may see the
+    person's own identifiers.
+    """
+
+    id: str
+    name: str
+    role: Role
+    tenant: str
+    url: str | None = None
+    tools: Mapping[str, Tool] = field(default_factory=dict)
+    may_start: Ceiling | None = None
+    audience: str | None = None
+    clients: tuple[Client, ...] = ()
+    owner: str | None = None
+    max_auth_age_s: float = 3600.0
+    person_claims: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registry:
+    """One version of the registry. Unknown means None, never a default."""
+
+    version: int
+    entries: tuple[Entry, ...]
+    digest: str = ""
+
+    def entry_for(self, workload: SpiffeId) -> Entry | None:
+        """The entry that covers this ID; an exact one before a pattern, a longer pattern before a shorter."""
+        found = [entry for entry in self.entries if matches(entry.id, workload)]
+        return max(found, key=lambda entry: (not entry.id.endswith("/*"), len(entry.id)), default=None)
+
+    def server(self, named: str) -> Entry | None:
+        """The mcp-server with this name, SPIFFE ID or URL (compared exactly, but for a trailing slash)."""
+        for entry in self.entries:
+            if entry.role == "mcp-server" and named in (entry.name, entry.id):
+                return entry
+            if entry.role == "mcp-server" and entry.url and named.rstrip("/") == entry.url.rstrip("/"):
+                return entry
+        return None
+
+    def redeems(self, workload: SpiffeId, audience: str) -> bool:
+        """Whether this workload is registered as the resource that redeems for the audience."""
+        entry = self.entry_for(workload)
+        return entry is not None and entry.role == "resource" and entry.audience == audience
+
+    def resource(self, audience: str) -> Entry | None:
+        """The entry that redeems for the audience."""
+        return next((e for e in self.entries if e.role == "resource" and e.audience == audience), None)

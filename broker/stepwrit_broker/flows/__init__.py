@@ -1,0 +1,1 @@
+"""The verbs, each one straight line over core and ports."""

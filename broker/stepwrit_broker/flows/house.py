@@ -1,0 +1,199 @@
+"""What every verb is built of: the ports, and the few steps that all verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from stepwrit.tokens import StepToken
+from stepwrit_broker.core import ids, marks
+from stepwrit_broker.core.caller import Caller
+from stepwrit_broker.core.errors import Conflict, Problem, Refused, Unproven
+from stepwrit_broker.core.step import Requester, Step, StepRecord
+from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Question
+from stepwrit_broker.ports import (
+    Clock,
+    Credentials,
+    Entropy,
+    InForce,
+    KindPort,
+    Operation,
+    PersonProofs,
+    ProofUse,
+    Settings,
+    StepTokens,
+    Store,
+)
+
+STALE_TRIES = 3
+_T = TypeVar("_T")
+
+
+class Refusals(Protocol):
+    """Where refusals go: the ledger, rate-capped, and the metrics."""
+
+    async def note(self, problem: Problem, caller: Caller, verb: str, about: Mapping[str, object]) -> None:
+        """Give the problem a ref and record it. Never raises."""
+        ...
+
+
+class Stages(Protocol):
+    """Times the eight stages; a no-op costs nothing."""
+
+    def mark(self, stage: str) -> None:
+        """The stage ends here."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """The composition that the verbs work with."""
+
+    issuer: str
+    trust_domain: str
+    clock: Clock
+    entropy: Entropy
+    store: Store
+    settings: Settings
+    step_tokens: StepTokens
+    credentials: Credentials
+    kinds: Mapping[str, KindPort]
+    people: PersonProofs
+    pepper: bytes
+    refusals: Refusals
+
+    def ref(self) -> str:
+        """A fresh ref."""
+        return ids.make_ref(self.entropy.bytes(ids.REF_BYTES))
+
+    def id(self, kind: ids.Kind, shard: str = "00") -> str:
+        """A fresh id."""
+        return ids.make_id(kind, shard, self.entropy.bytes(ids.RANDOM_BYTES))
+
+
+async def decided_afresh(attempt: Callable[[], Awaitable[_T]]) -> _T:
+    """Try again, STALE_TRIES times in all, while what was decided on is replaced before it is reserved on."""
+    for _ in range(STALE_TRIES - 1):
+        try:
+            return await attempt()
+        except Conflict as stale:
+            if stale.code != "stale_version":
+                raise
+    return await attempt()
+
+
+def proof_uses(caller: Caller) -> tuple[ProofUse, ...]:
+    """The caller's key proof, to be used once (RFC 9449 section 11.1)."""
+    if caller.jkt is None:
+        raise Unproven("invalid_proof", "this request needs a DPoP proof")
+    return (ProofUse(kind="dpop", key=f"{caller.jkt}.{caller.proof_jti}", until=caller.proof_until),)
+
+
+def same_tenant(record: StepRecord | None, caller: Caller) -> StepRecord:
+    """The record, if the caller may know of it: unknown and not-yours look alike."""
+    if record is None or record.step.tenant != caller.entry.tenant:
+        raise Refused("not_found", "no such step")
+    return record
+
+
+def settle(force: InForce, question: Question) -> Permit:
+    """Stages 3 and 4: the verdict, or the refusal it means. Empty means no."""
+    verdict = force.policy.decide(question)
+    match verdict:
+        case Permit():
+            if verdict.obligations:
+                raise Refused(
+                    "policy",
+                    "an obligation of the policy is not known here",
+                    rule=_rule(force, verdict.policies),
+                )
+            return verdict
+        case NeedsApproval():
+            raise Refused(
+                "approval_required",
+                "this needs the requester's signed approval, which this broker cannot take yet",
+                rule=_rule(force, verdict.policies),
+                who_can_change_it=f"the operator ({verdict.setting})",
+            )
+        case Deny():
+            raise Refused(
+                "policy",
+                verdict.reason,
+                rule=_rule(force, verdict.policies),
+                who_can_change_it="the operator (policy)",
+            )
+
+
+def _rule(force: InForce, policies: tuple[str, ...]) -> str:
+    return f"policy v{force.versions.policy} {','.join(policies) or 'default'}"
+
+
+def decision(question: Question, verdict: Permit, force: InForce) -> dict[str, object]:
+    """What is kept beside the log: the whole document, the answer and the versions."""
+    return {
+        "document": dict(question.document),
+        "verdict": "permit",
+        "policies": list(verdict.policies),
+        "versions": {
+            "policy": force.versions.policy,
+            "registry": force.versions.registry,
+            "limits": force.versions.limits,
+            "bundles": force.versions.bundles,
+        },
+    }
+
+
+def first_token(house: House, step: Step, jkt: str, now: float, life_s: float) -> tuple[str, int]:
+    """Stage 6 for a new step: never beyond the step's own end."""
+    return step_token(house, step, jkt, now, min(life_s, step.expires_at - now))
+
+
+def step_token(house: House, step: Step, jkt: str, now: float, life_s: float) -> tuple[str, int]:
+    """A token that names a step, and its life in whole seconds."""
+    life, tool = max(1, int(life_s)), step.action.tool if step.action is not None else None
+    token = StepToken(
+        issuer=house.issuer,
+        trust_domain=house.trust_domain,
+        txn=step.txn,
+        step=step.id,
+        subject=_subject(step),
+        scope=tool or "intent",
+        initiator=step.initiator,
+        initiator_jkt=jkt,
+        performer=step.performer,
+        origin=step.origin,
+        tool=tool,
+        args=step.action.args if step.action is not None else None,
+        purpose=step.intent.purpose,
+        intent_origin="human" if step.intent.requester is not None else "server",
+        proof=step.intent.proof,
+        iat=int(now),
+        exp=int(now) + life,
+        jti=ids.crockford(house.entropy.bytes(ids.RANDOM_BYTES), 26),
+    )
+    return house.step_tokens.mint(token, now), life
+
+
+def _subject(step: Step) -> str:
+    """The requester's opaque id; for a trigger's transaction the trigger itself."""
+    if step.intent.requester is not None:
+        return step.intent.requester.opaque
+    return step.chain[0].initiator if step.chain else step.initiator
+
+
+def step_subjects(step: Step, caller: Caller) -> tuple[str, ...]:
+    """Everything whose mark stops this caller on this step."""
+    own = marks.subjects_of_caller(caller)
+    key = () if caller.jkt is None else (f"key:{caller.jkt}",)
+    return (*marks.subjects_of_step(step), *own, *key)
+
+
+def operation(caller: Caller, verb: str, op_id: str, digest: str) -> Operation:
+    """The caller's name for this try."""
+    return Operation(caller=caller.workload.id, key=caller.jkt or "", verb=verb, id=op_id, digest=digest)
+
+
+def requester_name(requester: Requester | None) -> str | None:
+    """What the chain's members may know of the person: the broker's opaque id."""
+    return requester.opaque if requester is not None else None

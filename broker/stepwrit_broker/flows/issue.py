@@ -1,0 +1,244 @@
+"""Issue one credential: eight stages, the same numbers in code, docs, metrics and ledger.
+
+1 attest   who asks: done at the edge, once per connection and bundle generation
+2 place    which step, which line of its plan
+3 decide   may it, now
+4 approve  who else must have said yes
+5 reserve  marks, versions, limits, budget, grant, entry, epoch: ONE atomic call
+6 mint     from the stored plan
+7 check    our own output against the plan
+8 deliver
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+from stepwrit.digest import DigestError, normalise_url, request_digest_of
+from stepwrit.tokens import CredentialClaims
+from stepwrit.wire import CREDENTIAL_MAX_S, RequestDetails
+from stepwrit_broker.core.caller import Caller
+from stepwrit_broker.core.document import credential_question
+from stepwrit_broker.core.errors import Malformed, Problem, Refused
+from stepwrit_broker.core.grant import Grant, GrantRecord
+from stepwrit_broker.core.ids import is_id, shard_of
+from stepwrit_broker.core.limits import Charge
+from stepwrit_broker.core.plan import line_for
+from stepwrit_broker.core.step import Action, Step, StepRecord
+from stepwrit_broker.flows.house import (
+    House,
+    Stages,
+    decided_afresh,
+    decision,
+    operation,
+    proof_uses,
+    requester_name,
+    same_tenant,
+    settle,
+    step_subjects,
+)
+from stepwrit_broker.ports import Evidence, InForce, ReserveCommand
+
+KIND = "action_token"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issued:
+    """The credential, once, to its owner. Its repr shows no secret."""
+
+    record: GrantRecord
+    credential: str
+    expires_in: int
+
+    def __repr__(self) -> str:
+        """Names only."""
+        return f"Issued(grant={self.record.grant.id})"
+
+
+async def issue(
+    house: House,
+    caller: Caller,
+    subject: str,
+    audience: str,
+    details: RequestDetails,
+    op_id: str,
+    digest: str,
+    stages: Stages,
+) -> Issued:
+    """One credential for one request of one step. `subject`: the step's id, proved by the SVID, or its token.
+
+    Raises: Malformed, Unproven, Refused, Conflict, Unavailable; whatever is raised, nothing was granted.
+    """
+    about: dict[str, object] = {
+        "step": subject[:64] if is_id("stp", subject) else "",
+        "audience": audience[:300],
+    }
+    try:
+        stages.mark("attest")
+        return await decided_afresh(
+            lambda: _attempt(house, caller, subject, audience, details, op_id, digest, stages, about)
+        )
+    except Problem as problem:
+        await house.refusals.note(problem, caller, "credential", about)
+        raise
+
+
+async def _attempt(
+    house: House,
+    caller: Caller,
+    subject: str,
+    audience: str,
+    details: RequestDetails,
+    op_id: str,
+    digest: str,
+    stages: Stages,
+    about: dict[str, object],
+) -> Issued:
+    now, force = house.clock.now(), house.settings.now_in_force()
+    record, action = await _step(house, caller, subject, now)
+    about.update(txn=record.step.txn, step=record.step.id)
+    grant, times = _place(house, caller, record, action, audience, details, force, now)  # 2
+    about["tool"] = action.tool
+    stages.mark("place")
+    initiator = force.registry.entry_for(record.step.initiator)
+    question = credential_question(
+        caller=caller, step=record.step, initiator=initiator, audience=audience, now=now
+    )
+    verdict = settle(force, question)  # 3, 4
+    stages.mark("decide")
+    reserved = await house.store.reserve(  # 5
+        ReserveCommand(
+            op=operation(caller, "credential", op_id, digest),
+            grant=grant,
+            caller=caller.workload.id,
+            line_times=times,
+            proofs=proof_uses(caller),
+            subjects=(*step_subjects(record.step, caller), f"resource:{audience}"),
+            charge=_charge(record.step, caller, action, audience),
+            versions=force.versions,
+            evidence=Evidence(
+                facts={"svid": caller.workload.serial}, decision=decision(question, verdict, force)
+            ),
+            now=now,
+        )
+    )
+    stages.mark("reserve")
+    kind = house.kinds[grant.kind]
+    made = kind.mint(reserved.grant, now)  # 6
+    stages.mark("mint")
+    kind.check(reserved.grant, made, now)  # 7
+    stages.mark("check")
+    return Issued(
+        record=reserved, credential=made, expires_in=max(0, int(reserved.grant.expires_at - now))
+    )  # 8
+
+
+async def _step(house: House, caller: Caller, subject: str, now: float) -> tuple[StepRecord, Action]:
+    """The step by its id (the SVID proves the performer), or by a token that names it."""
+    step_id = subject if is_id("stp", subject) else house.step_tokens.read(subject, now).step
+    record = same_tenant(await house.store.step(step_id), caller)
+    if record.step.action is None:
+        raise Refused("no_step", "an intent has no action and never yields a credential")
+    if record.life.performer != caller.workload.id:
+        raise Refused("wrong_workload", "only the step's performer gets its credentials")
+    return record, record.step.action
+
+
+def _place(
+    house: House,
+    caller: Caller,
+    record: StepRecord,
+    action: Action,
+    audience: str,
+    details: RequestDetails,
+    force: InForce,
+    now: float,
+) -> tuple[Grant, int]:
+    step = record.step
+    resource = force.registry.resource(audience)
+    if resource is None or resource.tenant != step.tenant:
+        raise Refused("invalid_target", "no registered resource has this audience", rule="registry")
+    url = _normalised(details.url)
+    line = line_for(action.plan, details.method, url, audience)
+    grant = Grant(
+        id=house.id("grt", shard_of(step.id)),
+        step=step.id,
+        txn=step.txn,
+        kind=KIND,
+        tenant=step.tenant,
+        audience=audience,
+        performer=caller.workload.id,
+        jkt=caller.jkt or "",
+        request=request_digest_of(details.method, url, details.body),
+        method=details.method,
+        url=url,
+        plan_line=line,
+        is_self=False,
+        issued_at=now,
+        expires_at=_ends(caller, record, force, now),
+        epoch=house.store.epoch,
+        ref=house.ref(),
+        claims="",
+    )
+    return _planned(house, step, action, grant), action.plan[line].times
+
+
+def _normalised(url: str) -> str:
+    try:
+        return normalise_url(url)
+    except DigestError as bad:
+        raise Malformed("invalid_authorization_details", str(bad)) from bad
+
+
+def _ends(caller: Caller, record: StepRecord, force: InForce, now: float) -> float:
+    """Never longer than the hard cap, the SVID and the step."""
+    lives = force.limits.lives
+    end = min(now + min(lives.credential_s, CREDENTIAL_MAX_S), caller.workload.expires_at)
+    return float(int(min(end, record.life.accepted_at + lives.accepted_s)))
+
+
+def _planned(house: House, step: Step, action: Action, grant: Grant) -> Grant:
+    """The grant with its stored plan: all that the credential will say, and no secret."""
+    claims = CredentialClaims(
+        issuer=house.issuer,
+        audience=grant.audience,
+        subject=requester_name(step.intent.requester)
+        or (step.chain[0].initiator if step.chain else step.initiator),
+        performer=grant.performer,
+        chain=_actors(step, grant.performer),
+        jkt=grant.jkt,
+        txn=step.txn,
+        step=step.id,
+        grant=grant.id,
+        origin=step.origin,
+        server=action.server,
+        tool=action.tool,
+        impact=action.impact,
+        args=action.args,
+        method=grant.method,
+        url=grant.url,
+        request=grant.request,
+        iat=int(grant.issued_at),
+        exp=int(grant.expires_at),
+    )
+    return replace(grant, claims=json.dumps(claims.claims(), separators=(",", ":")))
+
+
+def _actors(step: Step, performer: str) -> tuple[str, ...]:
+    """RFC 8693 section 4.1: the current actor first, then whoever acted before, back to the first."""
+    return (performer, *(hop.initiator for hop in reversed(step.chain)))
+
+
+def _charge(step: Step, caller: Caller, action: Action, audience: str) -> Charge:
+    return Charge(
+        on="credentials",
+        values={
+            "workload": caller.workload.id,
+            "tool": action.tool,
+            "resource": audience,
+            "requester": requester_name(step.intent.requester) or "",
+            "origin": step.origin,
+            "tenant": step.tenant,
+        },
+    )

@@ -1,0 +1,235 @@
+"""Open a child step: stages 1 to 5, then a token that names it. Its refusal goes to the initiator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stepwrit.digest import DigestError, args_digest
+from stepwrit.wire import OpenStepRequest, PlanItem
+from stepwrit_broker.core import lineage, marks
+from stepwrit_broker.core.caller import Caller
+from stepwrit_broker.core.ceiling import Ceiling
+from stepwrit_broker.core.document import step_question
+from stepwrit_broker.core.errors import Malformed, Problem, Refused, Unavailable
+from stepwrit_broker.core.facts import extract
+from stepwrit_broker.core.ids import is_id, shard_of
+from stepwrit_broker.core.limits import Charge, Lives
+from stepwrit_broker.core.registry import Entry, Tool
+from stepwrit_broker.core.step import Action, Step, StepRecord, deadline
+from stepwrit_broker.flows.house import (
+    House,
+    decided_afresh,
+    decision,
+    first_token,
+    operation,
+    proof_uses,
+    same_tenant,
+    settle,
+    step_subjects,
+    step_token,
+)
+from stepwrit_broker.ports import Evidence, InForce, OpenCommand
+
+OPENED_S = 300.0  # how long a step waits to be accepted; its tokens live less
+CLIENT = "client"  # the built-in name for what the initiator's own client does: elicitation
+_BUILT_IN = {"elicitation": Tool(name="client/elicitation", impact="low")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReady:
+    """A step and a token for its performer."""
+
+    record: StepRecord
+    token: str
+    expires_in: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Placed:
+    """Stage 2's answer: the child, and the entry of who is to perform it (None for the client itself)."""
+
+    step: Step
+    performer: Entry | None
+
+
+async def open_step(
+    house: House, caller: Caller, request: OpenStepRequest, op_id: str, digest: str
+) -> StepReady:
+    """Raises: Malformed, Refused(`ceiling`, `origin_claimed`, `policy`, …), Conflict, Unavailable."""
+    about = {"parent": request.parent[:64], "tool": f"{request.server}/{request.tool}"[:300]}
+    try:
+        return await decided_afresh(lambda: _attempt(house, caller, request, op_id, digest))
+    except Problem as problem:
+        await house.refusals.note(problem, caller, "open", await _about(house, caller, about))
+        raise
+
+
+async def _about(house: House, caller: Caller, about: dict[str, str]) -> dict[str, object]:
+    """A refusal is a hop of the transaction it was tried in, if the caller may know of that."""
+    try:
+        parent = await house.store.step(about["parent"]) if is_id("stp", about["parent"]) else None
+    except Unavailable:  # the refusal that is being told matters more
+        return dict(about)
+    if parent is None or parent.step.tenant != caller.entry.tenant:
+        return dict(about)
+    return {**about, "txn": parent.step.txn}
+
+
+async def _attempt(
+    house: House, caller: Caller, request: OpenStepRequest, op_id: str, digest: str
+) -> StepReady:
+    now, force = house.clock.now(), house.settings.now_in_force()
+    if request.origin is not None:
+        raise Refused("origin_claimed", "an origin is derived from who calls; it cannot be sent")
+    if not is_id("stp", request.parent):
+        raise Malformed("invalid_request", "parent is not a step id")
+    parent = same_tenant(await house.store.step(request.parent), caller)
+    placed = _place(house, caller, request, parent, force, now)  # 2
+    question = step_question(caller=caller, step=placed.step, performer=placed.performer, now=now)
+    verdict = settle(force, question)  # 3, 4
+    record = await house.store.open(  # 5
+        OpenCommand(
+            op=operation(caller, "open", op_id, digest),
+            step=placed.step,
+            proofs=proof_uses(caller),
+            subjects=step_subjects(placed.step, caller),
+            charge=_charge(placed.step, caller),
+            versions=force.versions,
+            evidence=Evidence(
+                facts={"svid": caller.workload.serial}, decision=decision(question, verdict, force)
+            ),
+            now=now,
+        )
+    )
+    token, life = first_token(house, record.step, caller.jkt or "", now, force.limits.lives.step_token_s)  # 6
+    return StepReady(record=record, token=token, expires_in=life)
+
+
+def _charge(step: Step, caller: Caller) -> Charge:
+    tool = step.action.tool if step.action is not None else ""
+    requester = step.intent.requester.opaque if step.intent.requester is not None else ""
+    return Charge(
+        on="steps",
+        values={
+            "workload": caller.workload.id,
+            "tool": tool,
+            "requester": requester,
+            "origin": step.origin,
+            "tenant": step.tenant,
+        },
+    )
+
+
+def _place(
+    house: House, caller: Caller, request: OpenStepRequest, parent: StepRecord, force: InForce, now: float
+) -> _Placed:
+    lineage.check_opener(parent, caller.workload.id, caller.entry.role)
+    performer, tool, entry = _target(force, caller, request, parent)
+    action = _action(request, performer, tool)
+    if entry is not None:
+        lineage.check_action(parent.step, action, caller.entry.may_start or _NOTHING)
+    child = house.id("stp", shard_of(parent.step.id))
+    origin = lineage.derive_origin(parent.step.origin, caller.entry.role)
+    asked = None if request.ceiling is None else Ceiling.of(request.ceiling)
+    step = Step(
+        id=child,
+        txn=parent.step.txn,
+        intent=parent.step.intent,
+        parent=parent.step.id,
+        ancestors=(*parent.step.ancestors, parent.step.id),
+        chain=lineage.extend(
+            parent.step,
+            child=child,
+            initiator=caller.workload.id,
+            performer=performer,
+            origin=origin,
+            tool=tool.name,
+        ),
+        initiator=caller.workload.id,
+        initiator_jkt=caller.jkt or "",
+        performer=performer,
+        origin=origin,
+        action=action,
+        ceiling=lineage.narrow(parent.step.ceiling, asked, (entry.may_start if entry else None) or _NOTHING),
+        tenant=parent.step.tenant,
+        deferred=request.deferred,
+        opened_at=now,
+        expires_at=_ends(parent, request, now),
+        ref=house.ref(),
+    )
+    return _Placed(step=step, performer=entry)
+
+
+_NOTHING = Ceiling(tools=frozenset(), impact="low")
+
+
+def _ends(parent: StepRecord, request: OpenStepRequest, now: float) -> float:
+    """When an unaccepted child is over. Only a root's end is known here; the store holds the rest to it."""
+    end = now + (86_400.0 if request.deferred else OPENED_S)
+    return min(end, parent.step.expires_at) if parent.step.action is None else end
+
+
+def _target(
+    force: InForce, caller: Caller, request: OpenStepRequest, parent: StepRecord
+) -> tuple[str, Tool, Entry | None]:
+    if request.server == CLIENT and request.tool in _BUILT_IN:
+        return parent.step.initiator, _BUILT_IN[request.tool], None
+    entry = force.registry.server(request.server)
+    tool = (
+        entry.tools.get(request.tool) if entry is not None and entry.tenant == caller.entry.tenant else None
+    )
+    if entry is None or tool is None:
+        raise Refused(
+            "not_registered",
+            "no such tool of a registered server",
+            who_can_change_it="the operator (registry.yaml)",
+        )
+    return entry.id, tool, entry
+
+
+def _action(request: OpenStepRequest, server: str, tool: Tool) -> Action:
+    try:
+        digest = args_digest(request.args)
+    except DigestError as bad:
+        raise Malformed("invalid_arguments", str(bad)) from bad
+    return Action(
+        server=server,
+        tool=tool.name,
+        args=digest,
+        impact=tool.impact,
+        schema=tool.schema,
+        facts=extract(tool.facts, request.args),
+        plan=tuple(
+            PlanItem(at=i.at, method=i.method, path=i.path, query=i.query, times=i.times) for i in tool.plan
+        ),
+        is_self=tool.is_self,
+    )
+
+
+async def renew_token(house: House, caller: Caller, step_id: str) -> StepReady:
+    """A fresh token of a step that lives, for its initiator: each round of a call carries one.
+
+    Bound to the key that opened the step. Raises Refused, Unavailable.
+    """
+    try:
+        now, force = house.clock.now(), house.settings.now_in_force()
+        record = same_tenant(await house.store.step(step_id) if is_id("stp", step_id) else None, caller)
+        if record.step.initiator != caller.workload.id or record.step.initiator_jkt != caller.jkt:
+            raise Refused(
+                "wrong_workload", "only the initiator, by the key that opened the step, renews its token"
+            )
+        marks.test(house.store.marks(), step_subjects(record.step, caller))
+        token, life = _fresh(house, record, caller, now, force.limits.lives)
+        return StepReady(record=record, token=token, expires_in=life)
+    except Problem as problem:
+        await house.refusals.note(problem, caller, "token", {"step": step_id[:64]})
+        raise
+
+
+def _fresh(house: House, record: StepRecord, caller: Caller, now: float, lives: Lives) -> tuple[str, int]:
+    if record.life.state not in ("opened", "waiting"):
+        raise Refused("closed", f"the step is {record.life.state}")
+    until = deadline(record, accepted_s=lives.accepted_s, waiting_s=lives.waiting_s, lost_s=lives.lost_s)
+    if now >= until:
+        raise Refused("expired", f"the step was {record.life.state} for too long", rule="limits life")
+    return step_token(house, record.step, caller.jkt or "", now, min(lives.step_token_s, until - now))

@@ -1,0 +1,186 @@
+"""The performer's verbs: accept a round, wait for a person, say it is alive, close."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stepwrit.tokens import StepToken
+from stepwrit.wire import AcceptRequest, Outcome
+from stepwrit_broker.core import marks
+from stepwrit_broker.core.caller import Caller
+from stepwrit_broker.core.errors import Malformed, Problem, Refused
+from stepwrit_broker.core.grant import Grant
+from stepwrit_broker.core.ids import is_id, shard_of
+from stepwrit_broker.core.limits import Lives
+from stepwrit_broker.core.registry import matches
+from stepwrit_broker.core.step import Step, StepRecord, deadline
+from stepwrit_broker.flows.house import House, operation, same_tenant
+from stepwrit_broker.ports import AcceptCommand, Evidence, MoveCommand, Moved, ProofUse
+
+FINDINGS = frozenset(
+    {
+        "invalid_proof",
+        "invalid_token",
+        "invalid_arguments",
+        "arguments_changed",
+        "request_changed",
+        "expired",
+        "replay",
+        "wrong_workload",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """The step as its performer got it; `ends_at`: seconds, when its clock runs out without a heartbeat."""
+
+    record: StepRecord
+    self_grant: Grant | None
+    lives: Lives
+    ends_at: float
+
+
+async def accept(
+    house: House, caller: Caller, step_id: str, request: AcceptRequest, op_id: str, digest: str
+) -> Accepted:
+    """The step's performer takes one round of it; a second accept of a round is a replay.
+
+    Raises: Unproven, Refused(`wrong_workload`, `arguments_changed`, `replay`, …), Conflict, Unavailable.
+    """
+    about: dict[str, object] = {"step": step_id[:64], "round": request.round}
+    try:
+        now, force = house.clock.now(), house.settings.now_in_force()
+        token = house.step_tokens.read(request.token, now)
+        about["txn"], about["tool"] = token.txn, token.tool
+        record = same_tenant(await house.store.step(step_id) if is_id("stp", step_id) else None, caller)
+        _check(caller, record.step, token, request)
+        proof = house.step_tokens.initiated(
+            request.proof,
+            token=request.token,
+            args=request.args,
+            round_=request.round,
+            jkt=record.step.initiator_jkt,
+            now=now,
+        )
+        own, done = await house.store.accept(
+            _command(house, caller, record.step, request, proof, op_id, digest, now)
+        )
+        lives = force.limits.lives
+        ends = deadline(own, accepted_s=lives.accepted_s, waiting_s=lives.waiting_s, lost_s=lives.accepted_s)
+        return Accepted(record=own, self_grant=done, lives=lives, ends_at=ends)
+    except Problem as problem:
+        await house.refusals.note(problem, caller, "accept", about)
+        raise
+
+
+def _check(caller: Caller, step: Step, token: StepToken, request: AcceptRequest) -> None:
+    if token.step != step.id or step.action is None:
+        raise Malformed("invalid_request", "the token names another step")
+    if not matches(step.performer, caller.workload.id):
+        raise Refused("wrong_workload", "this step has another performer")
+    if request.finding is not None:
+        code = request.finding if request.finding in FINDINGS else "invalid_request"
+        raise Refused(code, "the performer's SDK refused the call", rule="sdk")
+    if not request.args == step.action.args == token.args:
+        raise Refused(
+            "arguments_changed", "the arguments that arrived are not those the step was opened with"
+        )
+
+
+def _command(
+    house: House,
+    caller: Caller,
+    step: Step,
+    request: AcceptRequest,
+    proof: ProofUse,
+    op_id: str,
+    digest: str,
+    now: float,
+) -> AcceptCommand:
+    stops = (*marks.subjects_of_step(step), *marks.subjects_of_caller(caller))
+    return AcceptCommand(
+        op=operation(caller, "accept", op_id, digest),
+        step=step.id,
+        caller=caller.workload.id,
+        round=request.round,
+        subjects=stops,
+        proofs=(proof,),
+        self_grant=_self_grant(house, caller, step, now),
+        evidence=Evidence(facts={"svid": caller.workload.serial, "performer": caller.workload.id}),
+        now=now,
+    )
+
+
+def _self_grant(house: House, caller: Caller, step: Step, now: float) -> Grant | None:
+    """A tool that is its own resource accepts and redeems in one write: bookkeeping, not enforcement."""
+    if step.action is None or not step.action.is_self:
+        return None
+    return Grant(
+        id=house.id("grt", shard_of(step.id)),
+        step=step.id,
+        txn=step.txn,
+        kind="self",
+        tenant=step.tenant,
+        audience=caller.workload.id,
+        performer=caller.workload.id,
+        jkt="",
+        request=step.action.args,
+        method="",
+        url="",
+        plan_line=0,
+        is_self=True,
+        issued_at=now,
+        expires_at=now,
+        epoch=house.store.epoch,
+        ref=step.ref,
+        claims="",
+    )
+
+
+async def wait(house: House, caller: Caller, step_id: str, round_: int, op_id: str, digest: str) -> Moved:
+    """The call answered "input required": the step waits, no heartbeat needed."""
+    return await _move(house, caller, step_id, "wait", None, round_, op_id, digest)
+
+
+async def heartbeat(house: House, caller: Caller, step_id: str, op_id: str, digest: str) -> Moved:
+    """The performer is alive. Refused once the step has ended: the performer then stops."""
+    return await _move(house, caller, step_id, "heartbeat", None, 0, op_id, digest)
+
+
+async def close(
+    house: House, caller: Caller, step_id: str, outcome: Outcome, op_id: str, digest: str
+) -> Moved:
+    """The step's normal end: its credentials and its non-deferred children end with it."""
+    return await _move(house, caller, step_id, "close", outcome, 0, op_id, digest)
+
+
+async def _move(
+    house: House,
+    caller: Caller,
+    step_id: str,
+    verb: str,
+    outcome: Outcome | None,
+    round_: int,
+    op_id: str,
+    digest: str,
+) -> Moved:
+    try:
+        if not is_id("stp", step_id):
+            raise Refused("not_found", "no such step")
+        return await house.store.move(
+            MoveCommand(
+                op=operation(caller, verb, op_id, digest),
+                step=step_id,
+                caller=caller.workload.id,
+                verb=verb,
+                outcome=outcome,
+                round=round_,
+                ref=house.ref(),
+                evidence=Evidence(facts={"reported_by": caller.workload.id}),
+                now=house.clock.now(),
+            )
+        )
+    except Problem as problem:
+        await house.refusals.note(problem, caller, verb, {"step": step_id[:64]})
+        raise

@@ -1,0 +1,116 @@
+"""Refusals are hops too: each gets a ref and an entry; beyond a per-caller rate one entry counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from stepwrit_broker.core import ids
+from stepwrit_broker.core.caller import Caller
+from stepwrit_broker.core.errors import Problem
+from stepwrit_broker.ports import Clock, Entropy, Evidence, Happening, Store
+
+PER_CALLER = 60
+PER_S = 60.0
+COUNT_EVERY_S = 10.0
+CALLERS_MAX = 4096
+
+Heard = Callable[[str, str, str, str, str], None]  # verb, code, rule, tool, ref
+
+
+@dataclass(slots=True)
+class _Tally:
+    """One caller's window: entries written since `began`, and refusals only counted since then, by code."""
+
+    began: float
+    written: int = 0
+    counted: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class RefusalRecorder:
+    """The one place that records refusals of attested callers. Recording never fails the refusal itself."""
+
+    store: Store
+    clock: Clock
+    entropy: Entropy
+    heard: Heard
+    _tallies: dict[str, _Tally] = field(default_factory=dict)
+
+    async def note(self, problem: Problem, caller: Caller, verb: str, about: Mapping[str, object]) -> None:
+        """Give the problem a ref, count it, and record it within the caller's rate."""
+        if problem.ref is None:
+            problem.ref = ids.make_ref(self.entropy.bytes(ids.REF_BYTES))
+        self.heard(verb, problem.code, problem.rule or "", str(about.get("tool", "")), problem.ref)
+        try:
+            now = self.clock.now()
+            if self._may_write(caller.workload.id, problem.code, now):
+                await self.store.record(_refused(problem, caller, verb, about, now))
+        except Problem:
+            return  # in doubt, or an entry that cannot be written: the caller hears of the first problem
+
+    def _may_write(self, who: str, code: str, now: float) -> bool:
+        tally = self._tallies.get(who)
+        if tally is None:
+            if len(self._tallies) >= CALLERS_MAX:
+                self._tallies.pop(next(iter(self._tallies)))
+            tally = self._tallies[who] = _Tally(began=now)
+        if tally.written < PER_CALLER:
+            tally.written += 1
+            return True
+        tally.counted[code] = tally.counted.get(code, 0) + 1
+        return False
+
+    async def flush(self, now: float) -> int:
+        """Write what was only counted, one entry per caller, and start new windows; how many were written.
+
+        Raises Unavailable; what was not written is kept and counted on.
+        """
+        written = 0
+        for who, tally in list(self._tallies.items()):
+            if tally.counted:
+                await self._write(who, tally, now)
+                written += 1
+            if now - tally.began >= PER_S and not tally.counted:
+                self._tallies.pop(who, None)
+        return written
+
+    async def _write(self, who: str, tally: _Tally, now: float) -> None:
+        """What is counted while the entry is being written belongs to the next one."""
+        told = dict(tally.counted)
+        ref = ids.make_ref(self.entropy.bytes(ids.REF_BYTES))
+        await self.store.record(_counted(ref, who, tally.began, told, now))
+        left = {code: count - told.get(code, 0) for code, count in tally.counted.items()}
+        tally.counted = {code: count for code, count in left.items() if count}
+
+
+def _refused(
+    problem: Problem, caller: Caller, verb: str, about: Mapping[str, object], now: float
+) -> Happening:
+    facts: dict[str, object] = {
+        "verb": verb,
+        "code": problem.code,
+        "reason": problem.reason,
+        "rule": problem.rule,
+        "caller": caller.workload.id,
+        "role": caller.entry.role,
+        "svid": caller.workload.serial,
+        "attested_by": caller.workload.attested_by,
+        **about,
+    }
+    txn = about.get("txn")
+    return Happening(
+        kind="refused",
+        ref=problem.ref or "",
+        tenant=caller.entry.tenant,
+        txn=txn if isinstance(txn, str) else None,
+        evidence=Evidence(facts=facts),
+        now=now,
+    )
+
+
+def _counted(ref: str, who: str, began: float, counted: dict[str, int], now: float) -> Happening:
+    facts = {"caller": who, "since": round(began, 3), "counted": counted}
+    return Happening(
+        kind="refused.counted", ref=ref, tenant=None, txn=None, evidence=Evidence(facts=facts), now=now
+    )

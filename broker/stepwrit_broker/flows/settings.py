@@ -1,0 +1,219 @@
+"""What the operator set, as versions: a file or command is a new version, in force at once or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from stepwrit_broker.core import ids
+from stepwrit_broker.core.errors import Refused, Unavailable
+from stepwrit_broker.core.limits import Limits
+from stepwrit_broker.core.marks import Mark
+from stepwrit_broker.core.registry import Registry
+from stepwrit_broker.core.versions import StoredVersion, VersionKind, Versions
+from stepwrit_broker.flows.revoke import Operator
+from stepwrit_broker.ports import Clock, Entropy, Evidence, InForce, PolicyEngine, Store, VersionCommand
+
+KINDS: tuple[VersionKind, ...] = ("registry", "limits", "policy")
+RUN_TIME = "run-time"
+REMOVED_BY = "registry"  # marks that the registry set it also lifts; never an operator's own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What a new version changes: lines for the ledger, targets to mark, targets whose mark is lifted."""
+
+    lines: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    restored: tuple[str, ...] = ()
+
+
+class Documents(Protocol):
+    """Reads and compiles the operator's documents. Every failure is Malformed with all its lines."""
+
+    def read(self, kind: VersionKind, text: str, name: str) -> tuple[str, str]:
+        """The canonical document and its digest."""
+        ...
+
+    def registry(self, doc: str, number: int) -> Registry:
+        """Compile a registry."""
+        ...
+
+    def limits(self, doc: str, number: int, by: str) -> Limits:
+        """Compile limits."""
+        ...
+
+    def policy(self, doc: str, number: int) -> PolicyEngine:
+        """Compile a policy set."""
+        ...
+
+    def difference(self, kind: VersionKind, old: str | None, new: str) -> Change:
+        """What changes between two documents."""
+        ...
+
+
+class Live:
+    """The Settings port: one coherent snapshot, swapped as a whole."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        documents: Documents,
+        clock: Clock,
+        entropy: Entropy,
+        bundles: Callable[[], int],
+        use: Callable[[Limits], None],
+    ) -> None:
+        self._store, self._documents, self._clock, self._entropy = store, documents, clock, entropy
+        self._bundles, self._use = bundles, use
+        self._registry: Registry | None = None
+        self._limits: Limits | None = None
+        self._policy: PolicyEngine | None = None
+
+    def now_in_force(self) -> InForce:
+        """Raises Unavailable naming what is missing: empty registry, limits or policy refuse."""
+        registry, limits, policy = self._registry, self._limits, self._policy
+        if registry is None or limits is None or policy is None:
+            missing = [
+                kind for kind, each in zip(KINDS, (registry, limits, policy), strict=True) if each is None
+            ]
+            raise Unavailable(
+                "unavailable",
+                f"no {' and no '.join(missing)} in force: nothing is granted",
+                rule="settings",
+                who_can_change_it="the operator (stepwrit init, stepwrit apply)",
+            )
+        versions = Versions(
+            policy=policy.version, registry=registry.version, limits=limits.version, bundles=self._bundles()
+        )
+        return InForce(registry=registry, limits=limits, policy=policy, versions=versions)
+
+    async def load(self) -> None:
+        """Compile what the store has in force; at start, and after a failed swap."""
+        for kind in KINDS:
+            stored = await self._store.version(kind)
+            if stored is not None:
+                self._swap(stored)
+
+    async def apply(
+        self, kind: VersionKind, text: str, *, source: str, by: Operator, reason: str
+    ) -> StoredVersion | None:
+        """A new version of a document, checked whole before anything changes; None when nothing is new.
+
+        A file that was applied before, unchanged since, leaves a later run-time version in force.
+        Raises Malformed (every faulty line), Conflict (someone else was first), Unavailable.
+        """
+        doc, digest = self._documents.read(kind, text, source)
+        current = await self._store.version(kind)
+        if await self._seen(kind, digest, source, current):
+            return None
+        return await self._replace(kind, doc, digest, source, current, by, reason)
+
+    async def _replace(
+        self,
+        kind: VersionKind,
+        doc: str,
+        digest: str,
+        source: str,
+        current: StoredVersion | None,
+        by: Operator,
+        reason: str,
+    ) -> StoredVersion:
+        """Compile first: what does not compile is refused before it is stored."""
+        compiled = self._compile(kind, doc, 1 if current is None else current.number + 1, by.name)
+        if isinstance(compiled, Limits):
+            self._use(compiled)  # the store must know them before they are in force
+        change = self._documents.difference(kind, None if current is None else current.doc, doc)
+        command = self._command(kind, doc, digest, source, by, reason, current, change)
+        stored = await self._store.apply(command)
+        self._swap(stored)
+        return stored
+
+    async def _seen(self, kind: VersionKind, digest: str, source: str, current: StoredVersion | None) -> bool:
+        if current is None:
+            return False
+        if source == RUN_TIME:
+            return current.digest == digest
+        of_file = [each for each in await self._store.history(kind) if each.source == source]
+        return bool(of_file) and of_file[-1].digest == digest
+
+    def _command(
+        self,
+        kind: VersionKind,
+        doc: str,
+        digest: str,
+        source: str,
+        by: Operator,
+        reason: str,
+        current: StoredVersion | None,
+        change: Change,
+    ) -> VersionCommand:
+        now, ref = self._clock.now(), ids.make_ref(self._entropy.bytes(ids.REF_BYTES))
+        standing = self._store.marks()
+        marks = tuple(
+            Mark(
+                target=target,
+                verb="freeze",
+                reason=f"removed from the {kind}",
+                by=REMOVED_BY,
+                at=now,
+                ref=ref,
+            )
+            for target in change.removed
+            if target not in standing
+        )
+        lifts = tuple(t for t in change.restored if t in standing and standing[t].by == REMOVED_BY)
+        facts: Mapping[str, object] = {"changes": list(change.lines), "source": source}
+        return VersionCommand(
+            kind=kind,
+            expected=0 if current is None else current.number,
+            digest=digest,
+            source=source,
+            doc=doc,
+            by=by.name,
+            reason=reason,
+            ref=ref,
+            marks=marks,
+            lifts=lifts,
+            evidence=Evidence(facts=facts),
+            now=now,
+        )
+
+    async def undo(self, kind: VersionKind, to: int | None, *, by: Operator, reason: str) -> StoredVersion:
+        """An earlier version's document in force again, as a new version. `to`: None is the one before.
+
+        Raises Refused(`not_found`), Conflict, Unavailable.
+        """
+        history = list(await self._store.history(kind))
+        if len(history) < 2 and to is None:
+            raise Refused("not_found", f"there is no earlier version of the {kind}")
+        wanted = history[-2].number if to is None else to
+        old = next((each for each in history if each.number == wanted), None)
+        if old is None:
+            raise Refused("not_found", f"there is no version {wanted} of the {kind}")
+        return await self.put(kind, old.doc, old.digest, by=by, reason=reason)
+
+    async def put(
+        self, kind: VersionKind, doc: str, digest: str, *, by: Operator, reason: str
+    ) -> StoredVersion:
+        """A canonical document as a run-time version."""
+        return await self._replace(kind, doc, digest, RUN_TIME, await self._store.version(kind), by, reason)
+
+    def _compile(self, kind: VersionKind, doc: str, number: int, by: str) -> Registry | Limits | PolicyEngine:
+        if kind == "registry":
+            return self._documents.registry(doc, number)
+        if kind == "limits":
+            return self._documents.limits(doc, number, by)
+        return self._documents.policy(doc, number)
+
+    def _swap(self, stored: StoredVersion) -> None:
+        compiled = self._compile(stored.kind, stored.doc, stored.number, stored.by)
+        if isinstance(compiled, Registry):
+            self._registry = compiled
+        elif isinstance(compiled, Limits):
+            self._limits = compiled
+            self._use(compiled)
+        else:
+            self._policy = compiled

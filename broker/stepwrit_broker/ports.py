@@ -1,0 +1,453 @@
+"""The one seam between flows and the world. Docstrings state MUSTs; one contract suite per port tests them.
+
+Every changing call of `Store` is ONE atomic, durable operation: its rows, its ledger entry, its counters and
+its operation id stand together or not at all, and when it returns they have been committed to stable storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from stepwrit.tokens import CredentialClaims, StepToken
+from stepwrit.wire import Outcome
+from stepwrit_broker.core.grant import Grant, GrantRecord
+from stepwrit_broker.core.limits import Charge, Limits
+from stepwrit_broker.core.marks import Mark
+from stepwrit_broker.core.registry import Registry
+from stepwrit_broker.core.step import Step, StepRecord
+from stepwrit_broker.core.verdict import Question, Verdict
+from stepwrit_broker.core.versions import StoredVersion, VersionKind, Versions
+from stepwrit_broker.core.workload import SpiffeId
+
+
+class Clock(Protocol):
+    """Wall-clock time. MUST NOT be read anywhere else."""
+
+    def now(self) -> float:
+        """Seconds since the epoch. MUST raise Unavailable(`unavailable`, rule="clock") when it jumped (doubt)."""
+        ...
+
+
+class Entropy(Protocol):
+    """Unpredictable bytes. MUST be a cryptographic source."""
+
+    def bytes(self, count: int) -> bytes:
+        """`count` fresh random bytes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """A caller's name for one try of one verb. Its scope is (caller, key, verb).
+
+    The same id with the same digest MUST get the first answer; with another digest MUST raise
+    Conflict(`operation_reused`). Looked up before proofs, limits and budget.
+    """
+
+    caller: str
+    key: str
+    verb: str
+    id: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProofUse:
+    """A proof that may be used once: a DPoP `jti`, an ID token. `until`: seconds since the epoch."""
+
+    kind: str
+    key: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a ledger entry says beyond the rows: JSON. `decision` is kept beside the log under its salted digest."""
+
+    facts: Mapping[str, object] = field(default_factory=dict)
+    decision: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenCommand:
+    """Open an intent's root (`step.parent` is None) or a child."""
+
+    op: Operation
+    step: Step
+    proofs: tuple[ProofUse, ...]
+    subjects: tuple[str, ...]
+    charge: Charge
+    versions: Versions | None
+    evidence: Evidence
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceptCommand:
+    """Accept a step's current round. `self_grant`: for a tool that is its own resource, made in the same write."""
+
+    op: Operation
+    step: str
+    caller: SpiffeId
+    round: int
+    subjects: tuple[str, ...]
+    proofs: tuple[ProofUse, ...]
+    self_grant: Grant | None
+    evidence: Evidence
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReserveCommand:
+    """Stage 5 of a credential. `line_times`: how often this plan line may be used by the step."""
+
+    op: Operation
+    grant: Grant
+    caller: SpiffeId
+    line_times: int
+    proofs: tuple[ProofUse, ...]
+    subjects: tuple[str, ...]
+    charge: Charge
+    versions: Versions
+    evidence: Evidence
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedeemCommand:
+    """Spend a grant once. `request`: the digest of the request that the guard got; `jkt`: the presenter's key."""
+
+    op: Operation
+    grant: str
+    redeemer: SpiffeId
+    audience: str
+    jkt: str
+    request: str
+    subjects: tuple[str, ...]
+    proofs: tuple[ProofUse, ...]
+    evidence: Evidence
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveCommand:
+    """`wait`, `heartbeat` or `close` by the step's performer. `round` is for `wait`."""
+
+    op: Operation
+    step: str
+    caller: SpiffeId
+    verb: str
+    outcome: Outcome | None
+    round: int
+    ref: str
+    evidence: Evidence
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkCommand:
+    """Write one mark, or lift a freeze (`lift`). Uses the reserved room: it works when nothing else does."""
+
+    op: Operation
+    mark: Mark
+    lift: bool
+    evidence: Evidence
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionCommand:
+    """Apply a new version of a document. `expected`: the version it replaces; another one in force is a Conflict."""
+
+    kind: VersionKind
+    expected: int
+    digest: str
+    source: str
+    doc: str
+    by: str
+    reason: str
+    ref: str
+    marks: tuple[Mark, ...]
+    lifts: tuple[str, ...]
+    evidence: Evidence
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happening:
+    """A ledger entry of its own, outside any verb: a refusal, a counting entry, a start, a key."""
+
+    kind: str
+    ref: str
+    tenant: str | None
+    txn: str | None
+    evidence: Evidence
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """A step after a move; `revoked` counts the unredeemed and redeemed grants that ended with it."""
+
+    record: StepRecord
+    revoked: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reaped:
+    """What one sweep ended and purged."""
+
+    steps: int
+    grants: int
+    purged: int
+
+
+class Store(Protocol):
+    """Steps, grants, marks, proofs, operations, versions and the ledger's entries.
+
+    MUSTs common to all changing calls:
+    - expiry and freshness use max(`now`, the stored high-water time); the high-water time never goes back;
+    - `subjects` are tested against all standing marks inside the atomic call (Refused `revoked`/`frozen`);
+    - a `ProofUse` that was seen raises Refused(`replay`), unless the same Operation is being repeated;
+    - a refused call changes nothing, not even counters;
+    - failures of the store itself raise Unavailable(rule="store"); whether the write landed is then unknown to
+      the caller, who repeats with the same Operation.
+    """
+
+    async def open(self, command: OpenCommand) -> StepRecord:
+        """Open a root or a child. MUST test that the parent is live (accepted, or a root not expired), opened by its performer, within its transaction's bounds, and the versions (Conflict `stale_version`)."""
+        ...
+
+    async def accept(self, command: AcceptCommand) -> tuple[StepRecord, Grant | None]:
+        """Accept round `round` (1, or the one after `wait`), by a workload that the step's performer pattern covers. A second accept of the same round MUST raise Refused(`replay`)."""
+        ...
+
+    async def reserve(self, command: ReserveCommand) -> GrantRecord:
+        """Reserve a grant: marks, versions, plan count (live and redeemed ones), limits, row, entry, epoch: one call. The step MUST be accepted and performed by `caller`."""
+        ...
+
+    async def redeem(self, command: RedeemCommand) -> tuple[GrantRecord, StepRecord]:
+        """Spend exactly once under a unique grant id. Wrong audience, key or request MUST spend nothing (Refused `wrong_workload`, `invalid_proof`, `request_changed`); an older epoch MUST be refused (`expired`). The first answer is repeated for an equal Operation for REDEEM_REPEAT_S, then Refused(`replay`)."""
+        ...
+
+    async def move(self, command: MoveCommand) -> Moved:
+        """`wait`, `heartbeat`, `close`. Close ends the step's own grants and its non-deferred children, all the way down."""
+        ...
+
+    async def mark(self, command: MarkCommand) -> Mark:
+        """Durable before it returns, in force at once, also anchored. Unknown freeze to lift: Refused(`not_found`)."""
+        ...
+
+    async def apply(self, command: VersionCommand) -> StoredVersion:
+        """Put a new version in force at once for every later atomic call, with its marks. Anchored like a mark."""
+        ...
+
+    async def record(self, happening: Happening) -> None:
+        """Append one entry durably. Shed first: raises Unavailable when the queue is long."""
+        ...
+
+    async def step(self, step: str) -> StepRecord | None:
+        """A committed step, or None."""
+        ...
+
+    async def grant(self, grant: str) -> GrantRecord | None:
+        """A committed grant, or None."""
+        ...
+
+    async def version(self, kind: VersionKind, number: int | None = None) -> StoredVersion | None:
+        """A version by number, or the one in force."""
+        ...
+
+    async def history(self, kind: VersionKind) -> Sequence[StoredVersion]:
+        """All versions, oldest first."""
+        ...
+
+    def marks(self) -> Mapping[str, Mark]:
+        """The standing marks by target; a live view."""
+        ...
+
+    def tats(self) -> Mapping[str, float]:
+        """The rate counters by key; a live view, for `limits list` and `limits explain`."""
+        ...
+
+    async def reap(self, now: float) -> Reaped:
+        """End what ran out (each with its entry), purge what no verb can ask for any more. MUST be idempotent."""
+        ...
+
+    async def backup(self, path: str) -> None:
+        """A consistent copy while serving."""
+        ...
+
+    @property
+    def epoch(self) -> str:
+        """The generation of reservations, unredeemed grants and rate counters: random, new at each start."""
+        ...
+
+
+class PolicyEngine(Protocol):
+    """Decides. MUST deny on any error, on an empty policy set and on an unknown obligation."""
+
+    def decide(self, question: Question) -> Verdict:
+        """The verdict; raises Unavailable(rule="policy") when the engine itself is in doubt."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """The version in force."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presented:
+    """A verified credential together with the presenter's verified key proof."""
+
+    claims: CredentialClaims
+    jkt: str
+    proof_jti: str
+    proof_until: float
+
+
+class StepTokens(Protocol):
+    """Signs and reads step tokens with this broker's short-lived keys."""
+
+    def mint(self, token: StepToken, now: float) -> str:
+        """A compact JWS. MUST NOT use a key before it is published, or one that retires before the token ends."""
+        ...
+
+    def read(self, unverified: str, now: float) -> StepToken:
+        """The verified claims. Raises Unproven(`invalid_token` | `expired`)."""
+        ...
+
+    def initiated(self, proof: str, *, token: str, args: str, round_: int, jkt: str, now: float) -> ProofUse:
+        """The initiator's proof over this token, arguments digest and round, by the key `jkt`; good once.
+
+        Raises Unproven(`invalid_proof`).
+        """
+        ...
+
+
+class Credentials(Protocol):
+    """Signs and reads action tokens; a key set of its own."""
+
+    def sign(self, claims: Mapping[str, object], now: float) -> str:
+        """A compact JWS over the stored plan."""
+        ...
+
+    def present(self, unverified: str, proof: str, *, method: str, url: str, now: float) -> Presented:
+        """Credential and proof verified together: signature, type, life (no leeway), `ath`, `htm`, `htu`, key.
+
+        Raises Unproven(`invalid_token` | `expired` | `invalid_proof`).
+        """
+        ...
+
+    def read(self, unverified: str, now: float) -> CredentialClaims:
+        """The verified claims alone: for reports of what a guard refused. Raises Unproven(`invalid_token`)."""
+        ...
+
+
+class KindPort(Protocol):
+    """A credential kind: at what it mints from a stored plan, and how that ends. MUST be deterministic in its claims."""
+
+    @property
+    def name(self) -> str:
+        """Its name in grants, configuration and docs."""
+        ...
+
+    @property
+    def use(self) -> str:
+        """`once` (redeemed) or `until closed`."""
+        ...
+
+    def mint(self, grant: Grant, now: float) -> str:
+        """Stage 6: the credential of the stored plan; a repeat mints the same claims again."""
+        ...
+
+    def check(self, grant: Grant, made: str, now: float) -> None:
+        """Stage 7: our own output against the plan. Raises Unavailable(`unavailable`) when they differ."""
+        ...
+
+    async def revoke(self, grant: Grant) -> None:
+        """End it at its target. MUST be idempotent; a handle that is not there succeeds."""
+        ...
+
+
+class PersonProofs(Protocol):
+    """Judges a person's proof (an OIDC ID token)."""
+
+    async def judge(self, id_token: str, now: float) -> PersonProof:
+        """The verified claims. Raises Refused(`human_proof`) with what is wrong, Unavailable when keys cannot be had."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PersonProof:
+    """A verified ID token. `clients`: its `aud` and `azp`. `digest` names it for single use; `until`: its `exp`."""
+
+    issuer: str
+    subject: str
+    clients: tuple[str, ...]
+    auth_time: float
+    nonce: str | None
+    digest: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InForce:
+    """One coherent snapshot of what the operator set: a decision uses exactly one."""
+
+    registry: Registry
+    limits: Limits
+    policy: PolicyEngine
+    versions: Versions
+
+
+class Settings(Protocol):
+    """What is in force now."""
+
+    def now_in_force(self) -> InForce:
+        """The snapshot. Raises Unavailable when registry, limits or policy are missing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedEntry:
+    """One committed entry of the ledger. `facts`: its body as JSON; None once only an export has it."""
+
+    seq: int
+    at: float
+    kind: str
+    txn: str | None
+    ref: str | None
+    tenant: str | None
+    facts: Mapping[str, object] | None
+
+
+class LedgerView(Protocol):
+    """Reads what is committed. MUST NOT be able to write. `tenant` None is the operator of all tenants."""
+
+    def by_ref(self, ref: str, tenant: str | None) -> Sequence[LoggedEntry]:
+        """The entries under a ref; another tenant's ref looks like none."""
+        ...
+
+    def of_txn(self, txn: str) -> Sequence[LoggedEntry]:
+        """A transaction's entries, oldest first."""
+        ...
+
+    def tail(self, after: int, limit: int, kinds: Sequence[str], tenant: str | None) -> Sequence[LoggedEntry]:
+        """Entries with a number above `after`, oldest first; no kinds: all."""
+        ...
+
+    def decision(self, digest: str) -> Mapping[str, object] | None:
+        """A decision document by its salted digest; None once erased."""
+        ...
+
+    def head(self) -> Mapping[str, object]:
+        """Size, root (hex) and the newest checkpoint note."""
+        ...
+
+    def inclusion(self, seq: int) -> Mapping[str, object]:
+        """The entry's inclusion proof under the newest checkpoint (RFC 9162 section 2.1.3)."""
+        ...
