@@ -1,0 +1,228 @@
+"""Verifying a log offline: a database file or an export, a public key, and what else there is.
+
+Nothing here trusts the file: it is opened read-only, every leaf is hashed again from its body, and only
+checkpoints signed by the given key count. What was cut off together with its checkpoints cannot be seen
+from inside; an anchor (or a witness) shows it, and without one the report says so.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from stepwrit_broker.core.errors import Problem
+from stepwrit_broker.core.merkle import Checkpoint, Frontier
+from stepwrit_broker.ledger.anchor import Anchor
+from stepwrit_broker.ledger.exported import Seen, open_by_key, verify_export
+from stepwrit_broker.ledger.notes import NoteVerifier, parse_vkey
+from stepwrit_broker.ledger.reader import Entry, Row, entry_of, open_reader
+from stepwrit_broker.ledger.report import Finding, Report, Span, cannot_exclude, subtract
+from stepwrit_broker.ledger.schema import get_meta
+from stepwrit_broker.ledger.walk import Walk
+
+_ENTRIES: Final = "SELECT seq, at, kind, txn, ref, tenant, leaf, body FROM entries ORDER BY seq"
+_NODES: Final = "SELECT level, idx, hash FROM nodes"
+_CHECKPOINTS: Final = "SELECT note, at FROM checkpoints ORDER BY size"
+_TABLES: Final = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('entries', 'nodes', 'checkpoints', 'log_meta')"  # fmt: skip  # noqa: E501
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Signed:
+    checkpoint: Checkpoint
+    at: float
+
+
+def verify(path: Path, vkey: str, *, exports: Sequence[Path] = (), anchor: Anchor | None = None) -> Report:
+    """Verify a database or, when the file is one, an export. Raises: NoteRefused for a vkey that is none."""
+    with path.open("rb") as file:
+        database = file.read(16) == b"SQLite format 3\x00"
+    if database:
+        return verify_database(path, vkey, exports=exports, anchor=anchor)
+    return verify_export_file(path, vkey, anchor=anchor)
+
+
+def verify_export_file(path: Path, vkey: str, *, anchor: Anchor | None = None) -> Report:
+    """Verify an export by itself. `not_checked` is what came before its range."""
+    seen = verify_export(path, parse_vkey(vkey))
+    size = seen.checkpoint.size if seen.checkpoint and not seen.findings else 0
+    findings = list(seen.findings)
+    if anchor is not None and anchor.size == seen.span.upto and anchor.root != seen.root:
+        findings.append(Finding(kind="root_mismatch", seq=None, detail="the anchor has another root"))
+    return Report(
+        origin=seen.checkpoint.origin if seen.checkpoint else "",
+        size=seen.span.upto,
+        root=seen.root,
+        signed_size=size,
+        signed_at=None,
+        findings=tuple(findings),
+        renamed=seen.renamed,
+        not_checked=(Span(0, seen.span.first),) if seen.span.first else (),
+        cannot_exclude=cannot_exclude(seen.span.upto, None),
+    )
+
+
+def verify_database(
+    path: Path, vkey: str, *, exports: Sequence[Path] = (), anchor: Anchor | None = None
+) -> Report:
+    """Verify a database file, together with the exports that hold its older bodies.
+
+    Raises: NoteRefused for a vkey that is none; everything about the file is a finding.
+    """
+    verifier = parse_vkey(vkey)
+    given = [verify_export(export, verifier) for export in exports]
+    try:
+        with closing(_open(path)) as conn:
+            conn.execute("BEGIN")
+            if conn.execute(_TABLES).fetchone()[0] != 4:
+                raise ValueError("the log's tables are not here")
+            return _Verification(conn, verifier, given, anchor).report()
+    except (sqlite3.Error, Problem, TypeError, ValueError) as error:
+        detail = error.reason if isinstance(error, Problem) else str(error)
+        finding = Finding(kind="unreadable", seq=None, detail=f"{path.name}: {detail}")
+        return Report(
+            origin=verifier.name, size=0, root=b"", signed_size=0, signed_at=None, findings=(finding,)
+        )
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Immutable, unless committed entries still wait in a write-ahead log beside the file."""
+    wal = path.with_name(path.name + "-wal")
+    return open_reader(path, immutable=not (wal.exists() and wal.stat().st_size))
+
+
+class _Verification:
+    """One verification of one open database, inside one read transaction."""
+
+    def __init__(
+        self, conn: sqlite3.Connection, verifier: NoteVerifier, exports: Sequence[Seen], anchor: Anchor | None
+    ) -> None:
+        self._conn = conn
+        self._verifier = verifier
+        self._exports = exports
+        self._anchor = anchor
+        self._forged: list[str] = []
+        self._signed = list(self._checkpoints())
+        self._walk = Walk(Frontier(), self._stops(), dict(self._nodes()))
+
+    def report(self) -> Report:
+        """Walk once, then compare with everything that was signed, anchored or exported."""
+        walk = self._walk
+        for entry in self._entries():
+            walk.step(entry)
+        for level, index in walk.node_keys():
+            walk.find("node_changed", index << level, f"subtree ({level}, {index}) has no such leaves")
+        newest = self._compare_checkpoints()
+        self._compare_anchor()
+        self._compare_exports()
+        only, unchecked = self._bodies(newest.checkpoint.size if newest else 0)
+        origin = newest.checkpoint.origin if newest else get_meta(self._conn, "origin")
+        return Report(
+            origin=origin or self._verifier.name,
+            size=walk.expected,
+            root=walk.frontier.root,
+            signed_size=newest.checkpoint.size if newest else 0,
+            signed_at=newest.at if newest else None,
+            findings=tuple(walk.findings),
+            renamed=tuple(walk.renamed),
+            only_in_exports=tuple(only),
+            not_checked=tuple(unchecked),
+            cannot_exclude=self._left_open(newest),
+        )
+
+    def _entries(self) -> Iterator[Entry]:
+        rows: Iterable[Row] = self._conn.execute(_ENTRIES)
+        return map(entry_of, rows)
+
+    def _nodes(self) -> Iterator[tuple[tuple[int, int], bytes]]:
+        rows: Iterable[tuple[int, int, bytes]] = self._conn.execute(_NODES)
+        return (((level, index), node) for level, index, node in rows)
+
+    def _checkpoints(self) -> Iterator[_Signed]:
+        rows: Iterable[tuple[str, float]] = self._conn.execute(_CHECKPOINTS)
+        for note, at in rows:
+            try:
+                yield _Signed(checkpoint=open_by_key(note, self._verifier), at=at)
+            except Problem as error:
+                self._forged.append(error.reason)
+
+    def _stops(self) -> set[int]:
+        stops = {signed.checkpoint.size for signed in self._signed}
+        stops |= {seen.span.upto for seen in self._exports}
+        return stops | ({self._anchor.size} if self._anchor else set())
+
+    def _compare_checkpoints(self) -> _Signed | None:
+        """The newest checkpoint that holds; a finding for every one that does not."""
+        for reason in self._forged:
+            self._walk.find("checkpoint_forged", None, reason)
+        newest = None
+        for signed in self._signed:
+            if self._compare(signed.checkpoint.size, signed.checkpoint.root, "a signed checkpoint"):
+                newest = signed
+        if newest is not None:
+            self._check_origin(newest.checkpoint.origin)
+        elif not self._signed and self._walk.expected:
+            self._walk.find("no_checkpoint", None, "no entry here was ever signed")
+        return newest
+
+    def _compare_anchor(self) -> None:
+        anchor = self._anchor
+        if anchor is None:
+            return
+        self._compare(anchor.size, anchor.root, "the anchor")
+        try:
+            noted = open_by_key(anchor.note, self._verifier) if anchor.note is not None else None
+        except Problem as error:
+            self._walk.find("checkpoint_forged", None, f"the anchor's checkpoint: {error.reason}")
+            return
+        if noted is not None and (noted.size, noted.root) != (anchor.size, anchor.root):
+            self._walk.find("root_mismatch", None, "the anchor's checkpoint is not its own size and root")
+
+    def _compare_exports(self) -> None:
+        for seen in self._exports:
+            self._walk.findings.extend(seen.findings)
+            if not seen.findings:
+                self._compare(seen.span.upto, seen.root, f"the export {seen.path.name}")
+
+    def _compare(self, size: int, root: bytes, what: str) -> bool:
+        """Whether the entries make this root at this size; a finding when they do not."""
+        if size > self._walk.expected:
+            lost = f"{what} has {size} entries, here are {self._walk.expected}"
+            self._walk.find("truncated", self._walk.expected, lost)
+            return False
+        if self._walk.roots.get(size) != root:
+            self._walk.find("root_mismatch", None, f"{what} of size {size} has another root")
+            return False
+        return True
+
+    def _check_origin(self, origin: str) -> None:
+        """The key's own name, or one that an adoption gave the log."""
+        renamed = [*self._walk.renamed, *(r for seen in self._exports for r in seen.renamed)]
+        linked = {self._verifier.name} | {r.new_origin for r in renamed}
+        if origin not in linked:
+            self._walk.find("checkpoint_origin", None, f"signed for {origin}, which no adoption leads to")
+
+    def _bodies(self, signed_size: int) -> tuple[list[Span], list[Span]]:
+        """Bodies checked in exports, and bodies said to be in exports that were not given.
+
+        Only a signed record excuses a missing body: an unsigned one may have been put there to excuse it.
+        """
+        excused = max((upto for seq, upto in self._walk.exported if seq < signed_size), default=0)
+        given = [seen.span for seen in self._exports if not seen.findings]
+        only: list[Span] = []
+        unchecked: list[Span] = []
+        for span in self._walk.without_body:
+            outside = subtract(span, given)
+            only += subtract(span, outside)
+            unchecked += [part for gap in outside for part in subtract(gap, [Span(excused, span.upto)])]
+            for lost in (part for gap in outside for part in subtract(gap, [Span(0, excused)])):
+                self._walk.find("body_missing", lost.first, f"no bodies up to entry {lost.upto - 1}")
+        return only, unchecked
+
+    def _left_open(self, newest: _Signed | None) -> str | None:
+        if self._anchor is not None or newest is None:
+            return None
+        return cannot_exclude(newest.checkpoint.size, newest.at)

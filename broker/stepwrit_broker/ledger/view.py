@@ -1,0 +1,83 @@
+"""The LedgerView port over the embedded log: a connection that cannot write."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from stepwrit_broker.core.errors import Refused
+from stepwrit_broker.core.merkle import parse_checkpoint
+from stepwrit_broker.ledger.reader import Entry, LogReader, open_reader
+from stepwrit_broker.ports import LoggedEntry
+
+
+class SqliteLedgerView:
+    """Reads committed entries of the database at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self._conn: sqlite3.Connection = open_reader(path)
+        self._reader = LogReader(self._conn)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._conn.close()
+
+    def by_ref(self, ref: str, tenant: str | None) -> Sequence[LoggedEntry]:
+        """All tenants' when `tenant` is None."""
+        rows = self._reader.by_any_ref(ref) if tenant is None else self._reader.by_ref(ref, tenant)
+        return [_logged(row) for row in rows]
+
+    def of_txn(self, txn: str) -> Sequence[LoggedEntry]:
+        """Oldest first."""
+        return [_logged(row) for row in self._reader.entries_of(txn)]
+
+    def tail(self, after: int, limit: int, kinds: Sequence[str], tenant: str | None) -> Sequence[LoggedEntry]:
+        """A page; entries of other tenants are left out."""
+        rows = self._reader.tail(after, limit, kinds)
+        return [_logged(row) for row in rows if tenant is None or row.tenant in (None, tenant)]
+
+    def decision(self, digest: str) -> Mapping[str, object] | None:
+        """None once erased."""
+        row = self._conn.execute("SELECT doc FROM decisions WHERE digest = ?", (digest,)).fetchone()
+        return None if row is None else cast("Mapping[str, object]", json.loads(row[0]))
+
+    def head(self) -> Mapping[str, object]:
+        """Size and root of what is committed, and the newest signed checkpoint."""
+        size = self._reader.size
+        return {
+            "size": size,
+            "root": self._reader.root_at(size).hex(),
+            "checkpoint": self._reader.newest_checkpoint(),
+        }
+
+    def inclusion(self, seq: int) -> Mapping[str, object]:
+        """Under the newest checkpoint. Raises Refused(`not_found`)."""
+        note = self._reader.checkpoint(at_least=seq + 1)
+        if note is None:
+            raise Refused("not_found", "no checkpoint covers this entry yet")
+        size = parse_checkpoint(note.partition("\n\n")[0] + "\n").size
+        proof = self._reader.inclusion(seq, size)
+        return {
+            "seq": seq,
+            "size": size,
+            "leaf": proof.leaf.hex(),
+            "path": [each.hex() for each in proof.path],
+            "root": proof.root.hex(),
+            "checkpoint": note,
+        }
+
+
+def _logged(entry: Entry) -> LoggedEntry:
+    facts = None if entry.body is None else cast("Mapping[str, object]", json.loads(entry.body))
+    return LoggedEntry(
+        seq=entry.seq,
+        at=entry.at,
+        kind=entry.kind,
+        txn=entry.txn,
+        ref=entry.ref,
+        tenant=entry.tenant,
+        facts=facts,
+    )

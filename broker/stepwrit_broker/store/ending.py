@@ -1,0 +1,83 @@
+"""How steps end, one by one or with everything below: normally, by their clocks, or by a mark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final, Literal
+
+from stepwrit_broker.core import entry, grant, step
+from stepwrit_broker.core.step import StepRecord
+from stepwrit_broker.ports import Evidence
+from stepwrit_broker.store.common import write_entry
+from stepwrit_broker.store.reading import end_step, find_step, release
+from stepwrit_broker.store.rows import StepRow, Txn
+from stepwrit_broker.store.state import State
+
+GRANTS_NAMED: Final = 100  # an entry names so many of the credentials that ended; it counts all
+# A credential is redeemed before it expires; a tool's grant on itself ends as it is made, and counts as none.
+# a tool that is its own resource spends its grant as it is made: none of those is ended here
+_GRANTS: Final = "SELECT id, state, redeemed_at < expires_at FROM grants WHERE step = ?"
+_END_GRANTS: Final = "UPDATE grants SET state = ? WHERE step = ? AND state = 'issued'"
+_END_REDEEMED: Final = "UPDATE grants SET state = 'revoked' WHERE step = ? AND state = 'redeemed'"
+_CHILDREN: Final = (
+    "SELECT id FROM steps WHERE txn = ? AND parent = ? AND ended_at = 0 AND deferred = 0 ORDER BY seq"
+)
+NOTHING: Final = Evidence()
+GrantEnd = Literal["close", "expire", "revoke"]
+
+
+def end(
+    state: State,
+    row: StepRow,
+    txn: Txn,
+    event: step.Event,
+    now: float,
+    *,
+    ref: str,
+    facts: Mapping[str, object],
+    evidence: Evidence = NOTHING,
+) -> tuple[StepRecord, int]:
+    """End one step with its credentials and tell it. Raises as the transition table does."""
+    own = row.record.step
+    after = step.move(row.record.life.state, event)
+    kind: GrantEnd = "expire" if event == "expire" else "revoke" if event == "revoke" else "close"
+    named, count = _end_grants(state, own.id, kind)
+    record = end_step(state, row, replace(row.record.life, state=after, ended_at=now))
+    said = {**entry.hop_facts(own), "outcome": after, "revoked": count, "grants": named, **facts}
+    word: entry.EntryKind = "step.expired" if event == "expire" else "step.closed"
+    write_entry(state, word, ref, now, said, evidence, txn=txn.txn, salt=txn.salt, tenant=own.tenant)
+    return record, count
+
+
+def cancel_below(state: State, row: StepRow, txn: Txn, now: float, *, ref: str) -> int:
+    """End all live, non-deferred steps below; how many credentials ended with them."""
+    count, open_ends = 0, [row.record]
+    while open_ends:
+        above = open_ends.pop()
+        if not above.life.children:
+            continue
+        for (child,) in state.conn.execute(_CHILDREN, (txn.txn, above.step.id)).fetchall():
+            found = find_step(state, child)
+            if found is not None:
+                record, ended = end(
+                    state, found[0], txn, "cancelled", now, ref=ref, facts={"closed_with": row.record.step.id}
+                )
+                count += ended
+                open_ends.append(record)
+    return count
+
+
+def _end_grants(state: State, step_id: str, event: GrantEnd) -> tuple[list[str], int]:
+    """The unredeemed ones by name, and how many ended with the step, redeemed ones included."""
+    rows = state.conn.execute(_GRANTS, (step_id,)).fetchall()
+    live: list[str] = [row[0] for row in rows if row[1] == "issued"]
+    redeemed = sum(row[1] == "redeemed" and row[2] for row in rows)
+    if live:
+        state.conn.execute(_END_GRANTS, (grant.move("issued", event), step_id))
+    if redeemed and event == "revoke":
+        state.conn.execute(_END_REDEEMED, (step_id,))
+    for grant_id in live:
+        release(state, grant_id)
+        state.grants.forget(grant_id)
+    return live[:GRANTS_NAMED], len(live) + redeemed

@@ -1,0 +1,167 @@
+"""Open: the root of a transaction, or a child step."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from stepwrit_broker.core import entry, limits, step
+from stepwrit_broker.core.errors import Conflict, Refused
+from stepwrit_broker.core.limits import Limits
+from stepwrit_broker.core.step import Life, Step, StepRecord
+from stepwrit_broker.ports import OpenCommand
+from stepwrit_broker.store.common import (
+    SALT_BYTES,
+    answer,
+    answered,
+    check_marks,
+    check_running,
+    op_key,
+    spend_proofs,
+    write_entry,
+)
+from stepwrit_broker.store.reading import count_step, find_step, get_step, put_step, put_txn
+from stepwrit_broker.store.rows import StepRow, Txn
+from stepwrit_broker.store.state import State
+
+LOOK_AFTER_S: Final = 60.0  # the reaper's first look at a step; it then knows when to look again
+_NOBODY: Final = Life(
+    state="opened",
+    round=0,
+    performer=None,
+    accepted_at=0.0,
+    beat_at=0.0,
+    waiting_at=0.0,
+    children=0,
+    ended_at=0.0,
+)
+
+
+def open_step(state: State, command: OpenCommand) -> StepRecord:
+    """One root or child: row, counts, limits, entry and operation together."""
+    now, key = state.at(command.now), op_key(command.op)
+    check_marks(state, command.subjects)
+    first = answered(state, key, command.op)
+    if first is not None:
+        return _again(state, first)
+    state.disk.check(now)
+    state.check_versions(command.versions)
+    record = _root(state, command, now) if command.step.parent is None else _child(state, command, now)
+    answer(state, key, command.op, record.step.id, now)
+    return record
+
+
+def _again(state: State, first: str) -> StepRecord:
+    found = find_step(state, first)
+    if found is None:
+        raise Refused("expired", "what this operation opened is over and gone")
+    return found[0].record
+
+
+def _root(state: State, command: OpenCommand, now: float) -> StepRecord:
+    """A root is accepted from the start, by its initiator: nobody else is to perform it."""
+    root = command.step
+    if now >= root.expires_at:
+        raise Refused("expired", "the intent has expired")
+    _charge(state, command, state.limits(), now)
+    spend_proofs(state, command.proofs)
+    salt = state.entropy.bytes(SALT_BYTES)
+    state.log.put_salt(state.conn, root.txn, salt)
+    txn = Txn(
+        txn=root.txn,
+        root=root.id,
+        intent=root.intent,
+        salt=salt,
+        steps=0,
+        server_steps=0,
+        expires_at=root.expires_at,
+    )
+    put_txn(state, txn)
+    life = Life(
+        state="accepted",
+        round=1,
+        performer=root.initiator,
+        accepted_at=now,
+        beat_at=now,
+        waiting_at=0.0,
+        children=0,
+        ended_at=0.0,
+    )
+    record = put_step(state, root, life, root.expires_at)
+    _tell(state, "intent.opened", command, txn, now)
+    return record
+
+
+def _child(state: State, command: OpenCommand, now: float) -> StepRecord:
+    child = command.step
+    parent, txn = get_step(state, child.parent or "")
+    check_marks(state, (), parent)
+    _check_place(state, child, parent, txn, now)
+    in_force = state.limits()
+    _check_bounds(child, parent, txn, in_force)
+    _charge(state, command, in_force, now)
+    spend_proofs(state, command.proofs)
+    record = put_step(state, child, _NOBODY, min(child.expires_at, now + LOOK_AFTER_S))
+    count_step(state, txn, parent, is_server=child.origin == "server")
+    _tell(state, "step.opened", command, txn, now)
+    return record
+
+
+def _check_place(state: State, child: Step, parent: StepRow, txn: Txn, now: float) -> None:
+    """The parent is live, the opener performs it, and the child says so of itself truly."""
+    above, life = parent.record.step, parent.record.life
+    if child.txn != above.txn or child.tenant != above.tenant:
+        raise Refused("not_found", "no such step")
+    if child.ancestors != (*above.ancestors, above.id):
+        raise Conflict("wrong_state", "the child does not lie below that parent")
+    if life.state != "accepted":
+        step.move(life.state, "wait")  # raises for every other state, with the word for it
+        raise Conflict("wrong_state", f"the parent is {life.state}")
+    check_running(state, parent.record, txn, now)
+    if child.initiator != life.performer:
+        raise Refused("wrong_workload", "only the parent's performer may open a child")
+
+
+def _check_bounds(child: Step, parent: StepRow, txn: Txn, in_force: Limits) -> None:
+    """The operator's bounds, and those that the intent was given when it began."""
+    is_server = child.origin == "server"
+    limits.within_transaction(
+        in_force,
+        steps=txn.steps,
+        server_steps=txn.server_steps,
+        depth=child.depth,
+        children=parent.record.life.children,
+        is_server=is_server,
+    )
+    intent = txn.intent
+    checks = (
+        (txn.steps < intent.steps_max, "steps", intent.steps_max),
+        (child.depth <= intent.depth_max, "depth", intent.depth_max),
+        (
+            not is_server or txn.server_steps < intent.server_steps_max,
+            "server_steps",
+            intent.server_steps_max,
+        ),
+    )
+    for fits, name, most in checks:
+        if not fits:
+            raise Refused("limit", f"{name} of this transaction: at most {most}", rule=f"intent {name}")
+
+
+def _charge(state: State, command: OpenCommand, in_force: Limits, now: float) -> None:
+    for key, tat in limits.charge(in_force, command.charge, state.tats, now).items():
+        state.journal.set(state.tats, key, tat)
+
+
+def _tell(state: State, kind: entry.EntryKind, command: OpenCommand, txn: Txn, now: float) -> None:
+    opened = command.step
+    write_entry(
+        state,
+        kind,
+        opened.ref,
+        now,
+        entry.step_facts(opened, txn.salt),
+        command.evidence,
+        txn=txn.txn,
+        salt=txn.salt,
+        tenant=opened.tenant,
+    )

@@ -1,0 +1,95 @@
+"""The embedded store keeps the Store port's contract."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.contracts import store_suite, store_suite_rules
+from tests.contracts.store_suite import Entry, House
+from tests.fakes import build
+from tests.fakes.entropy import SeededEntropy
+
+from stepwrit_broker.ledger.sqlite_log import SqliteLog
+from stepwrit_broker.store.sqlite import SqliteStore
+from stepwrit_broker.store.start import open_store
+
+
+class Embedded:
+    """One database file, opened again and again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entropy = SeededEntropy(3)
+        self.store = self._open()
+
+    def _open(self) -> SqliteStore:
+        store = open_store(self.path, log=SqliteLog(), entropy=self.entropy)
+        store.use(build.limits(), lambda: 0)
+        return store
+
+    async def restart(self) -> SqliteStore:
+        await self.store.close()
+        self.store = self._open()
+        return self.store
+
+    def entries(self) -> list[Entry]:
+        conn = sqlite3.connect(self.path)
+        try:
+            return [json.loads(row[0]) for row in conn.execute("SELECT body FROM entries ORDER BY seq")]
+        finally:
+            conn.close()
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    embedded = Embedded(tmp_path / "store.db")
+    yield House(store=embedded.store, entries=embedded.entries, restart=embedded.restart)
+    await embedded.store.close()
+
+
+class TestOperations(store_suite.OperationContract):
+    pass
+
+
+class TestOpen(store_suite.OpenContract):
+    pass
+
+
+class TestAccept(store_suite.AcceptContract):
+    pass
+
+
+class TestReserve(store_suite.ReserveContract):
+    pass
+
+
+class TestRedeem(store_suite.RedeemContract):
+    pass
+
+
+class TestMove(store_suite.MoveContract):
+    pass
+
+
+class TestMarks(store_suite_rules.MarkContract):
+    pass
+
+
+class TestVersions(store_suite_rules.VersionContract):
+    pass
+
+
+class TestLedger(store_suite_rules.LedgerContract):
+    pass
+
+
+class TestReap(store_suite_rules.ReapContract):
+    pass
+
+
+class TestCopy(store_suite_rules.CopyContract):
+    pass
