@@ -1,0 +1,281 @@
+"""broker.toml: every setting of a broker, with its unit in its name, a safe default and its meaning.
+
+    config = load_config(Path("/etc/stepwrit/broker.toml"))
+
+Strict: an unknown key is refused with the nearest one that exists. `STEPWRIT_<SECTION>_<KEY>` (or
+`STEPWRIT_<KEY>` for a key outside any section) in the environment wins over the file. Relative paths are
+relative to the file's folder. No setting holds a secret; what is secret is a path to a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+
+from stepwrit.digest import DigestError, normalise_url
+from stepwrit_broker.config_docs import reference, schema
+from stepwrit_broker.config_reader import Means, Reader, overlay
+from stepwrit_broker.core.errors import Malformed
+from stepwrit_broker.core.workload import parse_spiffe_id, parse_trust_domain, trust_domain_of
+
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+PORT_MAX: Final = 65_535
+Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["json", "text"]
+Algorithm = Literal["ES256", "ES384", "EdDSA", "RS256", "PS256"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listen:
+    """Where the broker listens, as HOST:PORT. Port 0 takes a free one."""
+
+    mtls: Annotated[str, Means(text="Workloads and SPIFFE operators; a client certificate is demanded.")] = (
+        "0.0.0.0:8443"
+    )
+    mtls_url: Annotated[
+        str,
+        Means(
+            text="The URL under which workloads reach `mtls`; their key proofs name it. "
+            "Empty: https, the host of `issuer` and the port of `mtls`."
+        ),
+    ] = ""
+    tls: Annotated[
+        str,
+        Means(
+            text="Callers with a JWT-SVID, keys, metadata and pages; no client certificate. "
+            "Its URL is `issuer`. Empty: this listener is off."
+        ),
+    ] = "0.0.0.0:8444"
+    tls_cert: Annotated[Path, Means(text="Certificate chain of `tls`, PEM; read again on change.")] = Path(
+        "tls/cert.pem"
+    )
+    tls_key: Annotated[Path, Means(text="Private key of `tls_cert`, PEM.")] = Path("tls/key.pem")
+    ops: Annotated[
+        str, Means(text="/metrics, /healthz and /readyz, without TLS: keep it off public networks.")
+    ] = "127.0.0.1:9464"
+    admin: Annotated[
+        str, Means(text="The operator's Unix socket, mode 0600; the peer's uid is recorded.")
+    ] = "unix:/run/stepwrit/admin.sock"
+    admin_uids: Annotated[
+        tuple[int, ...], Means(text="Who may use `admin` beside root and the broker's own uid.", least=0)
+    ] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """Where everything durable lives."""
+
+    path: Annotated[Path, Means(text="The SQLite database; one broker at a time.")] = Path(
+        "/var/lib/stepwrit/stepwrit.db"
+    )
+    anchor: Annotated[
+        Path,
+        Means(
+            text="The anchor against a rolled-back database. Best on another disk, never in the same backup."
+        ),
+    ] = Path("/var/lib/stepwrit/anchor/stepwrit.anchor")
+    disk_reserve_bytes: Annotated[
+        int,
+        Means(
+            text="Below this much free space nothing is issued; revoke and freeze still work.",
+            unit="bytes",
+            least=1_048_576,
+        ),
+    ] = 67_108_864
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """The append-only log."""
+
+    key_file: Annotated[
+        Path, Means(text="The log's long-lived checkpoint key, mode 0600; made at first start.")
+    ] = Path("/var/lib/stepwrit/ledger.key")
+    origin: Annotated[
+        str,
+        Means(text="The log's name in checkpoints (C2SP tlog-checkpoint). Empty: `issuer` without scheme."),
+    ] = ""
+    checkpoint_every_s: Annotated[
+        float, Means(text="How often a checkpoint is signed.", unit="seconds", least=0.1)
+    ] = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """What operators write. A changed file is applied as a new version."""
+
+    registry: Annotated[Path, Means(text="Who is what, who may start what, who redeems.")] = Path(
+        "registry.yaml"
+    )
+    limits: Annotated[Path, Means(text="Bounds on issuance.")] = Path("limits.yaml")
+    policy: Annotated[Path, Means(text="The folder of Cedar policies.")] = Path("policy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Oidc:
+    """An OpenID provider whose ID tokens prove a person. Its clients are named in the registry."""
+
+    issuer: Annotated[str, Means(text="The provider's `iss`, compared exactly.")]
+    jwks_url: Annotated[str, Means(text="Where its keys are. Empty: found by OpenID Connect Discovery.")] = ""
+    algorithms: Annotated[tuple[Algorithm, ...], Means(text="The signature algorithms that are taken.")] = (
+        "ES256",
+        "RS256",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """Diagnostic output; never a secret, never the ledger."""
+
+    level: Annotated[Level, Means(text="The least severe line that is written.")] = "info"
+    format: Annotated[Format, Means(text="One JSON object a line, or text for people.")] = "json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All settings. Only the trust domain and the issuer have no default."""
+
+    trust_domain: Annotated[str, Means(text="This broker's SPIFFE trust domain, such as `prod.example`.")]
+    issuer: Annotated[
+        str,
+        Means(
+            text="The broker's own name in tokens: the URL of the `tls` listener, without a trailing slash."
+        ),
+    ]
+    broker_id: Annotated[
+        str, Means(text="The broker's own SPIFFE ID. Empty: `spiffe://TRUST_DOMAIN/stepwrit/broker`.")
+    ] = ""
+    spiffe_socket: Annotated[
+        str, Means(text="The Workload API's address. Empty: `SPIFFE_ENDPOINT_SOCKET` of the environment.")
+    ] = ""
+    listen: Listen = field(default_factory=Listen)
+    store: Store = field(default_factory=Store)
+    ledger: Ledger = field(default_factory=Ledger)
+    files: Files = field(default_factory=Files)
+    log: Log = field(default_factory=Log)
+    oidc: tuple[Oidc, ...] = ()
+
+
+def load_config(path: Path, env: Mapping[str, str] | None = None) -> Config:
+    """The settings of a file. `env`: the process's environment when None.
+
+    Raises Malformed(`invalid_request`) that names every problem, one a line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as bad:
+        raise Malformed("invalid_request", f"{path}: cannot be read ({type(bad).__name__})") from bad
+    return parse_config(text, name=path.name, folder=path.parent, env=os.environ if env is None else env)
+
+
+def parse_config(text: str, *, name: str, folder: Path, env: Mapping[str, str]) -> Config:
+    """The settings of a text; relative paths start in `folder`. Raises Malformed as `load_config` does."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as bad:
+        raise Malformed("invalid_request", f"{name}: {bad}") from bad
+    problems: list[str] = []
+    overlay(Config, table, env, problems)
+    made = Reader(folder, problems).table(Config, table)
+    if not problems:
+        made = _completed(made, env)
+        problems += _meaning(Config(**made))
+    if problems:
+        raise Malformed("invalid_request", "\n".join(f"{name}: {each}" for each in problems))
+    return Config(**made)
+
+
+def host_port(address: str) -> tuple[str, int]:
+    """`host:port`, or `[v6]:port`, apart. Raises ValueError."""
+    host, colon, port = address.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if not colon or not bare or not (port.isascii() and port.isdigit()) or int(port) > PORT_MAX:
+        raise ValueError("must be HOST:PORT")
+    if ":" in bare and host == bare:
+        raise ValueError("an IPv6 address needs brackets, as in [::1]:8443")
+    return bare, int(port)
+
+
+def _completed(made: dict[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
+    """What is empty and follows from something else."""
+    ledger: Ledger = made["ledger"]
+    origin = ledger.origin or str(made["issuer"]).partition("://")[2]
+    return {
+        **made,
+        "broker_id": made.get("broker_id") or f"spiffe://{made['trust_domain']}/stepwrit/broker",
+        "spiffe_socket": made.get("spiffe_socket") or env.get("SPIFFE_ENDPOINT_SOCKET", ""),
+        "ledger": dataclasses.replace(ledger, origin=origin),
+    }
+
+
+def _meaning(config: Config) -> Iterator[str]:
+    yield from _identity(config)
+    yield from _addresses(config.listen)
+    if not math.isfinite(config.ledger.checkpoint_every_s):
+        yield "ledger.checkpoint_every_s: must be finite"
+    if not _is_https(config.issuer) or config.issuer.endswith("/"):
+        yield "issuer: must be an https URL (http only for loopback) without query and trailing slash"
+    for at, each in enumerate(config.oidc):
+        if not _is_https(each.issuer) or not _is_https(each.jwks_url or each.issuer):
+            yield f"oidc[{at}]: issuer and jwks_url must be https URLs (http only for loopback)"
+        if not each.algorithms:
+            yield f"oidc[{at}].algorithms: needs at least one"
+    if len({each.issuer for each in config.oidc}) != len(config.oidc):
+        yield "oidc: names an issuer twice"
+
+
+def _identity(config: Config) -> Iterator[str]:
+    try:
+        parse_trust_domain(config.trust_domain)
+    except ValueError as bad:
+        yield f"trust_domain: {bad}"
+        return
+    try:
+        if trust_domain_of(parse_spiffe_id(config.broker_id)) != config.trust_domain:
+            yield "broker_id: must be in the broker's own trust domain"
+    except ValueError as bad:
+        yield f"broker_id: {bad}"
+
+
+def _is_https(url: str) -> bool:
+    try:
+        normalise_url(url)
+    except DigestError:
+        return False
+    parts = urlsplit(url)
+    return not parts.query and (parts.scheme == "https" or parts.hostname in LOOPBACK)
+
+
+def _addresses(listen: Listen) -> Iterator[str]:
+    for name, address in (("mtls", listen.mtls), ("tls", listen.tls), ("ops", listen.ops)):
+        try:
+            if address or name != "tls":
+                host_port(address)
+        except ValueError as bad:
+            yield f"listen.{name}: {bad}"
+    if listen.mtls_url and (not listen.mtls_url.startswith("https://") or listen.mtls_url.endswith("/")):
+        yield "listen.mtls_url: must be an https URL without a trailing slash"
+    if not listen.admin.startswith("unix:/"):
+        yield "listen.admin: must be unix:/PATH"
+
+
+def config_reference() -> str:
+    """docs/reference/configuration.md."""
+    return reference(Config)
+
+
+def config_schema() -> str:
+    """docs/reference/schemas/broker.schema.json."""
+    return schema(Config)
+
+
+if __name__ == "__main__":  # `python -m stepwrit_broker.config [schema]`
+    sys.stdout.write(config_schema() if sys.argv[1:] == ["schema"] else config_reference())

@@ -1,0 +1,1 @@
+"""Credential kinds, one module each."""

@@ -1,0 +1,176 @@
+"""The embedded policy engine: Cedar. Parsed once, sliced by action, and silent means no.
+
+A permit permits; a forbid forbids, unless every forbid that applies asks for approval and a permit would
+apply without them. Nothing is cached: each decision is made on the whole document.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import cedarpy
+
+from stepwrit_broker.core.errors import Unavailable
+from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Question, Verdict
+from stepwrit_broker.policy.reads import Reads, project, reads
+from stepwrit_broker.policy.source import ACTIONS, Rule, policy_set
+
+FACT_TYPES: Final = {"String": str, "Long": int, "Bool": bool}
+_NOBODY: Final = cedarpy.Entities.from_json_str("[]")
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_LONG: Final = 2**63
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Slice:
+    """The policies that speak of one action: all of them, the permits alone, and what they can read."""
+
+    all: cedarpy.PolicySet
+    permits: cedarpy.PolicySet
+    reads: Reads
+
+
+class CedarEngine:
+    """A PolicyEngine over checked rules. `facts`: the declared facts and their Cedar types.
+
+    Facts that are not declared are not shown to policy; a declared one of another type is a denial, because
+    a rule about it would not have been asked.
+    """
+
+    def __init__(
+        self,
+        rules: Iterable[Rule],
+        facts: Mapping[str, str],
+        version: int,
+        *,
+        obligations: frozenset[str] = frozenset(),
+    ) -> None:
+        """`obligations`: those that the caller can fulfil; any other on a permit that applies is a denial."""
+        self._rules = {rule.id: rule for rule in rules}
+        self._facts = {name: FACT_TYPES[kind] for name, kind in facts.items()}
+        self._version = version
+        self._obligations = obligations
+        self._slices = {action: _slice(self._rules, action) for action in ACTIONS}
+
+    @property
+    def version(self) -> int:
+        """The version in force."""
+        return self._version
+
+    def decide(self, question: Question) -> Verdict:
+        """The verdict. Raises Unavailable(rule="policy") when Cedar cannot be asked."""
+        request = self._request(question)
+        if request is None:
+            return Deny(policies=(), reason="a fact of the arguments is not of its declared type")
+        part = self._slices[question.asking]
+        decision, reasons = _ask(request, part.all)
+        if decision == "allow":
+            return self._permit(reasons)
+        if decision == "deny" and reasons:
+            return self._forbidden(reasons, request, part)
+        return Deny(policies=reasons, reason="no policy permits this")
+
+    def _permit(self, reasons: tuple[str, ...]) -> Verdict:
+        asked = [self._rules[each].obligation for each in reasons]
+        obligations = tuple((name, "") for name in dict.fromkeys(asked) if name is not None)
+        if any(name not in self._obligations for name, _ in obligations):
+            return Deny(policies=reasons, reason="a policy asks for something that is not known here")
+        return Permit(policies=reasons, obligations=obligations)
+
+    def _forbidden(self, reasons: tuple[str, ...], request: dict[str, Any], part: _Slice) -> Verdict:
+        hard = tuple(each for each in reasons if not self._rules[each].needs_approval)
+        if hard:
+            return Deny(policies=hard, reason=self._rules[hard[0]].reason)
+        if _ask(request, part.permits)[0] != "allow":
+            return Deny(policies=(), reason="no policy permits this")
+        return NeedsApproval(policies=reasons, setting=self._rules[reasons[0]].setting)
+
+    def _request(self, question: Question) -> dict[str, Any] | None:
+        document = question.document
+        facts = self._declared(cast("Mapping[str, object]", document["facts"]))
+        if facts is None:
+            return None
+        kind = "Intent" if question.asking == "start_intent" else "Tool"
+        return {
+            "principal": {"type": "Stepwrit::Workload", "id": question.principal},
+            "action": {"type": "Stepwrit::Action", "id": question.asking},
+            "resource": {"type": f"Stepwrit::{kind}", "id": question.resource},
+            "context": _encode(project(_context(document, facts), self._slices[question.asking].reads)),
+        }
+
+    def _declared(self, facts: Mapping[str, object]) -> dict[str, object] | None:
+        shown = {name: facts[name] for name in self._facts if name in facts}
+        fits = all(_fits(value, self._facts[name]) for name, value in shown.items())
+        return shown if fits else None
+
+
+def _fits(value: object, kind: type) -> bool:
+    """Cedar knows no fractions and no integers beyond 64 bits; a boolean is no number."""
+    if type(value) is not kind:
+        return False
+    return not isinstance(value, int) or -_LONG <= value < _LONG
+
+
+def _slice(rules: Mapping[str, Rule], action: str) -> _Slice:
+    speaking = [rule for rule in rules.values() if action in rule.actions]
+    return _Slice(
+        all=_parsed(speaking),
+        permits=_parsed([rule for rule in speaking if rule.effect == "permit"]),
+        reads=reads([rule.est["conditions"] for rule in speaking]),
+    )
+
+
+def _parsed(rules: list[Rule]) -> cedarpy.PolicySet:
+    return policy_set({rule.id: rule.est for rule in rules})
+
+
+def _ask(request: dict[str, Any], policies: cedarpy.PolicySet) -> tuple[str, tuple[str, ...]]:
+    """`allow`, `deny` or `doubt`, and the determining ids. An evaluation error is doubt."""
+    try:
+        result = cedarpy.is_authorized(request, policies, _NOBODY)
+        decision, found = result.decision, result.diagnostics
+    except (ValueError, TypeError, KeyError) as bad:
+        raise Unavailable("unavailable", "the policy engine could not be asked", rule="policy") from bad
+    if found.errors or decision is cedarpy.Decision.NoDecision:
+        return "doubt", ()
+    return decision.value.lower(), tuple(sorted(found.reasons))
+
+
+_PLAIN: Final = ("attested_by", "tenant", "origin", "depth", "deferred", "now", "ceiling", "budgets")
+_OPTIONAL: Final = ("requester", "owner", "proof", "influence", "approval", "workflow", "audience")
+
+
+def _context(document: Mapping[str, Any], facts: Mapping[str, object]) -> dict[str, object]:
+    """The document as Cedar sees it: no nulls, and sets of words where it has lists of records."""
+    context: dict[str, object] = {name: document[name] for name in _PLAIN}
+    context.update({name: document[name] for name in _OPTIONAL if document[name] is not None})
+    context["initiator"] = _without_nulls(document["initiator"])
+    context["performer"] = _without_nulls(document["performer"])
+    if document["action"] is not None:
+        context["action"] = _without_nulls(document["action"])
+        context["facts"] = facts
+        context["chain"] = _chain(document["chain"])
+        context["plan"] = _plan(document["plan"])
+    return context
+
+
+def _without_nulls(record: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in record.items() if value is not None}
+
+
+def _chain(hops: list[Mapping[str, object]]) -> dict[str, object]:
+    return {
+        "performers": [hop["performer"] for hop in hops],
+        "tools": [hop["tool"] for hop in hops if hop["tool"] is not None],
+        "origins": [hop["origin"] for hop in hops],
+    }
+
+
+def _plan(lines: list[Mapping[str, object]]) -> dict[str, object]:
+    return {
+        "audiences": [line["at"] for line in lines],
+        "requests": [f"{line['method']} {line['path']}" for line in lines],
+    }

@@ -1,0 +1,1 @@
+"""The operator's registry: who is what, and what may open what."""

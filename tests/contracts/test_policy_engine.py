@@ -1,0 +1,125 @@
+"""One contract for every policy engine: the shipped stances' scenarios, and that doubt means no."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from tests.policy.world import AGENT, CRON, SERVER, Scene, issuing, opening, starting
+
+from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Question, Verdict
+from stepwrit_broker.policy.cedar import CedarEngine
+from stepwrit_broker.policy.files import compile_policy, load, stance
+from stepwrit_broker.ports import PolicyEngine
+
+YES = "permit (principal, action, resource)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engines:
+    """How one adapter makes the engines that the contract needs."""
+
+    stance: Callable[[str], PolicyEngine]
+    empty: Callable[[], PolicyEngine]
+    failing: Callable[[], PolicyEngine]
+    obliging: Callable[[], PolicyEngine]
+
+
+def _cedar(*texts: str) -> PolicyEngine:
+    return compile_policy(load({f"{number}.cedar": text for number, text in enumerate(texts)}).doc, 7)
+
+
+CEDAR = Engines(
+    stance=lambda name: compile_policy(load(stance(name)).doc, 7),
+    empty=lambda: CedarEngine((), {}, 7),
+    failing=lambda: _cedar(
+        f'@id("yes") {YES};',
+        f'@id("no") {YES.replace("permit", "forbid")} when {{ context.now * 9223372036854775807 == 0 }};',
+    ),
+    obliging=lambda: _cedar(f'@id("yes") @obligation("tell_the_owner") {YES};'),
+)
+
+
+@pytest.fixture(params=[CEDAR], ids=["cedar"])
+def engines(request: pytest.FixtureRequest) -> Engines:
+    made: Engines = request.param
+    return made
+
+
+def kind(verdict: Verdict) -> str:
+    return {Permit: "permit", NeedsApproval: "approval", Deny: "deny"}[type(verdict)]
+
+
+# name of the scene, scene, answer of stance low-risk, answer of stance approval
+SCENES = [
+    ("a model's step of low impact", Scene(origin="model", impact="low"), "permit", "permit"),
+    ("a model's step of medium impact", Scene(origin="model", impact="medium"), "permit", "permit"),
+    ("a model's step of high impact", Scene(origin="model", impact="high"), "permit", "approval"),
+    ("a person's own step of high impact", Scene(origin="human", impact="high"), "permit", "approval"),
+    ("a server's step of low impact", Scene(origin="server", impact="low"), "permit", "permit"),
+    ("a server's step of medium impact", Scene(origin="server", impact="medium"), "deny", "deny"),
+    ("a server's step of high impact", Scene(origin="server", impact="high"), "deny", "deny"),
+    ("a trigger's low step", Scene(origin="server", impact="low", person=False), "permit", "permit"),
+    ("a trigger's high step", Scene(origin="server", impact="high", person=False), "deny", "deny"),
+    (
+        "a bearer's step of low impact",
+        Scene(origin="model", impact="low", attested_by="jwt"),
+        "permit",
+        "permit",
+    ),
+    (
+        "a bearer's step of high impact",
+        Scene(origin="model", impact="high", attested_by="jwt"),
+        "deny",
+        "deny",
+    ),
+]
+
+
+@pytest.mark.parametrize("ask", [opening, issuing], ids=["open_step", "issue_credential"])
+@pytest.mark.parametrize(
+    ("scene", "low_risk", "approval"), [s[1:] for s in SCENES], ids=[s[0] for s in SCENES]
+)
+def test_the_stances_answer_every_scene(
+    engines: Engines, scene: Scene, low_risk: str, approval: str, ask: Callable[[Scene], Question]
+) -> None:
+    assert kind(engines.stance("low-risk").decide(ask(scene))) == low_risk
+    assert kind(engines.stance("approval").decide(ask(scene))) == approval
+
+
+@pytest.mark.parametrize("name", ["low-risk", "approval"])
+def test_only_a_person_with_an_agent_or_a_trigger_starts_an_intent(engines: Engines, name: str) -> None:
+    engine = engines.stance(name)
+    assert kind(engine.decide(starting(person=True, opener=AGENT))) == "permit"
+    assert kind(engine.decide(starting(person=False, opener=CRON))) == "permit"
+    assert kind(engine.decide(starting(person=False, opener=AGENT))) == "deny"
+    assert kind(engine.decide(starting(person=True, opener=SERVER))) == "deny"
+
+
+def test_a_permit_and_an_approval_name_what_determined_them(engines: Engines) -> None:
+    low = engines.stance("approval").decide(opening(Scene(origin="model", impact="low")))
+    high = engines.stance("approval").decide(opening(Scene(origin="model", impact="high")))
+    assert isinstance(low, Permit)
+    assert low.policies == ("registered-tools",)
+    assert isinstance(high, NeedsApproval)
+    assert high.policies == ("high-needs-approval",)
+    assert "40-approval" in high.setting
+
+
+def test_a_denial_says_a_fixed_sentence_and_no_policy_text(engines: Engines) -> None:
+    verdict = engines.stance("approval").decide(opening(Scene(origin="server", impact="high")))
+    assert isinstance(verdict, Deny)
+    assert verdict.policies == ("server-low-only",)
+    assert verdict.reason == "what a server starts must be of low impact"
+
+
+def test_an_empty_set_an_error_and_an_unknown_obligation_deny(engines: Engines) -> None:
+    question = opening(Scene(origin="model", impact="low"))
+    assert kind(engines.stance("low-risk").decide(question)) == "permit"
+    for make in (engines.empty, engines.failing, engines.obliging):
+        assert kind(make().decide(question)) == "deny"
+
+
+def test_the_engine_tells_its_version(engines: Engines) -> None:
+    assert engines.stance("low-risk").version == 7

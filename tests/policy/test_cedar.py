@@ -1,0 +1,167 @@
+"""The Cedar adapter: facts, slices, what is handed over, and approval that could not help."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from tests.policy.world import AGENT, NOW, SERVER, Scene, caller, issuing, opening, starting, step
+
+from stepwrit.wire import Impact, Origin
+from stepwrit_broker.core.document import credential_question
+from stepwrit_broker.core.errors import Refused
+from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit
+from stepwrit_broker.policy import cedar
+from stepwrit_broker.policy.cedar import CedarEngine
+from stepwrit_broker.policy.files import compile_policy, load, stance
+from stepwrit_broker.policy.reads import project, reads
+
+ROOT = Path(__file__).parents[2]
+YES = '@id("yes") permit (principal, action, resource);'
+ACT = 'principal, action in [Stepwrit::Action::"open_step", Stepwrit::Action::"issue_credential"], resource'
+LOW = Scene(origin="model", impact="low")
+
+
+def engine(*texts: str, facts: dict[str, str] | None = None) -> CedarEngine:
+    files = {f"{number}.cedar": text for number, text in enumerate(texts)}
+    return compile_policy(load({**files, "facts.json": json.dumps(facts or {})}).doc, 1)
+
+
+BIG = f'@id("big") forbid ({ACT}) unless {{ context.facts has amount && context.facts.amount <= 1000 }};'
+
+
+def test_a_rule_reads_a_declared_fact() -> None:
+    made = engine(YES, BIG, facts={"amount": "Long"})
+    small, big = replace(LOW, facts=(("amount", 5),)), replace(LOW, facts=(("amount", 5000),))
+    assert isinstance(made.decide(opening(small)), Permit)
+    assert isinstance(made.decide(opening(big)), Deny)
+    assert isinstance(made.decide(opening(LOW)), Deny), "a missing fact is not a small one"
+
+
+@pytest.mark.parametrize("value", ["5", True, 2**63, -(2**63) - 1])
+def test_a_fact_of_another_type_is_denied_before_any_rule(value: str | int | bool) -> None:
+    made = engine(YES, facts={"amount": "Long"})
+    assert isinstance(made.decide(opening(replace(LOW, facts=(("amount", 5),)))), Permit)
+    verdict = made.decide(opening(replace(LOW, facts=(("amount", value),))))
+    assert verdict == Deny(policies=(), reason="a fact of the arguments is not of its declared type")
+
+
+def test_an_undeclared_fact_is_not_shown_to_policy() -> None:
+    made = engine(YES, facts={"amount": "Long"})
+    assert isinstance(made.decide(opening(replace(LOW, facts=(("other", "x"),)))), Permit)
+
+
+def test_an_approval_is_not_asked_for_where_it_could_not_help() -> None:
+    ask = f'@id("ask") @verdict("needs_approval") @setting("x") forbid ({ACT});'
+    start = '@id("start") permit (principal, action == Stepwrit::Action::"start_intent", resource);'
+    assert isinstance(engine(YES, ask).decide(opening(LOW)), NeedsApproval)
+    assert engine(start, ask).decide(opening(LOW)) == Deny(policies=(), reason="no policy permits this")
+
+
+def test_a_plain_forbid_beside_one_that_asks_for_approval_denies() -> None:
+    ask = f'@id("ask") @verdict("needs_approval") @setting("x") forbid ({ACT});'
+    no = f'@id("no") @reason("not on Sundays") forbid ({ACT});'
+    assert isinstance(engine(YES, ask).decide(opening(LOW)), NeedsApproval)
+    assert engine(YES, ask, no).decide(opening(LOW)) == Deny(policies=("no",), reason="not on Sundays")
+
+
+def test_a_known_obligation_is_handed_on() -> None:
+    files = {"a.cedar": '@id("yes") @obligation("tell_owner") permit (principal, action, resource);'}
+    rules = compile_policy(load(files).doc, 1)._rules.values()
+    verdict = CedarEngine(rules, {}, 1, obligations=frozenset({"tell_owner"})).decide(opening(LOW))
+    assert verdict == Permit(policies=("yes",), obligations=(("tell_owner", ""),))
+
+
+def test_a_credential_for_an_initiator_that_is_no_longer_registered_is_refused() -> None:
+    asked = {"caller": caller(SERVER), "step": step(LOW), "audience": None, "now": NOW}
+    assert isinstance(engine(YES).decide(issuing(LOW)), Permit)
+    with pytest.raises(Refused, match="not_registered"):
+        credential_question(initiator=None, **asked)  # type: ignore[arg-type]
+
+
+def test_every_document_fits_its_published_schema() -> None:
+    schema = json.loads((ROOT / "docs/reference/schemas/decision.schema.json").read_text())
+    Draft202012Validator.check_schema(schema)
+    validator = Draft202012Validator(schema)
+    for question in (opening(LOW), issuing(LOW), starting(person=True, opener=AGENT)):
+        validator.validate(question.document)
+    assert not validator.is_valid({**opening(LOW).document, "more": 1})
+
+
+def _est(condition: str) -> object:
+    rules = compile_policy(load({"a.cedar": YES, "b.cedar": condition}).doc, 1)._rules
+    return rules["x"].est["conditions"]
+
+
+@pytest.mark.parametrize(
+    ("condition", "paths"),
+    [
+        ('context.origin == "server"', {("origin",)}),
+        (
+            'context has requester && context.requester.issuer == "a"',
+            {("requester", ""), ("requester", "issuer")},
+        ),
+        ("context has requester.issuer", {("requester", ""), ("requester", "issuer")}),
+        ("context == context", {()}),
+        ("principal == principal", set()),
+    ],
+)
+def test_what_a_rule_reads_is_found(condition: str, paths: set[tuple[str, ...]]) -> None:
+    assert reads(_est(f'@id("x") forbid ({ACT}) when {{ {condition} }};')) == paths
+
+
+def test_presence_alone_hands_over_no_values() -> None:
+    context = {"requester": {"issuer": "i", "subject": "s"}, "origin": "model", "tenant": "t"}
+    assert project(context, frozenset({("requester", "")})) == {"requester": {}}
+    assert project(context, frozenset({("requester", "issuer"), ("origin",)})) == {
+        "requester": {"issuer": "i"},
+        "origin": "model",
+    }
+    assert project(context, frozenset({()})) == context
+
+
+@given(
+    origin=st.sampled_from(["human", "model", "server"]),
+    impact=st.sampled_from(["low", "medium", "high"]),
+    jwt=st.booleans(),
+    person=st.booleans(),
+    name=st.sampled_from(["low-risk", "approval"]),
+)
+def test_leaving_out_what_no_rule_reads_changes_no_answer(
+    origin: Origin, impact: Impact, jwt: bool, person: bool, name: str
+) -> None:
+    scene = Scene(origin=origin, impact=impact, attested_by="jwt" if jwt else "x509", person=person)
+    part = compile_policy(load(stance(name)).doc, 1)
+    whole = compile_policy(
+        load({**stance(name), "z.cedar": f'@id("z") forbid ({ACT}) when {{ context != context }};'}).doc, 1
+    )
+    for ask in (opening, issuing):
+        assert part.decide(ask(scene)) == whole.decide(ask(scene))
+
+
+def test_the_whole_context_fits_the_schema_that_rules_are_checked_against() -> None:
+    import cedarpy
+
+    from stepwrit_broker.policy.files import schema_text
+
+    schema = cedarpy.Schema.from_str(schema_text({"amount": "Long"}))
+    policies = cedarpy.PolicySet.from_str(YES)
+    for question in (opening(LOW), issuing(LOW), starting(person=True, opener=AGENT)):
+        kind = "Intent" if question.asking == "start_intent" else "Tool"
+        context = cedar._context(question.document, {"amount": 5})
+        request = {
+            "principal": {"type": "Stepwrit::Workload", "id": question.principal},
+            "action": {"type": "Stepwrit::Action", "id": question.asking},
+            "resource": {"type": f"Stepwrit::{kind}", "id": question.resource},
+        }
+        good = cedarpy.is_authorized({**request, "context": json.dumps(context)}, policies, "[]", schema)
+        assert good.decision.value == "Allow"
+        bad = cedarpy.is_authorized(
+            {**request, "context": json.dumps({**context, "x": 1})}, policies, "[]", schema
+        )
+        assert bad.decision.value == "NoDecision"

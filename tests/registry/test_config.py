@@ -1,0 +1,173 @@
+"""broker.toml: strict, with safe defaults, and its reference is up to date."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from stepwrit_broker.config import (
+    Config,
+    config_reference,
+    config_schema,
+    host_port,
+    load_config,
+    parse_config,
+)
+from stepwrit_broker.core.errors import Malformed
+
+ROOT = Path(__file__).parents[2]
+HERE = Path("/etc/stepwrit")
+LEAST = 'trust_domain = "prod.example"\nissuer = "https://stepwrit.prod.example"\n'
+
+
+def config(text: str = LEAST, **env: str) -> Config:
+    return parse_config(text, name="broker.toml", folder=HERE, env=env)
+
+
+def problem(text: str = LEAST, **env: str) -> str:
+    config()
+    with pytest.raises(Malformed) as refused:
+        config(text, **env)
+    return refused.value.reason
+
+
+def test_two_lines_are_enough_and_the_rest_is_safe() -> None:
+    made = config()
+    assert made.broker_id == "spiffe://prod.example/stepwrit/broker"
+    assert (made.listen.mtls, made.listen.ops) == ("0.0.0.0:8443", "127.0.0.1:9464")
+    assert made.files.registry == HERE / "registry.yaml"
+    assert made.store.path == Path("/var/lib/stepwrit/stepwrit.db")
+    assert made.ledger.origin == "stepwrit.prod.example"
+    assert made.oidc == ()
+    assert made.listen.admin_uids == ()
+
+
+def test_every_kind_of_setting_is_read() -> None:
+    made = config(
+        LEAST
+        + '[listen]\nadmin_uids = [1001]\n[store]\npath = "db"\ndisk_reserve_bytes = 2_000_000\n'
+        + '[ledger]\ncheckpoint_every_s = 5\norigin = "log.example"\n[log]\nlevel = "debug"\n'
+        + '[[oidc]]\nissuer = "https://idp.example"\nalgorithms = ["ES256"]\n'
+    )
+    assert made.listen.admin_uids == (1001,)
+    assert (made.store.path, made.store.disk_reserve_bytes) == (HERE / "db", 2_000_000)
+    assert (made.ledger.checkpoint_every_s, made.ledger.origin) == (5, "log.example")
+    assert (made.oidc[0].issuer, made.oidc[0].algorithms, made.oidc[0].jwks_url) == (
+        "https://idp.example",
+        ("ES256",),
+        "",
+    )
+
+
+def test_the_environment_wins_over_the_file() -> None:
+    made = config(
+        LEAST + '[log]\nlevel = "error"\n',
+        STEPWRIT_LOG_LEVEL="debug",
+        STEPWRIT_TRUST_DOMAIN="test.example",
+        STEPWRIT_LISTEN_ADMIN_UIDS="1, 2",
+        STEPWRIT_LEDGER_CHECKPOINT_EVERY_S="2.5",
+        STEPWRIT_STORE_PATH="/tmp/db",
+        SPIFFE_ENDPOINT_SOCKET="unix:///run/agent.sock",
+        STEPWRIT_BROKER="https://elsewhere.example",
+        PATH="/bin",
+    )
+    assert (made.log.level, made.trust_domain) == ("debug", "test.example")
+    assert made.listen.admin_uids == (1, 2)
+    assert made.ledger.checkpoint_every_s == 2.5
+    assert made.store.path == Path("/tmp/db")
+    assert made.spiffe_socket == "unix:///run/agent.sock"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("isuer = 1\n", "isuer: is not known; did you mean issuer?"),
+        ('[listen]\nmlts = "x"\n', "listen.mlts: is not known; did you mean mtls?"),
+        ("[storre]\n", "storre: is not known; did you mean store?"),
+        ("[listen]\nmtls = 8443\n", "listen.mtls: must be text"),
+        ('[listen]\nmtls = "8443"\n', "listen.mtls: must be HOST:PORT"),
+        ('[listen]\nmtls = ""\n', "listen.mtls: must be HOST:PORT"),
+        ('[listen]\nops = "::1:80"\n', "listen.ops: an IPv6 address needs brackets"),
+        ('[listen]\nadmin = "127.0.0.1:1"\n', "listen.admin: must be unix:/PATH"),
+        ('[listen]\nadmin_uids = ["root"]\n', "listen.admin_uids[0]: must be a whole number"),
+        ("[listen]\nadmin_uids = [-1]\n", "listen.admin_uids[0]: must be at least 0"),
+        ("[listen]\nadmin_uids = 1001\n", "listen.admin_uids: must be a list"),
+        ("[store]\ndisk_reserve_bytes = 1\n", "store.disk_reserve_bytes: must be at least 1.04858e+06"),
+        ("[store]\ndisk_reserve_bytes = true\n", "store.disk_reserve_bytes: must be a whole number"),
+        ('[store]\npath = ""\n', "store.path: must be a path"),
+        ("[ledger]\ncheckpoint_every_s = 0\n", "ledger.checkpoint_every_s: must be at least 0.1"),
+        ("[ledger]\ncheckpoint_every_s = nan\n", "ledger.checkpoint_every_s: must be at least 0.1"),
+        ("[ledger]\ncheckpoint_every_s = inf\n", "ledger.checkpoint_every_s: must be finite"),
+        ('[log]\nlevel = "loud"\n', "log.level: must be one of debug, info, warning, error"),
+        ("log = 1\n", "log: must be a table"),
+        ("oidc = {}\n", "oidc: must be a list"),
+        ("[[oidc]]\n", "oidc[0].issuer: is needed"),
+        ('[[oidc]]\nissuer = "http://idp.example"\n', "oidc[0]: issuer and jwks_url must be https"),
+        (
+            '[[oidc]]\nissuer = "https://a.example"\nalgorithms = ["HS256"]\n',
+            "algorithms[0]: must be one of ES256",
+        ),
+        ('[[oidc]]\nissuer = "https://a.example"\nalgorithms = []\n', "algorithms: needs at least one"),
+        ('broker_id = "spiffe://other.example/b"\n', "broker_id: must be in the broker's own trust domain"),
+        ('broker_id = "b"\n', "broker_id: SPIFFE ID: scheme is not spiffe"),
+        ("[listen\n", "(at line 3, column 8)"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(more: str, said: str) -> None:
+    assert said in problem(LEAST + more)
+
+
+def test_what_is_needed_is_needed_and_all_problems_are_named() -> None:
+    said = problem("[log]\nlevvel = 1\n").split("\n")
+    assert [line.removeprefix("broker.toml: ").split(":")[0] for line in said] == [
+        "trust_domain",
+        "issuer",
+        "log.levvel",
+    ]
+
+
+@pytest.mark.parametrize(
+    "issuer", ["http://a.example", "https://a.example/", "https://a.example?x=1", "a.example"]
+)
+def test_the_issuer_is_an_https_url(issuer: str) -> None:
+    assert config(LEAST.replace("https://stepwrit.prod.example", "http://127.0.0.1:8444"))
+    assert "issuer: must be an https URL" in problem(LEAST.replace("https://stepwrit.prod.example", issuer))
+
+
+def test_the_environment_is_as_strict_as_the_file() -> None:
+    assert "did you mean STEPWRIT_LOG_LEVEL?" in problem(STEPWRIT_LOG_LEVLE="info")
+    assert "log.level: must be one of" in problem(STEPWRIT_LOG_LEVEL="loud")
+    assert "store.disk_reserve_bytes: must be a whole number" in problem(
+        STEPWRIT_STORE_DISK_RESERVE_BYTES="much"
+    )
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "broker.toml").write_text(LEAST)
+    assert load_config(tmp_path / "broker.toml", env={}).files.limits == tmp_path / "limits.yaml"
+    with pytest.raises(Malformed, match="FileNotFoundError"):
+        load_config(tmp_path / "other.toml", env={})
+
+
+def test_the_tls_listener_may_be_off() -> None:
+    assert config(LEAST + '[listen]\ntls = ""\n').listen.tls == ""
+
+
+def test_addresses_come_apart() -> None:
+    assert host_port("[::1]:8443") == ("::1", 8443)
+    assert host_port("localhost:0") == ("localhost", 0)
+    for bad in ("localhost", ":1", "a:b", "a:70000", "a:-1", "a:٣"):
+        with pytest.raises(ValueError, match="HOST:PORT"):
+            host_port(bad)
+
+
+def test_the_reference_and_the_schema_are_up_to_date() -> None:
+    assert (ROOT / "docs/reference/configuration.md").read_text() == config_reference()
+    assert (ROOT / "docs/reference/schemas/broker.schema.json").read_text() == config_schema()
+    validator = Draft202012Validator(json.loads(config_schema()))
+    validator.validate(tomllib.loads(LEAST + '[[oidc]]\nissuer = "https://idp.example"\n'))
+    assert not validator.is_valid(tomllib.loads(LEAST + "[storre]\n"))
