@@ -1,0 +1,1 @@
+"""Development identities and the demo; loopback only."""

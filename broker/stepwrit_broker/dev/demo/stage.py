@@ -1,0 +1,149 @@
+"""The demo's stage: a development broker in this process, three programs beside it, all under one folder."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import httpx2
+
+from stepwrit.agent import Broker as AgentBroker
+from stepwrit.client import Broker as Workload
+from stepwrit_broker.dev.broker import DevBroker, DevOptions, dev_id, free_port
+
+START_S = 30.0
+
+
+class Stage:
+    """`async with Stage(folder) as stage:`; everything it starts, it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._stack = folder, AsyncExitStack()
+        self.ports = {name: free_port() for name in ("ledger", "audit", "bank")}
+        self.dev: DevBroker
+
+    @property
+    def bank(self) -> str:
+        """The bank's origin, which is also its audience."""
+        return f"http://127.0.0.1:{self.ports['bank']}"
+
+    def mcp(self, name: str) -> str:
+        """An MCP server's URL."""
+        return f"http://127.0.0.1:{self.ports[name]}/mcp"
+
+    async def __aenter__(self) -> Self:
+        """Broker first, then the programs, then wait until all answer."""
+        try:
+            self.dev = await self._stack.enter_async_context(DevBroker(self._folder, self._options()))
+            for name, path in (("ledger", "mcp-server"), ("audit", "mcp-server"), ("bank", "resource")):
+                await self._program(name, f"{path}/{name}")
+            await asyncio.gather(*(self._answers(port) for port in self.ports.values()))
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End all of it."""
+        await self._stack.aclose()
+
+    def _options(self) -> DevOptions:
+        return DevOptions(entries=tuple(self._entries()))
+
+    def _entries(self) -> list[Mapping[str, Any]]:
+        transfer = {"at": self.bank, "request": "POST /v1/transfers"}
+        return [
+            {
+                "id": dev_id("mcp-server/ledger"),
+                "role": "mcp-server",
+                "name": "ledger",
+                "url": self.mcp("ledger"),
+                "tools": {
+                    "pay_invoice": {"impact": "medium", "facts": {"cents": "/cents"}, "plan": [transfer]},
+                    "close_books": {"impact": "high", "plan": [transfer]},
+                    "reconcile": {"impact": "low", "plan": "self"},
+                },
+                "may_start": {"tools": ["audit/*"], "impact": "medium"},
+            },
+            {
+                "id": dev_id("mcp-server/audit"),
+                "role": "mcp-server",
+                "name": "audit",
+                "url": self.mcp("audit"),
+                "tools": {
+                    "record": {"impact": "low", "plan": "self"},
+                    "purge": {"impact": "medium", "plan": "self"},
+                },
+            },
+            {
+                "id": dev_id("mcp-server/mallory"),
+                "role": "mcp-server",
+                "name": "mallory",
+                "url": "http://127.0.0.1:9/mcp",
+                "tools": {},
+            },
+            {"id": dev_id("resource/bank"), "role": "resource", "name": "bank", "audience": self.bank},
+        ]
+
+    async def _program(self, name: str, identity: str) -> None:
+        environment = {
+            **os.environ,
+            **self.dev.environment(identity),
+            "DEMO_BANK": self.bank,
+            "DEMO_AUDIT": self.mcp("audit"),
+        }
+        log = (self._folder / f"{name}.log").open("wb")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "stepwrit_broker.dev.demo.parts",
+            name,
+            str(self.ports[name]),
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
+        log.close()
+
+        async def end() -> None:
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+            try:
+                await asyncio.wait_for(process.wait(), 5.0)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+        self._stack.push_async_callback(end)
+
+    async def _answers(self, port: int) -> None:
+        """Wait until the program accepts connections."""
+        async with asyncio.timeout(START_S):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                except OSError:
+                    await asyncio.sleep(0.05)
+                    continue
+                writer.close()
+                return
+
+    def agent(self) -> AgentBroker:
+        """The agent's way to the broker."""
+        return AgentBroker.from_env(self.dev.environment("agent/dev"))
+
+    def workload(self, path: str) -> Workload:
+        """Any workload's way to the broker."""
+        return Workload.from_env(self.dev.environment(path))
+
+    def admin(self) -> httpx2.AsyncClient:
+        """The operator, on the admin socket."""
+        return httpx2.AsyncClient(
+            transport=httpx2.AsyncHTTPTransport(uds=str(self._folder / "admin.sock")), base_url="http://admin"
+        )

@@ -1,0 +1,1 @@
+"""Listeners and faces: parse, call one flow, render."""

@@ -1,0 +1,298 @@
+"""`/v1/admin`: what operators and auditors do. The same routes on the admin socket and on the mtls listener."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from stepwrit.wire import MarkRequest
+from stepwrit_broker.core.errors import Malformed, Refused
+from stepwrit_broker.core.limits import Charge, Limits
+from stepwrit_broker.core.versions import StoredVersion, VersionKind
+from stepwrit_broker.edge.operator import Reader
+from stepwrit_broker.flows import revoke
+from stepwrit_broker.flows.explain import explain
+from stepwrit_broker.flows.house import House
+from stepwrit_broker.flows.revoke import Operator
+from stepwrit_broker.flows.settings import Live
+from stepwrit_broker.observe import Metrics
+from stepwrit_broker.ports import LedgerView, LoggedEntry
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class MarkBody(_Strict):
+    """One durable "no", or the lifting of a freeze."""
+
+    verb: Literal["revoke", "freeze", "unfreeze"]
+    target: str = Field(
+        max_length=2100, description="KIND:NAME, for example `workload:spiffe://…` or `txn:txn_…`"
+    )
+    reason: str = Field(min_length=1, max_length=500)
+
+
+class ApplyBody(_Strict):
+    """A document's text, as in its file."""
+
+    text: str = Field(max_length=4_000_000)
+    source: str = Field(max_length=500, description="The file's path; an unchanged file changes nothing")
+    reason: str = Field(min_length=1, max_length=500)
+
+
+class RateBody(_Strict):
+    """Change one rate limit."""
+
+    name: str = Field(max_length=100)
+    rate: str = Field(max_length=40, examples=["10/min"])
+    burst: int | None = Field(default=None, ge=1)
+    reason: str = Field(min_length=1, max_length=500)
+
+
+class UndoBody(_Strict):
+    """Put an earlier version in force again; without a number, the one before."""
+
+    to: int | None = None
+    reason: str = Field(min_length=1, max_length=500)
+
+
+class PathBody(_Strict):
+    """A file on the broker's machine."""
+
+    path: str = Field(max_length=4000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminPorts:
+    """What the admin face needs beyond the house."""
+
+    house: House
+    live: Live
+    ledger: LedgerView
+    metrics: Metrics
+    set_rate: Callable[[str, str, str, int | None], tuple[str, str]]  # doc, name, rate, burst → doc, digest
+    checkpoint: Callable[[], Any]
+    backup: Callable[[str], Any]
+    seal: Callable[[str], Any]
+    about: dict[str, str] = field(default_factory=dict)
+
+
+def _asking(request: Request) -> Reader:
+    """Who asks, by the rule of the listener; refuses whoever may not."""
+    reader: Callable[[Request], Reader] = request.app.state.reader
+    return reader(request)
+
+
+Asking = Annotated[Reader, Depends(_asking)]
+
+
+def admin_router(ports: AdminPorts) -> APIRouter:
+    """The routes; `app.state.reader` says who asks."""
+    router = APIRouter(prefix="/v1/admin", tags=["admin"])
+    _status(router, ports)
+    _marks(router, ports)
+    _versions(router, ports)
+    _limits(router, ports)
+    _ledger(router, ports)
+    return router
+
+
+def _operator(who: Reader) -> Operator:
+    if not who.operates:
+        raise Refused("wrong_workload", "an auditor reads; this needs an operator")
+    return Operator(name=who.name, tenant=who.tenant)
+
+
+def _ruler(ports: AdminPorts, who: Reader) -> Operator:
+    """Registry, limits and policy hold for every tenant: a tenant's operator changes them only where it is the only one."""
+    operator = _operator(who)
+    if not revoke.sees_all(ports.house, operator):
+        raise Refused("wrong_workload", "this holds for every tenant: use the admin socket", rule="tenant")
+    return operator
+
+
+def _status(router: APIRouter, ports: AdminPorts) -> None:
+    @router.get("/status")
+    def status(who: Asking) -> dict[str, object]:
+        """What is in force, the ledger's head, and who you are here."""
+        force = ports.live.now_in_force()
+        return {
+            "you": {"name": who.name, "operates": who.operates},
+            "epoch": ports.house.store.epoch,
+            "versions": {
+                "registry": force.versions.registry,
+                "limits": force.versions.limits,
+                "policy": force.versions.policy,
+                "bundles": force.versions.bundles,
+            },
+            "ledger": ports.ledger.head(),
+            "marks": len(ports.house.store.marks()),
+            **ports.about,
+        }
+
+
+def _marks(router: APIRouter, ports: AdminPorts) -> None:
+    @router.get("/marks")
+    def marks(who: Asking) -> list[dict[str, object]]:  # noqa: ARG001  Asking is the check
+        """The standing marks."""
+        return [
+            {"target": m.target, "verb": m.verb, "reason": m.reason, "by": m.by, "at": m.at, "ref": m.ref}
+            for m in ports.house.store.marks().values()
+        ]
+
+    @router.post("/marks")
+    async def mark(body: MarkBody, request: Request, who: Asking) -> dict[str, object]:
+        """Revoke, freeze or unfreeze; in force once this answers."""
+        asked = MarkRequest(verb=body.verb, target=body.target, reason=body.reason)
+        made = await revoke.mark(ports.house, _operator(who), asked, _op(request), body.model_dump_json())
+        ports.metrics.marked(body.verb)
+        return {"target": made.target, "verb": body.verb, "ref": made.ref}
+
+
+def _op(request: Request) -> str:
+    name = request.headers.get("idempotency-key", "")
+    if not 16 <= len(name) <= 128:
+        raise Malformed("invalid_request", "Idempotency-Key: 16 to 128 visible ASCII characters are required")
+    return name
+
+
+def _versions(router: APIRouter, ports: AdminPorts) -> None:
+    @router.get("/{kind}")
+    async def in_force(kind: VersionKind, who: Asking) -> dict[str, object]:  # noqa: ARG001
+        """The document in force."""
+        stored = await ports.house.store.version(kind)
+        if stored is None:
+            raise Refused("not_found", f"no {kind} is in force")
+        return _version(stored, doc=True)
+
+    @router.get("/{kind}/history")
+    async def history(kind: VersionKind, who: Asking) -> list[dict[str, object]]:  # noqa: ARG001
+        """All versions, oldest first."""
+        return [_version(each, doc=False) for each in await ports.house.store.history(kind)]
+
+    @router.post("/{kind}/apply")
+    async def apply(kind: VersionKind, body: ApplyBody, who: Asking) -> dict[str, object]:
+        """Apply a document; nothing changes unless all of it is good."""
+        stored = await ports.live.apply(
+            kind, body.text, source=body.source, by=_ruler(ports, who), reason=body.reason
+        )
+        return {"changed": stored is not None, **({} if stored is None else _version(stored, doc=False))}
+
+    @router.post("/{kind}/undo")
+    async def undo(kind: VersionKind, body: UndoBody, who: Asking) -> dict[str, object]:
+        """Put an earlier version in force again."""
+        return _version(
+            await ports.live.undo(kind, body.to, by=_ruler(ports, who), reason=body.reason), doc=False
+        )
+
+
+def _version(stored: StoredVersion, *, doc: bool) -> dict[str, object]:
+    shown: dict[str, object] = {
+        "kind": stored.kind,
+        "version": stored.number,
+        "digest": stored.digest,
+        "source": stored.source,
+        "by": stored.by,
+        "reason": stored.reason,
+        "at": stored.at,
+    }
+    return {**shown, "doc": stored.doc} if doc else shown
+
+
+def _limits(router: APIRouter, ports: AdminPorts) -> None:
+    @router.post("/limits/rate")
+    async def set_rate(body: RateBody, who: Asking) -> dict[str, object]:
+        """Change one rate; in force on the next request."""
+        operator = _ruler(ports, who)
+        current = await ports.house.store.version("limits")
+        if current is None:
+            raise Refused("not_found", "no limits are in force")
+        doc, digest = ports.set_rate(current.doc, body.name, body.rate, body.burst)
+        stored = await ports.live.put("limits", doc, digest, by=operator, reason=body.reason)
+        return _version(stored, doc=False)
+
+    @router.get("/limits/explain")
+    def explain_limits(
+        who: Asking,  # noqa: ARG001
+        workload: Annotated[str, Query(alias="as")],
+        tool: str = "",
+        origin: str = "model",
+    ) -> list[dict[str, object]]:
+        """Which limits speak of this, and what is left of each now."""
+        limits, now = ports.live.now_in_force().limits, ports.house.clock.now()
+        return _explained(limits, ports.house.store.tats(), workload, tool, origin, now)
+
+
+def _explained(
+    limits: Limits, tats: Any, workload: str, tool: str, origin: str, now: float
+) -> list[dict[str, object]]:
+    lines: list[dict[str, object]] = []
+    for rate in limits.rates:
+        charge = Charge(on=rate.on, values={"workload": workload, "tool": tool, "origin": origin})
+        if not charge.fits(rate.match):
+            continue
+        interval = rate.period_s / rate.count
+        spent = max(0.0, tats.get(charge.key(rate.name, rate.per), 0.0) - now) / interval
+        lines.append(
+            {"limit": rate.name, "on": rate.on, "per": list(rate.per), "rate": rate.text, "burst": rate.burst,
+             "left_now": max(0, int(rate.burst - spent + 1e-9))}
+        )  # fmt: skip
+    return lines
+
+
+def _ledger(router: APIRouter, ports: AdminPorts) -> None:
+    @router.get("/explain/{name}")
+    def story(name: str, who: Asking) -> dict[str, object]:
+        """The whole chain behind a ref or a transaction."""
+        return explain(ports.ledger, name, who.tenant)
+
+    @router.get("/ledger/tail")
+    def tail(
+        who: Asking,
+        after: int = -1,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        kinds: str = "",
+    ) -> list[dict[str, object]]:
+        """Entries above a number, oldest first."""
+        wanted = [kind for kind in kinds.split(",") if kind]
+        return [_entry(each) for each in ports.ledger.tail(after, limit, wanted, who.tenant)]
+
+    @router.get("/ledger/head")
+    async def head(who: Asking) -> dict[str, object]:  # noqa: ARG001
+        """Sign what is committed now and show it."""
+        note = await ports.checkpoint()
+        return {**ports.ledger.head(), "checkpoint": note}
+
+    @router.get("/ledger/proof/{seq}")
+    def proof(seq: int, who: Asking) -> dict[str, object]:  # noqa: ARG001
+        """An entry's inclusion proof."""
+        return dict(ports.ledger.inclusion(seq))
+
+    @router.post("/store/backup")
+    async def backup(body: PathBody, who: Asking) -> dict[str, object]:
+        """A consistent copy while serving, on the broker's machine."""
+        _ruler(ports, who)
+        await ports.backup(body.path)
+        return {"path": body.path}
+
+    @router.post("/ledger/seal")
+    async def seal(body: PathBody, who: Asking) -> dict[str, object]:
+        """Export what is signed and drop its bodies from the database; proofs still work."""
+        _ruler(ports, who)
+        sealed: dict[str, object] = await ports.seal(body.path)
+        return sealed
+
+
+def _entry(entry: LoggedEntry) -> dict[str, object]:
+    return {
+        "seq": entry.seq,
+        "at": entry.at,
+        "kind": entry.kind,
+        "txn": entry.txn,
+        "ref": entry.ref,
+        "tenant": entry.tenant,
+        "facts": entry.facts,
+    }

@@ -1,0 +1,91 @@
+"""The ASGI applications of the listeners: hot routes first, FastAPI for the rest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from stepwrit_broker.core.errors import Problem, Unavailable, Unproven
+from stepwrit_broker.edge.http import Asgi, Receive, Request, Response, Scope, Send, receive_request
+from stepwrit_broker.edge.oauth.token_8693 import TokenEndpoint
+from stepwrit_broker.edge.problems import render, render_oauth
+from stepwrit_broker.edge.verbs import Verbs
+from stepwrit_broker.observe import Metrics
+
+_log = structlog.get_logger("stepwrit.edge")
+
+
+class WorkloadApp:
+    """The `mtls` listener: workloads' verbs, then `rest` (metadata, keys, operators)."""
+
+    def __init__(self, verbs: Verbs, token: TokenEndpoint, rest: Asgi, metrics: Metrics) -> None:
+        self._verbs, self._token, self._rest, self._metrics = verbs, token, rest, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, answered whatever happens."""
+        if scope["type"] != "http":
+            return await self._rest(scope, receive, send)
+        path: str = scope["path"]
+        if path == "/oauth/token":
+            return await self._answer("token", scope, receive, send, self._token, render_oauth)
+        found = self._verbs.route(path)
+        if found is None:
+            return await self._rest(scope, receive, send)
+        verb, method, step = found
+
+        async def call(request: Request) -> Response:
+            return await method(request, step)
+
+        return await self._answer(verb, scope, receive, send, call, render)
+
+    async def _answer(
+        self,
+        verb: str,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        call: Callable[[Request], Awaitable[Response]],
+        rendered: Callable[[Problem], Response],
+    ) -> None:
+        began, outcome, code = time.perf_counter(), "ok", ""
+        try:
+            if scope["method"] != "POST":
+                response = Response(status=405, value={"title": "POST only"}, headers=((b"allow", b"POST"),))
+            else:
+                response = await call(await receive_request(scope, receive))
+        except Problem as problem:
+            outcome, code = _outcome(problem), problem.code
+            self._tell(verb, problem, scope)
+            response = rendered(problem)
+        except Exception:  # noqa: BLE001  the last line: no detail leaves, the log has it
+            outcome, code = "error", "internal"
+            _log.exception("unexpected", verb=verb, traceparent=_trace(scope))
+            response = rendered(
+                Unavailable("unavailable", "an internal error; nothing was granted", retry_after=1.0)
+            )
+        self._metrics.request(verb, outcome, code, time.perf_counter() - began)
+        await response.send(send)
+
+    def _tell(self, verb: str, problem: Problem, scope: Scope) -> None:
+        if isinstance(problem, Unproven) and problem.code == "unattested":
+            self._metrics.unattested(problem.rule or "")
+        _log.warning(
+            "refused",
+            verb=verb,
+            code=problem.code,
+            reason=problem.reason,
+            rule=problem.rule,
+            ref=problem.ref,
+            traceparent=_trace(scope),
+        )
+
+
+def _outcome(problem: Problem) -> str:
+    return "unavailable" if isinstance(problem, Unavailable) else "refused"
+
+
+def _trace(scope: Scope) -> str | None:
+    found = next((value for name, value in scope["headers"] if name == b"traceparent"), None)
+    return None if found is None else found.decode("latin-1")[:64]

@@ -1,0 +1,152 @@
+"""One HTTP connection: what its transport proves goes into the scope, and nobody may hold it idle.
+
+`scope["extensions"]` gets `stepwrit.listener` (the listener's name) and, by kind of listener,
+`stepwrit.tls` (a `stepwrit.x509svid.TlsPeer`, one object per connection) or `stepwrit.unix` (`UnixPeer`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import uvicorn
+from cryptography import x509
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from stepwrit._tls import sent_chain
+from stepwrit.x509svid import TlsPeer
+
+MAX_HEAD_BYTES: Final = 65_536
+MAX_EXPIRY_MARGIN_S: Final = 5.0
+
+Evidence = Callable[[asyncio.Transport], Mapping[str, object] | None]
+"""What a new connection's transport proves, as scope extensions; None closes the connection."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnixPeer:
+    """Who is at the other end of a Unix socket, by the kernel's word at connect time."""
+
+    uid: int
+    gid: int
+    pid: int | None
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with evidence, a deadline and a size for request heads, and an end.
+
+    head_timeout: seconds in which a request's head must arrive. closes_in: seconds until the connection
+    is closed gracefully (its certificate ends), from its evidence, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        evidence: Evidence,
+        closes_in: Callable[[Mapping[str, object]], float | None],
+        head_timeout: float,
+    ) -> None:
+        super().__init__(config=config, server_state=server_state, app_state={})
+        self._evidence = evidence
+        self._closes_in = closes_in
+        self._head_timeout = head_timeout
+        self._extensions: Mapping[str, object] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._in_head = True
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's
+        """Take the evidence; without it there is no connection."""
+        super().connection_made(transport)
+        found = self._evidence(transport)
+        if found is None:
+            transport.abort()
+            return
+        self._extensions = found
+        self._arm("head", self._head_timeout, transport.abort)
+        ends = self._closes_in(found)
+        if ends is not None:
+            self._arm("end", ends, self.shutdown)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Leave no timer behind."""
+        for name in tuple(self._timers):
+            self._disarm(name)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Hold a request's head to its deadline and size."""
+        if self._in_head and "head" not in self._timers:
+            self._arm("head", self._head_timeout, self.transport.abort)
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.send_400_response("Request head too large.")
+
+    def on_message_begin(self) -> None:
+        """Show the evidence to the application."""
+        super().on_message_begin()
+        cast(dict[str, Any], self.scope)["extensions"] = dict(self._extensions)
+
+    def on_headers_complete(self) -> None:
+        """The head is in time."""
+        self._in_head = False
+        self._head_bytes = 0
+        self._disarm("head")
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Wait for the next head."""
+        self._in_head = True
+        super().on_message_complete()
+
+    def _arm(self, name: str, delay: float, deed: Callable[[], None]) -> None:
+        self._disarm(name)
+        self._timers[name] = self.loop.call_later(max(delay, 0.0), deed)
+
+    def _disarm(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+
+def tls_evidence(transport: asyncio.Transport) -> Mapping[str, object] | None:
+    """The client's certificates as sent; None without any (the handshake should not have passed)."""
+    tls = transport.get_extra_info("ssl_object")
+    peer = None if tls is None else sent_chain(tls)
+    return None if peer is None else {"stepwrit.tls": peer}
+
+
+def unix_evidence(transport: asyncio.Transport) -> Mapping[str, object] | None:
+    """The peer's credentials by the kernel; None where the platform has no such word."""
+    raw = transport.get_extra_info("socket")
+    if sys.platform == "linux":
+        pid, uid, gid = struct.unpack("3i", raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return {"stepwrit.unix": UnixPeer(uid=uid, gid=gid, pid=pid)}
+    if sys.platform == "darwin":
+        # struct xucred of <sys/ucred.h>: version, uid, number of groups, groups (first: the gid)
+        _, uid, _, gid = struct.unpack("IIh2xI60x", raw.getsockopt(0, socket.LOCAL_PEERCRED, 76))
+        return {"stepwrit.unix": UnixPeer(uid=uid, gid=gid, pid=None)}
+    return None
+
+
+def no_evidence(_: asyncio.Transport) -> Mapping[str, object]:
+    """Nothing is proved about the peer."""
+    return {}
+
+
+def until_certificate_ends(extensions: Mapping[str, object], now: float) -> float | None:
+    """Seconds until shortly before the client's certificate ends, so that it reconnects with its next."""
+    peer = cast(TlsPeer, extensions["stepwrit.tls"])
+    leaf = x509.load_der_x509_certificate(peer.leaf)
+    life = (leaf.not_valid_after_utc - leaf.not_valid_before_utc).total_seconds()
+    return leaf.not_valid_after_utc.timestamp() - now - min(MAX_EXPIRY_MARGIN_S, life / 10)

@@ -1,0 +1,137 @@
+"""The little HTTP that the hot routes need: plain ASGI in front of FastAPI, with its own bounds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+from stepwrit.digest import DigestError, parse_json
+from stepwrit.shape import ShapeError, read
+from stepwrit.wire import ACCEPTED_VERSIONS, BODY_MAX_BYTES
+from stepwrit_broker.core.errors import Malformed
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_OPERATION = re.compile(r"[\x21-\x7e]{16,128}\Z")
+_FIELDS_MAX = 32
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request: what a hot route needs of it. `trace`: the W3C traceparent, for logs only."""
+
+    scope: Scope
+    method: str
+    path: str
+    body: bytes
+
+    def header(self, name: bytes) -> str | None:
+        """The one value of a header; Malformed when it is sent twice."""
+        found = [value for each, value in self.scope["headers"] if each == name]
+        if len(found) > 1:
+            raise Malformed("invalid_request", f"header {name.decode()} is sent more than once")
+        return found[0].decode("latin-1") if found else None
+
+    @property
+    def operation(self) -> str:
+        """The required `Idempotency-Key`."""
+        name = self.header(b"idempotency-key")
+        if name is None or not _OPERATION.match(name):
+            raise Malformed(
+                "invalid_request", "Idempotency-Key: 16 to 128 visible ASCII characters are required"
+            )
+        return name
+
+    @property
+    def digest(self) -> str:
+        """Names path and body: what an operation id stands for."""
+        return hashlib.sha256(self.path.encode() + b"\x00" + self.body).hexdigest()
+
+    def shape(self, kind: type[T]) -> T:
+        """The body as a wire shape. Raises Malformed."""
+        return shaped(kind, self.body)
+
+    def form(self) -> dict[str, str]:
+        """The body as a form, no field twice. Raises Malformed."""
+        content = (self.header(b"content-type") or "").partition(";")[0].strip().lower()
+        if content != "application/x-www-form-urlencoded":
+            raise Malformed("invalid_request", "the body must be application/x-www-form-urlencoded")
+        try:
+            pairs = parse_qsl(
+                self.body.decode("ascii"),
+                keep_blank_values=True,
+                strict_parsing=True,
+                max_num_fields=_FIELDS_MAX,
+            )
+        except ValueError as bad:
+            raise Malformed("invalid_request", "the body is not a form") from bad
+        fields = dict(pairs)
+        if len(fields) < len(pairs):
+            raise Malformed("invalid_request", "a parameter is included more than once")
+        return fields
+
+
+def shaped(kind: type[T], raw: bytes | str) -> T:
+    """A wire shape of raw JSON.
+
+    Raises Malformed(`invalid_request` | `invalid_arguments` | `upgrade_required`).
+    """
+    try:
+        value = parse_json(raw)
+    except DigestError as bad:
+        raise Malformed("invalid_arguments", str(bad)) from bad
+    version = value.get("v", 1) if isinstance(value, Mapping) else 1
+    if type(version) is int and version not in ACCEPTED_VERSIONS:
+        raise Malformed("upgrade_required", f"v: this broker speaks {sorted(ACCEPTED_VERSIONS)}")
+    try:
+        return read(kind, value)  # type: ignore[type-var]
+    except ShapeError as bad:
+        raise Malformed("invalid_request", str(bad)) from bad
+
+
+async def receive_request(scope: Scope, receive: Receive) -> Request:
+    """The whole request, its body within BODY_MAX_BYTES. Raises Malformed."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":  # half a body never stands for a whole one
+            raise Malformed("invalid_request", "the connection ended before the body did")
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+        if len(body) > BODY_MAX_BYTES:
+            raise Malformed("invalid_request", f"the body is larger than {BODY_MAX_BYTES} bytes")
+    return Request(scope=scope, method=scope["method"], path=scope["path"], body=body)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """A JSON answer."""
+
+    status: int
+    value: object
+    content_type: bytes = b"application/json"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    async def send(self, send: Send) -> None:
+        """Write it out, never to be cached (RFC 6749 section 5.1)."""
+        raw = _encode(self.value).encode()
+        head = [
+            (b"content-type", self.content_type),
+            (b"content-length", str(len(raw)).encode()),
+            (b"cache-control", b"no-store"),
+            *self.headers,
+        ]
+        await send({"type": "http.response.start", "status": self.status, "headers": head})
+        await send({"type": "http.response.body", "body": raw})
+
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode

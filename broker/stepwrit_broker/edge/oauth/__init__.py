@@ -1,0 +1,1 @@
+"""OAuth faces, one module per RFC."""

@@ -1,0 +1,150 @@
+"""`POST /oauth/token`: RFC 8693 token exchange with RFC 9396 details; an intent, or one credential."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from stepwrit.digest import DigestError, parse_json
+from stepwrit.shape import ShapeError, read, write
+from stepwrit.wire import (
+    GRANT_TOKEN_EXCHANGE,
+    TOKEN_TYPE_ACCESS,
+    TOKEN_TYPE_ID,
+    TOKEN_TYPE_STEP,
+    TOKEN_TYPE_TXN,
+    TOKEN_TYPE_UNSIGNED,
+    IntentRequest,
+    RequestDetails,
+)
+from stepwrit_broker.core.caller import Caller
+from stepwrit_broker.core.errors import Malformed, Unproven
+from stepwrit_broker.edge.caller import Callers
+from stepwrit_broker.edge.http import Request, Response, shaped
+from stepwrit_broker.flows.house import House
+from stepwrit_broker.flows.intent import start_intent
+from stepwrit_broker.flows.issue import issue
+from stepwrit_broker.observe import Metrics
+
+_KNOWN = frozenset(
+    {
+        "grant_type", "subject_token", "subject_token_type", "requested_token_type", "audience", "scope", "resource",
+        "request_details", "request_context", "authorization_details", "client_id",
+    }
+)  # fmt: skip
+
+
+class TokenEndpoint:
+    """Two exchanges share the endpoint; what is requested tells them apart."""
+
+    def __init__(self, house: House, callers: Callers, metrics: Metrics) -> None:
+        self._house, self._callers, self._metrics = house, callers, metrics
+
+    async def __call__(self, request: Request) -> Response:
+        """Raises Malformed, Unproven, Refused, Conflict, Unavailable."""
+        stages = self._metrics.stages()
+        caller = self._callers.of(request, proof=True)
+        form = request.form()
+        _check_form(form, caller)
+        wanted = form.get("requested_token_type", TOKEN_TYPE_ACCESS)
+        if wanted == TOKEN_TYPE_TXN:
+            return await self._intent(request, caller, form)
+        if wanted != TOKEN_TYPE_ACCESS:
+            raise Malformed("invalid_request", "requested_token_type: txn_token or access_token")
+        subject = _subject(form)
+        details = _details(form.get("authorization_details", ""))
+        issued = await issue(
+            self._house,
+            caller,
+            subject,
+            form.get("resource", ""),
+            details,
+            request.operation,
+            request.digest,
+            stages,
+        )
+        self._metrics.issued(issued.record.grant.step, issued.record.grant.audience)
+        grant = issued.record.grant
+        answer = Response(
+            status=200,
+            value={
+                "access_token": issued.credential,
+                "issued_token_type": TOKEN_TYPE_ACCESS,
+                "token_type": "DPoP",
+                "expires_in": issued.expires_in,
+                "authorization_details": [write(details)],
+                "grant": grant.id,
+                "ref": grant.ref,
+            },
+        )
+        stages.mark("deliver")
+        return answer
+
+    async def _intent(self, request: Request, caller: Caller, form: Mapping[str, str]) -> Response:
+        if form.get("audience") != self._house.trust_domain:
+            raise Malformed("invalid_target", "audience must be the trust domain")
+        kind, subject = form.get("subject_token_type"), form.get("subject_token", "")
+        if kind not in (TOKEN_TYPE_ID, TOKEN_TYPE_UNSIGNED) or not subject:
+            raise Malformed("invalid_request", "subject_token: an ID token, or a trigger's own name")
+        if kind == TOKEN_TYPE_UNSIGNED:
+            _check_self(subject, caller)
+        asked = shaped(IntentRequest, form.get("request_details", ""))
+        id_token = subject if kind == TOKEN_TYPE_ID else None
+        started = await start_intent(self._house, caller, asked, id_token, request.operation, request.digest)
+        step = started.record.step
+        self._metrics.opened(step.origin)
+        return Response(
+            status=200,
+            value={
+                "access_token": started.token,
+                "issued_token_type": TOKEN_TYPE_TXN,
+                "token_type": "N_A",
+                "expires_in": started.expires_in,
+                "scope": "intent",
+                "step": step.id,
+                "txn": step.txn,
+                "ref": step.ref,
+                "origin": step.origin,
+                "proof": step.intent.proof,
+                "ceiling": write(step.ceiling.spec()),
+                "ends_at": step.expires_at,
+            },
+        )
+
+
+def _check_form(form: Mapping[str, str], caller: Caller) -> None:
+    if form.get("grant_type") != GRANT_TOKEN_EXCHANGE:
+        raise Malformed("invalid_request", "grant_type must be token exchange (RFC 8693)")
+    unknown = sorted(set(form) - _KNOWN)
+    if unknown:
+        raise Malformed("invalid_request", f"unknown parameter {unknown[0]}"[:200])
+    if form.get("client_id", caller.workload.id) != caller.workload.id:
+        raise Unproven("unattested", "client_id is not the SPIFFE ID of the certificate")
+
+
+def _check_self(subject: str, caller: Caller) -> None:
+    try:
+        claimed = json.loads(subject)
+    except ValueError as bad:
+        raise Malformed("invalid_request", "subject_token is not JSON") from bad
+    if claimed != {"sub": caller.workload.id}:
+        raise Malformed("invalid_request", "subject_token must name the caller's own SPIFFE ID")
+
+
+def _subject(form: Mapping[str, str]) -> str:
+    if form.get("subject_token_type") not in (TOKEN_TYPE_STEP, TOKEN_TYPE_TXN) or not form.get(
+        "subject_token"
+    ):
+        raise Malformed("invalid_request", "subject_token: a step's id or token")
+    return form["subject_token"]
+
+
+def _details(raw: str) -> RequestDetails:
+    """RFC 9396 section 5: unknown types, members and wrong values are refused."""
+    try:
+        value = parse_json(raw)
+        if not isinstance(value, list) or len(value) != 1:
+            raise ShapeError("authorization_details: exactly one object")
+        return read(RequestDetails, value[0], "authorization_details[0]")
+    except (DigestError, ShapeError) as bad:
+        raise Malformed("invalid_authorization_details", str(bad)) from bad

@@ -1,0 +1,57 @@
+"""Who reads and operates: a local uid on the admin socket, or an X.509-SVID of role operator or auditor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from fastapi import Request
+
+from stepwrit_broker.core.errors import Refused, Unproven
+from stepwrit_broker.edge.caller import Callers
+from stepwrit_broker.edge.connection import UnixPeer
+from stepwrit_broker.edge.http import Request as Bare
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """name goes into the ledger. tenant: None sees all. operates: may change things."""
+
+    name: str
+    tenant: str | None
+    operates: bool
+
+
+def by_socket(uids: frozenset[int]) -> Callable[[Request], Reader]:
+    """Root, the broker's own uid and `admin_uids`; the uid is what the ledger records."""
+
+    def reader(request: Request) -> Reader:
+        peer = cast("UnixPeer | None", request.scope.get("extensions", {}).get("stepwrit.unix"))
+        if peer is None:
+            raise Unproven("unattested", "the admin socket could not see who is calling")
+        if peer.uid not in uids:
+            raise Refused(
+                "wrong_workload",
+                f"uid {peer.uid} is not one of the operators",
+                rule="admin_uids",
+                who_can_change_it="the operator (broker.toml [listen] admin_uids)",
+            )
+        return Reader(name=f"uid {peer.uid}", tenant=None, operates=True)
+
+    return reader
+
+
+def by_svid(callers: Callers) -> Callable[[Request], Reader]:
+    """Role `operator` may change things, role `auditor` may read; both within their tenant."""
+
+    def reader(request: Request) -> Reader:
+        bare = Bare(scope=request.scope, method=request.method, path=request.url.path, body=b"")
+        caller = callers.of(bare, proof=False)
+        if caller.entry.role not in ("operator", "auditor"):
+            raise Refused("wrong_workload", "this needs the role operator or auditor", rule="registry role")
+        return Reader(
+            name=caller.workload.id, tenant=caller.entry.tenant, operates=caller.entry.role == "operator"
+        )
+
+    return reader

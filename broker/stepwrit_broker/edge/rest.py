@@ -1,0 +1,113 @@
+"""FastAPI: everything that is not hot. Metadata, keys and the admin face; health on the ops listener."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from stepwrit.wire import ACTION_TYPE, DOC_BASE, GRANT_TOKEN_EXCHANGE, TOKEN_TYPE_ACCESS, TOKEN_TYPE_TXN
+from stepwrit_broker.core.errors import Malformed, Problem
+from stepwrit_broker.edge.admin import AdminPorts, admin_router
+from stepwrit_broker.edge.operator import Reader
+from stepwrit_broker.edge.problems import render
+
+
+def rest_app(*, title: str, metadata: Callable[[], dict[str, object]] | None, jwks: Callable[[], dict[str, object]] | None, admin: tuple[AdminPorts, Callable[[Request], Reader]] | None) -> FastAPI:  # fmt: skip
+    """One listener's quiet routes; a part that is None is not served there."""
+    app = FastAPI(title=title, version="1", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    if metadata is not None and jwks is not None:
+        _public(app, metadata, jwks)
+    if admin is not None:
+        app.state.reader = admin[1]
+        app.include_router(admin_router(admin[0]))
+    return app
+
+
+def _public(
+    app: FastAPI, metadata: Callable[[], dict[str, object]], jwks: Callable[[], dict[str, object]]
+) -> None:
+    @app.get("/.well-known/oauth-authorization-server", tags=["oauth"])
+    def authorization_server() -> dict[str, object]:
+        """RFC 8414, only what is served."""
+        return metadata()
+
+    @app.get("/oauth/jwks", tags=["oauth"])
+    def keys() -> dict[str, object]:
+        """RFC 7517. `kid` begins with `st-` for step tokens, `at-` for credentials."""
+        return jwks()
+
+
+def authorization_server_metadata(*, issuer: str, mtls_base: str, trust_domain: str) -> dict[str, object]:
+    """RFC 8414 metadata, with the endpoints of RFC 8705 section 5 on the mtls listener."""
+    return {
+        "issuer": issuer,
+        "token_endpoint": f"{mtls_base}/oauth/token",
+        "jwks_uri": f"{issuer}/oauth/jwks",
+        "grant_types_supported": [GRANT_TOKEN_EXCHANGE],
+        "response_types_supported": [],
+        "token_endpoint_auth_methods_supported": ["spiffe_x509"],
+        "dpop_signing_alg_values_supported": ["ES256"],
+        "authorization_details_types_supported": [ACTION_TYPE],
+        "mtls_endpoint_aliases": {"token_endpoint": f"{mtls_base}/oauth/token"},
+        "stepwrit_trust_domain": trust_domain,
+        "stepwrit_token_types": [TOKEN_TYPE_TXN, TOKEN_TYPE_ACCESS],
+        "service_documentation": DOC_BASE.partition("#")[0],
+    }
+
+
+def ops_app(*, text: Callable[[], bytes], ready: Callable[[], str | None], health: Callable[[], dict[str, object]]) -> FastAPI:  # fmt: skip
+    """`/metrics`, `/healthz`, `/readyz`. Readiness speaks of this process only."""
+    app = FastAPI(title="Stepwrit ops", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/healthz")
+    def healthz(verbose: bool = False) -> dict[str, object]:
+        return {"status": "alive", **(health() if verbose else {})}
+
+    @app.get("/readyz")
+    def readyz() -> JSONResponse:
+        why_not = ready()
+        status = 200 if why_not is None else 503
+        return JSONResponse({"ready": why_not is None, "reason": why_not}, status_code=status)
+
+    return app
+
+
+async def _problem(_: Request, problem: Exception) -> Response:
+    if not isinstance(problem, Problem):
+        raise problem
+    return _as_starlette(problem)
+
+
+def _as_starlette(problem: Problem) -> Response:
+    rendered = render(problem)
+    headers = {name.decode(): value.decode() for name, value in rendered.headers}
+    return JSONResponse(
+        rendered.value, status_code=rendered.status, headers=headers, media_type="application/problem+json"
+    )
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    first: Any = error.errors()[0] if isinstance(error, RequestValidationError) else {}
+    where = ".".join(str(part) for part in first.get("loc", ()))
+    return _as_starlette(Malformed("invalid_request", f"{where}: {first.get('msg', 'invalid')}"))
+
+
+async def _http(_: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return JSONResponse(
+        {"type": "about:blank", "title": str(getattr(error, "detail", "error")), "status": status},
+        status_code=status,
+        media_type="application/problem+json",
+    )

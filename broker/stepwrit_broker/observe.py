@@ -1,0 +1,236 @@
+"""Names of metrics and log fields, in one place; labels are bounded by what the operator registered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from stepwrit_broker.core.workload import Workload
+
+STAGES: Final = ("attest", "place", "decide", "reserve", "mint", "check", "deliver")
+REPLAYS: Final = ("repeat_same_call", "lost_reply", "replay_foreign")
+TOOLS_MAX: Final = 2_000
+WORKLOADS_MAX: Final = 2_000
+_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+
+
+class StageTimer:
+    """Times the stages of one issuance; `mark` ends the stage that runs."""
+
+    __slots__ = ("_began", "_seen")
+
+    def __init__(self, seen: Callable[[str, float], None]) -> None:
+        self._seen, self._began = seen, time.perf_counter()
+
+    def mark(self, stage: str) -> None:
+        """The stage ends here."""
+        now = time.perf_counter()
+        self._seen(stage, now - self._began)
+        self._began = now
+
+
+class Metrics:
+    """The broker's Prometheus metrics. One instance per broker, on a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "stepwrit_requests",
+            "Requests of workloads by verb, outcome and code",
+            ("verb", "outcome", "code"),
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "stepwrit_request_seconds",
+            "Time from request to answer",
+            ("verb",),
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._stages = Histogram(
+            "stepwrit_stage_seconds",
+            "Time per stage of an issuance",
+            ("stage",),
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._opened = Counter(
+            "stepwrit_steps_opened", "Steps opened by origin", ("origin",), registry=self.registry
+        )
+        self._closed = Counter(
+            "stepwrit_steps_closed", "Steps closed by final state", ("state",), registry=self.registry
+        )
+        self._issued = Counter(
+            "stepwrit_credentials_issued",
+            "Credentials issued by audience",
+            ("audience",),
+            registry=self.registry,
+        )
+        self._self = Counter(
+            "stepwrit_self_grants",
+            "Steps of tools that are their own resource",
+            ("tool", "origin"),
+            registry=self.registry,
+        )
+        self._redeemed = Counter(
+            "stepwrit_credentials_redeemed",
+            "Credentials redeemed by tool and origin",
+            ("tool", "origin"),
+            registry=self.registry,
+        )
+        self._revoked = Counter(
+            "stepwrit_credentials_ended",
+            "Credentials whose step was closed or revoked",
+            registry=self.registry,
+        )
+        self._refused = Counter(
+            "stepwrit_refusals", "Refusals by verb and code", ("verb", "code"), registry=self.registry
+        )
+        self._replays = Counter(
+            "stepwrit_replays",
+            "Replays by reason; only replay_foreign is an attack",
+            ("reason",),
+            registry=self.registry,
+        )
+        self._marks = Counter(
+            "stepwrit_marks", "Marks set or lifted by verb", ("verb",), registry=self.registry
+        )
+        self._handshakes = Counter(
+            "stepwrit_handshakes_refused",
+            "TLS handshakes that failed",
+            ("listener", "reason"),
+            registry=self.registry,
+        )
+        self._unattested = Counter(
+            "stepwrit_unattested", "Requests whose caller was not attested", ("rule",), registry=self.registry
+        )
+        self._caller_svid = Gauge(
+            "stepwrit_caller_svid_seconds_left",
+            "Time left on a caller's SVID when last seen",
+            ("workload",),
+            registry=self.registry,
+        )
+        self.own_svid = Gauge(
+            "stepwrit_svid_seconds_left", "Time left on the broker's own SVID", registry=self.registry
+        )
+        self.ledger_entries = Gauge(
+            "stepwrit_ledger_entries", "Entries of the ledger", registry=self.registry
+        )
+        self.ledger_signed = Gauge(
+            "stepwrit_ledger_signed_entries", "Entries under the latest checkpoint", registry=self.registry
+        )
+        self.ledger_bytes = Gauge(
+            "stepwrit_ledger_bytes", "About what the ledger's entries take", registry=self.registry
+        )
+        self._file_good = Gauge(
+            "stepwrit_file_good",
+            "1 when the file on disk could be applied",
+            ("kind",),
+            registry=self.registry,
+        )
+        self.store_bytes = Gauge(
+            "stepwrit_store_bytes", "Size of the database, ledger included", registry=self.registry
+        )
+        self.headroom = Gauge(
+            "stepwrit_disk_headroom_bytes", "Free bytes above the reserve", registry=self.registry
+        )
+        self.standing = Gauge("stepwrit_marks_standing", "Marks in force", registry=self.registry)
+        self.versions = Gauge(
+            "stepwrit_version_in_force", "Version number in force", ("kind",), registry=self.registry
+        )
+        self.reaped = Counter(
+            "stepwrit_reaped", "What the reaper ended or purged", ("what",), registry=self.registry
+        )
+        for reason in REPLAYS:
+            self._replays.labels(reason)
+        self._request_children: dict[tuple[str, str, str], Counter] = {}
+        self._tools: set[str] = set()
+        self._workloads: set[str] = set()
+        self._verb_seconds: dict[str, Histogram] = {}
+        self._stage_children = {stage: self._stages.labels(stage) for stage in STAGES}
+
+    def stages(self) -> StageTimer:
+        """A timer for one issuance."""
+        return StageTimer(self._stage)
+
+    def _stage(self, stage: str, seconds: float) -> None:
+        self._stage_children[stage].observe(seconds)
+
+    def request(self, verb: str, outcome: str, code: str, seconds: float) -> None:
+        """One answered request. `code` is empty on success."""
+        child = self._request_children.get((verb, outcome, code))
+        if child is None:
+            child = self._request_children[verb, outcome, code] = self._requests.labels(verb, outcome, code)
+        child.inc()
+        timer = self._verb_seconds.get(verb)
+        if timer is None:
+            timer = self._verb_seconds[verb] = self._seconds.labels(verb)
+        timer.observe(seconds)
+
+    def _tool_label(self, tool: str) -> str:
+        if tool not in self._tools and len(self._tools) >= TOOLS_MAX:
+            return "other"
+        self._tools.add(tool)
+        return tool
+
+    def opened(self, origin: str) -> None:
+        """A step or a root was opened."""
+        self._opened.labels(origin).inc()
+
+    def closed(self, state: str, revoked: int) -> None:
+        """A step was closed; `revoked` of its credentials ended with it."""
+        self._closed.labels(state).inc()
+        self._revoked.inc(revoked)
+
+    def issued(self, step: str, audience: str) -> None:  # noqa: ARG002  the step names the trace, not the label
+        """A credential was delivered."""
+        self._issued.labels(self._tool_label(audience)).inc()
+
+    def self_granted(self, tool: str, origin: str) -> None:
+        """A tool that is its own resource accepted and redeemed."""
+        self._self.labels(self._tool_label(tool), origin).inc()
+
+    def redeemed(self, tool: str, origin: str) -> None:
+        """A credential was spent."""
+        self._redeemed.labels(self._tool_label(tool), origin).inc()
+
+    def refused(self, verb: str, code: str, rule: str) -> None:
+        """An attested caller was refused; replays are told apart."""
+        self._refused.labels(verb, code).inc()
+        if rule in REPLAYS:
+            self._replays.labels(rule).inc()
+
+    def marked(self, verb: str) -> None:
+        """A mark was set or lifted."""
+        self._marks.labels(verb).inc()
+
+    def handshake_refused(self, listener: str, reason: str) -> None:
+        """A TLS handshake failed."""
+        self._handshakes.labels(listener, reason).inc()
+
+    def unattested(self, rule: str) -> None:
+        """A request came whose caller could not be attested."""
+        self._unattested.labels(rule).inc()
+
+    def caller_seen(self, workload: Workload, now: float) -> None:
+        """How long the caller's SVID still lives."""
+        if workload.id not in self._workloads:
+            if len(self._workloads) >= WORKLOADS_MAX:
+                return
+            self._workloads.add(workload.id)
+        self._caller_svid.labels(workload.id).set(round(workload.expires_at - now, 1))
+
+    def file_refused(self, kind: str) -> None:
+        """A file could not be applied; what was in force stays."""
+        self._file_good.labels(kind).set(0)
+
+    def file_good(self, kind: str) -> None:
+        """The file is good, and applied or unchanged."""
+        self._file_good.labels(kind).set(1)
+
+    def text(self) -> bytes:
+        """The Prometheus exposition."""
+        return generate_latest(self.registry)

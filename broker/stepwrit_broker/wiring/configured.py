@@ -1,0 +1,118 @@
+"""From `broker.toml` to a running broker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import structlog
+import uvloop
+
+from stepwrit_broker.attest.person import Issuer
+from stepwrit_broker.config import Config, host_port, load_config
+from stepwrit_broker.core.errors import Malformed
+from stepwrit_broker.wiring.broker import Broker
+from stepwrit_broker.wiring.settings import Address, BrokerSettings
+
+DEV_TRUST_DOMAIN = "dev.stepwrit.internal"  # a real broker never believes the development domain
+
+_log = structlog.get_logger("stepwrit.broker")
+
+
+def settings_of(config: Config) -> BrokerSettings:
+    """Resolved settings. Raises Malformed for what only shows here."""
+    if not config.spiffe_socket:
+        raise Malformed(
+            "invalid_request",
+            "spiffe_socket: set it, or SPIFFE_ENDPOINT_SOCKET, to the Workload API's address",
+        )
+    if config.trust_domain == DEV_TRUST_DOMAIN:
+        raise Malformed(
+            "invalid_request", f"trust_domain: {DEV_TRUST_DOMAIN} is for `stepwrit broker --dev` only"
+        )
+    listen = config.listen
+    return BrokerSettings(
+        trust_domain=config.trust_domain,
+        issuer=config.issuer,
+        broker_id=config.broker_id,
+        spiffe_socket=config.spiffe_socket,
+        store_path=config.store.path,
+        anchor_path=config.store.anchor,
+        disk_reserve_bytes=config.store.disk_reserve_bytes,
+        ledger_key=config.ledger.key_file,
+        ledger_origin=config.ledger.origin,
+        checkpoint_every_s=config.ledger.checkpoint_every_s,
+        registry=config.files.registry,
+        limits=config.files.limits,
+        policy=config.files.policy,
+        mtls=_address(listen.mtls),
+        mtls_url=listen.mtls_url or _mtls_url(config),
+        tls=_address(listen.tls) if listen.tls else None,
+        tls_cert=listen.tls_cert,
+        tls_key=listen.tls_key,
+        ops=_address(listen.ops),
+        admin=Path(listen.admin.removeprefix("unix:")),
+        admin_uids=frozenset(listen.admin_uids),
+        oidc=tuple(
+            Issuer(issuer=each.issuer, algorithms=tuple(each.algorithms), jwks_url=each.jwks_url or None)
+            for each in config.oidc
+        ),
+        refused_domains=frozenset({DEV_TRUST_DOMAIN}),
+    )
+
+
+def _address(text: str) -> Address:
+    host, port = host_port(text)
+    return Address(host=host, port=port)
+
+
+def _mtls_url(config: Config) -> str | None:
+    """The issuer's host with the mtls listener's port; None (what was bound) when the port is chosen at start."""
+    host, port = urlsplit(config.issuer).hostname, host_port(config.listen.mtls)[1]
+    return None if port == 0 else f"https://{f'[{host}]' if host and ':' in host else host}:{port}"
+
+
+def log_to_stderr(config: Config) -> None:
+    """Structured lines on stderr: JSON, or text for people."""
+    level = logging.getLevelNamesMapping()[config.log.level.upper()]
+    shown = (
+        structlog.processors.JSONRenderer()
+        if config.log.format == "json"
+        else structlog.dev.ConsoleRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            shown,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+async def serve(settings: BrokerSettings) -> None:
+    """Serve until SIGINT or SIGTERM; then drain."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(number, stop.set)
+    async with Broker(settings) as broker:
+        _log.info("serving", mtls=broker.mtls_url, ops=broker.ops.url, admin=str(settings.admin))
+        await stop.wait()
+        _log.info("stopping")
+
+
+def run(path: Path) -> None:
+    """`stepwrit broker --config FILE`. Raises Malformed, Unavailable, IdentityUnavailable, ListenerError."""
+    config = load_config(path)
+    log_to_stderr(config)
+    uvloop.run(serve(settings_of(config)))

@@ -1,0 +1,76 @@
+"""The Documents port: the operator's three documents by their adapters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import cast
+
+from stepwrit_broker.core.errors import Malformed
+from stepwrit_broker.core.limits import Limits
+from stepwrit_broker.core.registry import Registry
+from stepwrit_broker.core.versions import VersionKind
+from stepwrit_broker.flows.settings import Change
+from stepwrit_broker.policy.files import compile_policy
+from stepwrit_broker.policy.files import load as load_policy
+from stepwrit_broker.ports import PolicyEngine
+from stepwrit_broker.registry.difference import difference
+from stepwrit_broker.registry.files import compile_registry, load_registry
+from stepwrit_broker.registry.limits_file import compile_limits, load_limits
+
+
+def policy_text(folder: Path) -> str:
+    """A policy folder as one text: JSON of its files by name."""
+    try:
+        found = [*sorted(folder.glob("*.cedar")), *folder.glob("facts.json")]
+        return json.dumps({path.name: path.read_text(encoding="utf-8") for path in found})
+    except (OSError, UnicodeDecodeError) as bad:
+        raise Malformed(
+            "invalid_request", f"{folder}: the policy cannot be read ({type(bad).__name__})"
+        ) from bad
+
+
+class OperatorDocuments:
+    """Reads, compiles and compares."""
+
+    def read(self, kind: VersionKind, text: str, name: str) -> tuple[str, str]:
+        """Canonical JSON and digest. Raises Malformed with every faulty line."""
+        if kind == "registry":
+            registry, _ = load_registry(text, name=name)
+            return registry.doc, registry.digest
+        if kind == "limits":
+            limits, _ = load_limits(text, name=name)
+            return limits.doc, limits.digest
+        policy = load_policy(_files(text))
+        return policy.doc, policy.digest
+
+    def registry(self, doc: str, number: int) -> Registry:
+        """Compile."""
+        return compile_registry(doc, number)
+
+    def limits(self, doc: str, number: int, by: str) -> Limits:
+        """Compile."""
+        return compile_limits(doc, number, by=by)
+
+    def policy(self, doc: str, number: int) -> PolicyEngine:
+        """Compile."""
+        return compile_policy(doc, number)
+
+    def difference(self, kind: VersionKind, old: str | None, new: str) -> Change:
+        """Lines of a registry's difference and what to mark; the other kinds only say that they changed."""
+        if kind != "registry":
+            return Change(lines=() if old is None else (f"{kind} replaced",))
+        before = None if old is None else compile_registry(old, 0)
+        found = difference(before, compile_registry(new, 0))
+        lines = tuple(f"{each.what} {each.target} {each.detail}".rstrip() for each in found.changes)
+        return Change(lines=lines, removed=found.gone, restored=found.back)
+
+
+def _files(text: str) -> dict[str, str]:
+    try:
+        value = json.loads(text)
+    except ValueError as bad:
+        raise Malformed("invalid_request", "policy: expected a JSON object of file name to text") from bad
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise Malformed("invalid_request", "policy: expected a JSON object of file name to text")
+    return cast("dict[str, str]", value)

@@ -1,0 +1,54 @@
+"""What a broker is built from, whichever way it was configured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stepwrit_broker.attest.person import Issuer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a TCP listener binds."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerSettings:
+    """Resolved settings; units in names. Built from `broker.toml`, or by the development broker.
+
+    mtls_url: the URL under which workloads reach the mtls listener; None takes what was bound.
+    tls: None serves no listener without client certificates. refused_domains: trust domains that are never
+    believed, whatever the Workload API says.
+    """
+
+    trust_domain: str
+    issuer: str
+    broker_id: str
+    spiffe_socket: str
+    store_path: Path
+    anchor_path: Path
+    ledger_key: Path
+    ledger_origin: str
+    registry: Path | None
+    limits: Path | None
+    policy: Path | None
+    mtls: Address
+    ops: Address
+    admin: Path
+    tls: Address | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    mtls_url: str | None = None
+    admin_uids: frozenset[int] = field(default_factory=frozenset)
+    oidc: tuple[Issuer, ...] = ()
+    refused_domains: frozenset[str] = field(default_factory=frozenset)
+    bundle_max_age_s: float = 600.0
+    checkpoint_every_s: float = 1.0
+    reap_every_s: float = 1.0
+    watch_every_s: float = 2.0
+    ready_timeout_s: float = 30.0
+    disk_reserve_bytes: int = 64 * 1024 * 1024
