@@ -20,16 +20,21 @@ _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.
 class StageTimer:
     """Times the stages of one issuance; `mark` ends the stage that runs."""
 
-    __slots__ = ("_began", "_seen")
+    __slots__ = ("_began", "_done", "_seen")
 
     def __init__(self, seen: Callable[[str, float], None]) -> None:
-        self._seen, self._began = seen, time.perf_counter()
+        self._seen, self._began, self._done = seen, time.perf_counter(), 0
+
+    @property
+    def running(self) -> str:
+        """The stage that runs now; at a refusal, the one that refused."""
+        return STAGES[min(self._done, len(STAGES) - 1)]
 
     def mark(self, stage: str) -> None:
         """The stage ends here."""
         now = time.perf_counter()
         self._seen(stage, now - self._began)
-        self._began = now
+        self._began, self._done = now, STAGES.index(stage) + 1
 
 
 class Metrics:
@@ -87,7 +92,16 @@ class Metrics:
             registry=self.registry,
         )
         self._refused = Counter(
-            "stepwrit_refusals", "Refusals by verb and code", ("verb", "code"), registry=self.registry
+            "stepwrit_refusals",
+            "Refusals of attested callers by verb, code and registered tool",
+            ("verb", "code", "tool"),
+            registry=self.registry,
+        )
+        self._stage_refused = Counter(
+            "stepwrit_stage_refusals",
+            "Issuances refused, by the stage that refused",
+            ("stage", "code"),
+            registry=self.registry,
         )
         self._replays = Counter(
             "stepwrit_replays",
@@ -197,11 +211,15 @@ class Metrics:
         """A credential was spent."""
         self._redeemed.labels(self._tool_label(tool), origin).inc()
 
-    def refused(self, verb: str, code: str, rule: str) -> None:
-        """An attested caller was refused; replays are told apart."""
-        self._refused.labels(verb, code).inc()
+    def refused(self, verb: str, code: str, rule: str, tool: str) -> None:
+        """An attested caller was refused; replays are told apart. `tool`: a registered one, or empty."""
+        self._refused.labels(verb, code, self._tool_label(tool)).inc()
         if rule in REPLAYS:
             self._replays.labels(rule).inc()
+
+    def stage_refused(self, stage: str, code: str) -> None:
+        """An issuance ended in this stage."""
+        self._stage_refused.labels(stage, code).inc()
 
     def marked(self, verb: str) -> None:
         """A mark was set or lifted."""

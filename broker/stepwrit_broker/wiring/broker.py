@@ -219,7 +219,16 @@ class Broker:
         )
 
     def _refused(self, verb: str, code: str, rule: str, tool: str, ref: str) -> None:  # noqa: ARG002  the log has it
-        self.metrics.refused(verb, code, rule)
+        self.metrics.refused(verb, code, rule, tool if self._is_registered(tool) else "")
+
+    def _is_registered(self, tool: str) -> bool:
+        """Labels are bounded by the registry, not by what callers write."""
+        server, _, name = tool.partition("/")
+        try:
+            entry = self.live.now_in_force().registry.server(server)
+        except Unavailable:
+            return False
+        return entry is not None and name in entry.tools
 
     def _published(self, kid: str, thumbprint: str) -> None:
         self._spawn(self._say("key.published", {"kid": kid, "thumbprint": thumbprint}))

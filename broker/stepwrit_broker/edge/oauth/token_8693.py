@@ -18,7 +18,7 @@ from stepwrit.wire import (
     RequestDetails,
 )
 from stepwrit_broker.core.caller import Caller
-from stepwrit_broker.core.errors import Malformed, Unproven
+from stepwrit_broker.core.errors import Malformed, Problem, Unproven
 from stepwrit_broker.edge.caller import Callers
 from stepwrit_broker.edge.http import Request, Response, shaped
 from stepwrit_broker.flows.house import House
@@ -53,16 +53,20 @@ class TokenEndpoint:
             raise Malformed("invalid_request", "requested_token_type: txn_token or access_token")
         subject = _subject(form)
         details = _details(form.get("authorization_details", ""))
-        issued = await issue(
-            self._house,
-            caller,
-            subject,
-            form.get("resource", ""),
-            details,
-            request.operation,
-            request.digest,
-            stages,
-        )
+        try:
+            issued = await issue(
+                self._house,
+                caller,
+                subject,
+                form.get("resource", ""),
+                details,
+                request.operation,
+                request.digest,
+                stages,
+            )
+        except Problem as problem:
+            self._metrics.stage_refused(stages.running, problem.code)
+            raise
         self._metrics.issued(issued.record.grant.step, issued.record.grant.audience)
         grant = issued.record.grant
         answer = Response(
