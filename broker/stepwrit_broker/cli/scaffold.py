@@ -1,0 +1,216 @@
+"""What `stepwrit init` and `stepwrit registry scaffold` write. Everything written here loads as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any, Final, get_args, get_origin
+
+from stepwrit.digest import DigestError, b64u, canonical
+from stepwrit_broker.config import Config, parse_config
+from stepwrit_broker.config_docs import toml_value
+from stepwrit_broker.config_reader import Setting, settings
+from stepwrit_broker.core.errors import Conflict, Malformed
+from stepwrit_broker.policy.files import load, stance
+from stepwrit_broker.registry.files import load_registry
+from stepwrit_broker.registry.limits_file import load_limits
+
+SCHEMAS: Final = "https://stepwrit.dev/schemas"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolInfo:
+    """A tool as its server lists it."""
+
+    name: str
+    input_schema: Mapping[str, object] = field(default_factory=dict)
+
+
+def write_init(
+    folder: Path, trust_domain: str, issuer: str, *, stance_name: str = "approval", force: bool = False
+) -> list[Path]:
+    """broker.toml, registry.yaml, limits.yaml and policy/ in `folder`; the paths written.
+
+    Everything is checked before anything is written. Raises Malformed for a trust domain or issuer that does
+    not fit, and Conflict(`wrong_state`) when a file is there already and `force` is not given.
+    """
+    texts = init_files(trust_domain, issuer, stance_name)
+    _check(texts, folder)
+    paths = {folder / name: text for name, text in texts.items()}
+    there = [str(path) for path in paths if path.exists()]
+    if there and not force:
+        raise Conflict("wrong_state", f"{', '.join(there)}: already there; nothing was written")
+    for path, text in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return list(paths)
+
+
+def init_files(trust_domain: str, issuer: str, stance_name: str) -> dict[str, str]:
+    """The texts by relative path. Raises Malformed for a stance that is not shipped."""
+    return {
+        "broker.toml": "\n".join(_broker_toml(trust_domain, issuer)) + "\n",
+        "registry.yaml": _REGISTRY.replace("TRUST_DOMAIN", trust_domain),
+        "limits.yaml": _LIMITS,
+        **{f"policy/{name}": text for name, text in stance(stance_name).items()},
+    }
+
+
+def schema_digest(input_schema: Mapping[str, object]) -> str:
+    """`sha256-` and base64url SHA-256 of the schema in canonical JSON (RFC 8785). Raises Malformed."""
+    try:
+        return f"sha256-{b64u(hashlib.sha256(canonical(input_schema)).digest())}"
+    except DigestError as bad:
+        raise Malformed("invalid_request", f"the tool's input schema has no digest: {bad}") from bad
+
+
+def scaffold_registry(tools: Sequence[ToolInfo], *, server_id: str, name: str, url: str | None = None) -> str:
+    """One entry for registry.yaml, every tool at high impact and without a plan, to be edited.
+
+    Raises Malformed when the server's names or URL cannot stand in a registry. Remember `count`.
+    """
+    lines = [
+        f"  - id: {_quoted(server_id)}",
+        "    role: mcp-server",
+        f"    name: {_quoted(name)}",
+        *([] if url is None else [f"    url: {_quoted(url)}"]),
+        "    # Lower an impact only where the worst outcome of any arguments is harmless.",
+        "    # plan: the requests it may make, or `self` when it is its own resource; none: no credential.",
+        "    tools:" if tools else "    tools: {}",
+        *(line for tool in tools for line in _tool(tool)),
+    ]
+    fragment = "\n".join(lines) + "\n"
+    load_registry(f"version: 1\nentries:\n{fragment}count: 1\n", name="scaffold")
+    return fragment
+
+
+def _tool(tool: ToolInfo) -> Iterator[str]:
+    yield f"      {_quoted(tool.name)}:"
+    yield "        impact: high"
+    yield f"        schema: {schema_digest(tool.input_schema)}"
+    yield "        plan: []"
+
+
+def _quoted(text: str) -> str:
+    """A JSON string is a YAML string."""
+    return json.dumps(text)
+
+
+def _check(texts: Mapping[str, str], folder: Path) -> None:
+    parse_config(texts["broker.toml"], name="broker.toml", folder=folder, env={})
+    load_registry(texts["registry.yaml"], name="registry.yaml")
+    load_limits(texts["limits.yaml"], name="limits.yaml")
+    policy = {
+        name.removeprefix("policy/"): text for name, text in texts.items() if name.startswith("policy/")
+    }
+    load(policy)
+
+
+def _broker_toml(trust_domain: str, issuer: str) -> Iterator[str]:
+    """Every setting: the needed ones set, the others commented out with their defaults."""
+    given = {"trust_domain": trust_domain, "issuer": issuer}
+    yield f"#:schema {SCHEMAS}/broker.schema.json"
+    yield "# Settings of the broker. What is commented out shows its default."
+    for each in settings(Config):
+        if each.means is not None:
+            yield from _setting(each, given.get(each.name))
+    for each in settings(Config):
+        if is_dataclass(each.kind):
+            yield from ("", f"[{each.name}]")
+            yield from _settings_of(each.kind)
+        elif get_origin(each.kind) is tuple:
+            yield from ("", f"# [[{each.name}]]")
+            yield from _settings_of(get_args(each.kind)[0])
+
+
+def _settings_of(kind: Any) -> Iterator[str]:
+    for each in settings(kind):
+        yield from _setting(each, None)
+
+
+def _setting(each: Setting, given: str | None) -> Iterator[str]:
+    assert each.means is not None  # noqa: S101  callers ask for single settings only
+    unit = f" ({each.means.unit})" if each.means.unit else ""
+    yield f"# {each.means.text}{unit}"
+    if given is not None:
+        yield f"{each.name} = {_quoted(given)}"
+    else:
+        yield f"# {each.name} = " + (
+            _quoted("https://idp.example") if each.is_needed else toml_value(each.default)
+        )
+
+
+_REGISTRY: Final = f"""\
+# yaml-language-server: $schema={SCHEMAS}/registry.schema.json
+# Who is what, who may start what, who redeems. One SPIFFE ID has one role; an ID that ends in /* covers
+# every ID below it. A file with a mistake changes nothing: the broker names every line and keeps the old one.
+version: 1
+tenant: default
+entries:
+  - id: spiffe://TRUST_DOMAIN/stepwrit/broker
+    role: broker
+    name: stepwrit
+
+  # A server of tools. `stepwrit registry scaffold` writes such an entry from a running server.
+  # - id: spiffe://TRUST_DOMAIN/ns/pay/sa/ledger-mcp
+  #   role: mcp-server
+  #   name: ledger
+  #   url: https://ledger.example/mcp
+  #   tools:
+  #     transfer:
+  #       impact: high                # low | medium | high
+  #       facts: {{amount: /amount}}    # what policy may read of the arguments
+  #       plan:                       # the requests it may make; anything else is a step of its own
+  #         - {{at: https://bank.example, request: "POST /v1/transfers", times: 1}}
+  #     whoami: {{impact: low, plan: self}}    # the tool is its own resource
+  #   may_start: {{tools: [client/elicitation], impact: low}}
+
+  # What is opened: the one workload that redeems for an audience.
+  # - {{id: spiffe://TRUST_DOMAIN/bank, role: resource, name: bank, audience: https://bank.example}}
+
+  # What hosts the model. Only ID tokens made for these clients start an intent here.
+  # - id: spiffe://TRUST_DOMAIN/agent/chat
+  #   role: agent
+  #   name: chat
+  #   clients: [{{issuer: https://idp.example, client_id: chat-app}}]
+  #   max_auth_age: 1h
+  #   may_start: {{tools: ["ledger/*"], impact: high}}
+
+  # A scheduler or a source of events. The owner answers for it.
+  # - id: spiffe://TRUST_DOMAIN/cron
+  #   role: trigger
+  #   name: nightly
+  #   owner: ops@prod.example
+  #   may_start: {{tools: [ledger/whoami], impact: low}}
+
+  # Who may use the admin face with an X.509-SVID.
+  # - {{id: spiffe://TRUST_DOMAIN/operator/alice, role: operator, name: alice}}
+
+# The number of entries, always the last line: a file that was cut off cannot pass.
+count: 1
+"""
+
+_LIMITS: Final = f"""\
+# yaml-language-server: $schema={SCHEMAS}/limits.schema.json
+# Bounds on issuance, to be widened with `stepwrit limits set` as real use shows. One counter is kept for each
+# combination of `per`; `match` narrows a limit to what has these values.
+version: 1
+rates:
+  - {{name: intents-per-workload, on: intents, per: [workload], rate: 60/min, burst: 20}}
+  - {{name: intents-human, on: intents, per: [requester], match: {{origin: human}}, rate: 10/min, burst: 5}}
+  - {{name: steps-per-workload, on: steps, per: [workload, origin], rate: 600/min, burst: 100}}
+  - {{name: steps-by-servers, on: steps, per: [workload], match: {{origin: server}}, rate: 60/min, burst: 20}}
+  - {{name: credentials-per-workload, on: credentials, per: [workload, origin], rate: 600/min, burst: 100}}
+  - {{name: credentials-per-tenant, on: credentials, per: [tenant], rate: 3000/min, burst: 500}}
+concurrency:
+  - {{name: outstanding-per-workload, per: [workload], max: 100}}
+# Counts of one transaction.
+transaction: {{steps: 200, depth: 8, fan_out: 50, server_steps: 20}}
+# How long things live. Caps: step_token 5m, accepted and credential 15m, waiting and intent 24h.
+life: {{step_token: 60s, accepted: 15m, waiting: 15m, credential: 60s, intent: 1h}}
+# The number of rates, always the last line: a file that was cut off cannot pass.
+count: 6
+"""

@@ -1,0 +1,126 @@
+"""The tree: what it tells, in a terminal, in a pipe and without colour."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console, RenderableType
+from tests.cli.story import ENTRIES, REFUSED_REF, TXN, story
+
+from stepwrit_broker.cli.render import lineage_tree, origin_badge, story_view
+
+GOLDEN = f"""\
+“pay invoice 42”
+{TXN}
+2025-10-09 08:53:20Z   spiffe://prod.example
+├── ● HUMAN  intent  opened
+│   alice of https://idp.example, proof bound to this intent via agent/chat
+│   ceiling ledger/*, up to high impact
+│   08:53:20.000Z   ref R00T000000
+│   permit by start-by-person (policy v3, registry v7, limits v2)
+│   └── ◆ MODEL  ledger/transfer  high impact  done
+│       agent/chat → ns/pay/ledger-1
+│       08:53:20.100Z for 0.700 s   ref M0DE100000
+│       permit by registered-tools (policy v3, registry v7, limits v2)
+│       ├── credential POST at https://bank.example  redeemed by bank
+│       │   issued +0.300 s, redeemed +0.350 s   ref GRANT00000
+│       │   permit by registered-tools, bank-hours (policy v3, registry v7, limits v2)
+│       ├── credential GET at https://bank.example  closed unused
+│       │   issued +0.400 s, closed unused +0.800 s   ref GRANT10000
+│       ├── ✗ refused at redeem: replay  the credential was used before, by another
+│       │   by spiffe://partner.example/thief for ledger/transfer
+│       │   rule replay_foreign   ref {REFUSED_REF}
+│       └── ■ SERVER audit/note  low impact  done
+│           ns/pay/ledger-1 → audit
+│           08:53:20.600Z for 0.100 s   ref SERVER0000
+│           decision d-server…: its document has been erased
+│           └── used at once by the tool itself, which is its own resource
+│               +0.650 s   ref SERVER0000
+└── ! revoke set on txn:{TXN} by uid 0: incident 31
+    08:53:20.900Z   ref MARK000000
+"""
+
+
+def printed(what: RenderableType, *, width: int = 110, encoding: str = "utf-8") -> str:
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace")
+    Console(file=file, width=width, highlight=False, emoji=False, color_system=None).print(what)
+    file.seek(0)
+    return "\n".join(line.rstrip() for line in file.read().splitlines()) + "\n"
+
+
+def test_the_tree_tells_the_whole_story():
+    assert printed(lineage_tree(story())) == GOLDEN
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_no_width_loses_a_word(width: int):
+    assert "".join(GOLDEN.split()) != ""
+    words = [word for word in GOLDEN.split() if word.isalpha()]
+    shown = printed(lineage_tree(story()), width=width)
+    assert all(len(line) <= width for line in shown.splitlines())
+    assert all(word in shown for word in words)
+
+
+def test_origins_differ_by_word_and_sign_and_not_by_colour_alone():
+    badges = {str(origin_badge(origin)).strip() for origin in ("human", "model", "server")}
+    assert badges == {"● HUMAN", "◆ MODEL", "■ SERVER"}
+    assert "UNKNOWN" in str(origin_badge(None))
+
+
+def test_a_terminal_that_knows_only_ascii_still_gets_the_words():
+    shown = printed(lineage_tree(story()), encoding="ascii")
+    assert all(word in shown for word in ("HUMAN", "MODEL", "SERVER", "refused at redeem: replay"))
+
+
+def test_a_ref_is_pointed_at_where_it_stands_in_the_tree():
+    assert "◀" not in printed(story_view(story()))
+    shown = printed(story_view(story(REFUSED_REF)))
+    assert f"ref {REFUSED_REF} ◀ this" in shown
+    assert shown.count("◀") == 1
+
+
+def test_a_ref_outside_the_tree_is_told_above_it():
+    shown = printed(story_view(story("C105ED1000")))
+    assert shown.startswith("step.closed  ref C105ED1000")
+    assert "“pay invoice 42”" in shown
+
+
+def test_a_refusal_outside_any_transaction_is_told_alone():
+    alone = [replace(ENTRIES[6], txn=None)]
+    shown = printed(story_view(story(REFUSED_REF, alone)))
+    assert "✗ refused at redeem: replay  the credential was used before" in shown
+    assert "HUMAN" not in shown
+
+
+def test_markup_in_what_others_wrote_is_only_text():
+    nasty = dict(ENTRIES[6].facts or {}) | {"reason": "[bold red]no[/] [link=https://evil.example]x[/link]"}
+    shown = printed(
+        lineage_tree(story(entries=[*ENTRIES[:6], replace(ENTRIES[6], facts=nasty), *ENTRIES[7:]]))
+    )
+    assert "[bold red]no[/] [link=https://evil.example]x[/link]" in shown
+
+
+def test_control_characters_in_what_others_wrote_do_not_reach_the_terminal():
+    nasty = dict(ENTRIES[6].facts or {}) | {"reason": "no\x1b[2J\x07\r\n└── ● HUMAN\u202e"}
+    shown = printed(lineage_tree(story(entries=[*ENTRIES[:6], replace(ENTRIES[6], facts=nasty)])))
+    assert "no\\x1b[2J\\x07\\r\\n└── ● HUMAN\\u202e" in "".join(shown.split("\n        ")).replace("│", "")
+    assert shown.count("\n") == printed(lineage_tree(story(entries=ENTRIES[:7]))).count("\n")
+
+
+def test_sealed_entries_are_said_to_be_in_an_export():
+    sealed = [replace(each, facts=None) for each in ENTRIES]
+    shown = printed(story_view(story(TXN, sealed)))
+    assert f"what {len(ENTRIES)} of its entries say is in an export" in shown
+    assert "ref M0DE100000" in shown
+
+
+def test_a_trigger_has_an_owner_and_no_person():
+    facts = dict(ENTRIES[0].facts or {}) | {
+        "origin": "server",
+        "proof": None,
+        "owner": "ops@prod.example",
+        "decision": None,
+    }
+    shown = printed(lineage_tree(story(entries=[replace(ENTRIES[0], facts=facts)])))
+    assert "■ SERVER intent" in shown
+    assert "a trigger that ops@prod.example answers for, via agent/chat" in shown
