@@ -76,7 +76,9 @@ class Checks:
                 jkt=claims.jkt,
             )
         except TokenRefused as bad:
-            raise denied("invalid_proof", str(bad), signed=True) from None
+            # proven with another key: somebody else holds the credential
+            code = "wrong_workload" if bad.reason == "binding" else "invalid_proof"
+            raise denied(code, str(bad), signed=True) from None
 
     def request(self, claims: CredentialClaims, method: str, url: str, body: str) -> None:
         """Pass the one request that the credential is for. body: its digest. Raises Denied."""

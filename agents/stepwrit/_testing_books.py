@@ -13,6 +13,8 @@ STATUS: Final[dict[str, int]] = {
     ),
     **dict.fromkeys(("upgrade_required",), 400),
     **dict.fromkeys(("unattested", "invalid_proof", "invalid_token", "use_dpop_nonce", "no_step"), 401),
+    **dict.fromkeys(("not_found",), 404),
+    **dict.fromkeys(("limit",), 429),
     **dict.fromkeys(("operation_reused", "stale_version", "wrong_state"), 409),
     **dict.fromkeys(("unavailable", "outcome_unknown"), 503),
 }

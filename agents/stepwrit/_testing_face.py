@@ -43,6 +43,7 @@ from stepwrit.wire import (
     OpenStepRequest,
     RedeemRequest,
     Refusal,
+    StepOpened,
     WaitRequest,
 )
 
@@ -50,9 +51,12 @@ _OAUTH: Final = {  # RFC 6749 section 5.2, RFC 8693 section 2.2.2, RFC 9396 sect
     "invalid_proof": "invalid_dpop_proof",
     "invalid_target": "invalid_target",
     "invalid_authorization_details": "invalid_authorization_details",
-    "plan": "invalid_authorization_details",
     "unavailable": "temporarily_unavailable",
+    "unattested": "invalid_client",
+    "limit": "slow_down",
+    "human_proof": "invalid_request",
 }
+_OAUTH_STATUS: Final = {"unattested": 401, "human_proof": 400}  # elsewhere only a 401 speaks of the client
 
 
 class SyncDoor:
@@ -164,7 +168,8 @@ class FakeBroker(Using):
             if verb == "redeem" and self.clock.now() >= at + REDEEM_REPEAT_S:
                 raise No("replay", "the go-ahead was given, and is no longer repeated")
             return response
-        response = json_response(200, self._answer(who, request))
+        answer = self._answer(who, request)
+        response = json_response(201 if isinstance(answer, StepOpened) else 200, answer)
         self._answered[name] = content, self.clock.now(), response
         return response
 
@@ -265,7 +270,9 @@ class FakeBroker(Using):
         )
         self.ledger.entries.append(Entry(kind="refused", ref=ref, caller=who.spiffe_id, code=refusal.code))
         body: dict[str, object] = {"refusal": shape.write(full), "detail": full.reason}
+        status = STATUS.get(refusal.code, 403)
         if request.path.startswith("/oauth/"):
-            error = _OAUTH.get(refusal.code, "invalid_request")
+            error = _OAUTH.get(refusal.code, "access_denied" if status == 403 else "invalid_request")
             body |= {"error": error, "error_description": full.reason}
-        return json_response(STATUS.get(refusal.code, 403), body)
+            status = _OAUTH_STATUS.get(refusal.code, {401: 400, 404: 400, 409: 400}.get(status, status))
+        return json_response(status, body)

@@ -88,10 +88,10 @@ class Using(Running):
     def redeem(self, caller: Caller, request: RedeemRequest) -> Redeemed:
         """The go-ahead, once. Nothing is spent by a no."""
         grant = self._presented(request)
-        if caller.spiffe_id not in self.registry.redeemers.get(grant.audience, ()):
-            raise No("wrong_workload", "this workload does not redeem for that audience")
         if request.finding is not None:
             raise No(request.finding, "the guard refused it")
+        if caller.spiffe_id not in self.registry.redeemers.get(grant.audience, ()):
+            raise No("wrong_workload", "this workload does not redeem for that audience")
         self._bound(grant, request)
         self._spend(grant)
         row = grant.step
@@ -142,7 +142,8 @@ class Using(Running):
         except DigestError as bad:
             raise No("invalid_request", str(bad)) from None
         except TokenRefused as bad:
-            raise No("invalid_proof", str(bad)) from None
+            code = "wrong_workload" if bad.reason == "binding" else "invalid_proof"
+            raise No(code, str(bad)) from None
         if seen != grant.request:
             raise No("request_changed", "the credential is for another request")
 

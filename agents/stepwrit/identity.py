@@ -126,6 +126,11 @@ class WorkloadIdentity:
             raise IdentityUnavailable(f"the X.509-SVID from {self._socket} has expired: {missing}")
         return snapshot
 
+    @property
+    def generation(self) -> int:
+        """Of the newest update; grows with each, 0 before the first."""
+        return self._generation
+
     def now(self) -> float:
         """Seconds since the epoch, by the clock that snapshots are judged by."""
         return self._clock()

@@ -168,6 +168,12 @@ class SigningKey:
         r, s = decode_dss_signature(self._private.sign(text.encode(), _ES256))
         return f"{text}.{b64u(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
 
+    def sign_text(self, typ: str, claims: str) -> str:
+        """A compact JWS over claims that are JSON text already, byte for byte."""
+        text = f"{self._heads.get((typ, False)) or self._head(typ, embed_jwk=False)}.{b64u(claims.encode())}"
+        r, s = decode_dss_signature(self._private.sign(text.encode(), _ES256))
+        return f"{text}.{b64u(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
+
     def _head(self, typ: str, *, embed_jwk: bool) -> str:
         key = {"jwk": self.public_jwk} if embed_jwk else {"kid": self.kid}
         head = b64u(canonical({"alg": "ES256", "typ": typ, **key}))

@@ -143,13 +143,30 @@ def read(cls: type[T], value: object, where: str = "$") -> T:
     return cls(**{name: checks[name](each, f"{where}.{name}") for name, each in members.items()})
 
 
+_NAMES: dict[type, tuple[str, ...] | None] = {}  # by class, so as many as there are shapes
+
+
+def _names(cls: type) -> tuple[str, ...] | None:
+    """A shape's members, in order; None for everything that is not a shape."""
+    if cls not in _NAMES:
+        is_shape = dataclasses.is_dataclass(cls)
+        _NAMES[cls] = tuple(field.name for field in dataclasses.fields(cls)) if is_shape else None
+    return _NAMES[cls]
+
+
 def write(value: object) -> object:
     """Parsed JSON of a shape; members that are None are left out."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        pairs = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-        return {name: write(each) for name, each in pairs if each is not None}
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    names = _names(kind)
+    if names is not None:
+        return {name: write(each) for name in names if (each := getattr(value, name)) is not None}
     if isinstance(value, tuple | list):
         return [write(each) for each in typing.cast("list[object]", value)]
     if isinstance(value, frozenset | set):
         return sorted(typing.cast("set[str]", value))
     return value
+
+
+_PLAIN: frozenset[type] = frozenset({str, int, float, bool, type(None), dict})

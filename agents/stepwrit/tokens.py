@@ -225,7 +225,12 @@ def _maybe(source: Mapping[str, object], name: str) -> str | None:
 
 
 def _origin(source: Mapping[str, object]) -> Origin:
-    origin = _get(source, "origin", str)
-    if origin not in ("human", "model", "server"):
-        raise ClaimError("origin: not human, model or server")
-    return cast("Origin", origin)
+    match _get(source, "origin", str):
+        case "human":
+            return "human"
+        case "model":
+            return "model"
+        case "server":
+            return "server"
+        case _:
+            raise ClaimError("origin: not human, model or server")

@@ -61,12 +61,14 @@ DOC_BASE: Final = "https://stepwrit.dev/docs/refusals#"
 
 Code = Literal[
     # malformed
-    "invalid_request", "invalid_arguments", "invalid_authorization_details", "invalid_target", "upgrade_required",
+    "invalid_request", "invalid_arguments",
+    "invalid_authorization_details", "invalid_target", "upgrade_required",
     # unproven
     "unattested", "invalid_proof", "invalid_token", "use_dpop_nonce", "no_step",
     # refused
     "policy", "approval_required", "limit", "ceiling", "plan", "origin_claimed", "wrong_workload",
-    "arguments_changed", "request_changed", "replay", "already_done", "closed", "expired", "revoked", "frozen",
+    "arguments_changed", "request_changed", "replay", "already_done",
+    "closed", "expired", "revoked", "frozen",
     "not_registered", "not_found", "not_yet_supported", "human_proof",
     # conflict
     "operation_reused", "stale_version", "wrong_state",
@@ -123,7 +125,9 @@ class IntentRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenStepRequest:
-    """`POST /v1/steps`: the parent's performer opens a child. `server`: the tool server's URL, name or SPIFFE ID."""
+    """`POST /v1/steps`: the parent's performer opens a child. `server`: the tool server's URL, name or
+    SPIFFE ID.
+    """
 
     parent: str
     server: str
@@ -134,7 +138,9 @@ class OpenStepRequest:
         None  # for the child's own children; absent: the parent's, narrowed by the registry
     )
     deferred: bool = False
-    origin: str | None = None  # nobody may say this: read only to refuse it by its own name (`origin_claimed`)
+    origin: str | None = (
+        None  # nobody may say this: read only to refuse it by its own name (`origin_claimed`)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,7 +279,9 @@ class Redeemed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarkRequest:
-    """`POST /v1/revocations`: one durable "no". `target`: `step:ID`, `txn:ID`, `workload:ID`, `tool:NAME`, …"""
+    """`POST /v1/revocations`: one durable "no". `target`: `step:ID`, `txn:ID`, `workload:ID`, `tool:NAME`,
+    …
+    """
 
     verb: Literal["revoke", "freeze", "unfreeze"]
     target: str

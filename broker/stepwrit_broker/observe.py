@@ -14,6 +14,7 @@ STAGES: Final = ("attest", "place", "decide", "reserve", "mint", "check", "deliv
 REPLAYS: Final = ("repeat_same_call", "lost_reply", "replay_foreign")
 TOOLS_MAX: Final = 2_000
 WORKLOADS_MAX: Final = 2_000
+SVID_EVERY_S: Final = 2.0
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 
@@ -160,9 +161,9 @@ class Metrics:
         )
         for reason in REPLAYS:
             self._replays.labels(reason)
-        self._request_children: dict[tuple[str, str, str], Counter] = {}
+        self._children: dict[tuple[str, ...], Counter] = {}
+        self._svids: dict[str, tuple[Gauge, float]] = {}
         self._tools: set[str] = set()
-        self._workloads: set[str] = set()
         self._verb_seconds: dict[str, Histogram] = {}
         self._stage_children = {stage: self._stages.labels(stage) for stage in STAGES}
 
@@ -175,14 +176,18 @@ class Metrics:
 
     def request(self, verb: str, outcome: str, code: str, seconds: float) -> None:
         """One answered request. `code` is empty on success."""
-        child = self._request_children.get((verb, outcome, code))
-        if child is None:
-            child = self._request_children[verb, outcome, code] = self._requests.labels(verb, outcome, code)
-        child.inc()
+        self._count("request", self._requests, verb, outcome, code)
         timer = self._verb_seconds.get(verb)
         if timer is None:
             timer = self._verb_seconds[verb] = self._seconds.labels(verb)
         timer.observe(seconds)
+
+    def _count(self, name: str, counter: Counter, *labels: str) -> None:
+        """Count one; the labelled child is looked up once. What labels may be is bounded by who calls."""
+        child = self._children.get((name, *labels))
+        if child is None:
+            child = self._children[(name, *labels)] = counter.labels(*labels)
+        child.inc()
 
     def _tool_label(self, tool: str) -> str:
         if tool not in self._tools and len(self._tools) >= TOOLS_MAX:
@@ -192,24 +197,24 @@ class Metrics:
 
     def opened(self, origin: str) -> None:
         """A step or a root was opened."""
-        self._opened.labels(origin).inc()
+        self._count("opened", self._opened, origin)
 
     def closed(self, state: str, revoked: int) -> None:
         """A step was closed; `revoked` of its credentials ended with it."""
-        self._closed.labels(state).inc()
+        self._count("closed", self._closed, state)
         self._revoked.inc(revoked)
 
     def issued(self, step: str, audience: str) -> None:  # noqa: ARG002  the step names the trace, not the label
         """A credential was delivered."""
-        self._issued.labels(self._tool_label(audience)).inc()
+        self._count("issued", self._issued, self._tool_label(audience))
 
     def self_granted(self, tool: str, origin: str) -> None:
         """A tool that is its own resource accepted and redeemed."""
-        self._self.labels(self._tool_label(tool), origin).inc()
+        self._count("self", self._self, self._tool_label(tool), origin)
 
     def redeemed(self, tool: str, origin: str) -> None:
         """A credential was spent."""
-        self._redeemed.labels(self._tool_label(tool), origin).inc()
+        self._count("redeemed", self._redeemed, self._tool_label(tool), origin)
 
     def refused(self, verb: str, code: str, rule: str, tool: str) -> None:
         """An attested caller was refused; replays are told apart. `tool`: a registered one, or empty."""
@@ -234,12 +239,15 @@ class Metrics:
         self._unattested.labels(rule).inc()
 
     def caller_seen(self, workload: Workload, now: float) -> None:
-        """How long the caller's SVID still lives."""
-        if workload.id not in self._workloads:
-            if len(self._workloads) >= WORKLOADS_MAX:
-                return
-            self._workloads.add(workload.id)
-        self._caller_svid.labels(workload.id).set(round(workload.expires_at - now, 1))
+        """How long the caller's SVID still lives; told at most every few seconds per workload."""
+        known = self._svids.get(workload.id)
+        if known is not None and now - known[1] < SVID_EVERY_S:
+            return
+        if known is None and len(self._svids) >= WORKLOADS_MAX:
+            return
+        gauge = self._caller_svid.labels(workload.id) if known is None else known[0]
+        self._svids[workload.id] = gauge, now
+        gauge.set(round(workload.expires_at - now, 1))
 
     def file_refused(self, kind: str) -> None:
         """A file could not be applied; what was in force stays."""

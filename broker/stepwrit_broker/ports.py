@@ -26,7 +26,9 @@ class Clock(Protocol):
     """Wall-clock time. MUST NOT be read anywhere else."""
 
     def now(self) -> float:
-        """Seconds since the epoch. MUST raise Unavailable(`unavailable`, rule="clock") when it jumped (doubt)."""
+        """Seconds since the epoch. MUST raise Unavailable(`unavailable`, rule="clock") when it jumped
+        (doubt).
+        """
         ...
 
 
@@ -64,7 +66,9 @@ class ProofUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What a ledger entry says beyond the rows: JSON. `decision` is kept beside the log under its salted digest."""
+    """What a ledger entry says beyond the rows: JSON. `decision` is kept beside the log under its salted
+    digest.
+    """
 
     facts: Mapping[str, object] = field(default_factory=dict)
     decision: Mapping[str, object] | None = None
@@ -86,7 +90,9 @@ class OpenCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptCommand:
-    """Accept a step's current round. `self_grant`: for a tool that is its own resource, made in the same write."""
+    """Accept a step's current round. `self_grant`: for a tool that is its own resource, made in the same
+    write.
+    """
 
     op: Operation
     step: str
@@ -117,7 +123,9 @@ class ReserveCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedeemCommand:
-    """Spend a grant once. `request`: the digest of the request that the guard got; `jkt`: the presenter's key."""
+    """Spend a grant once. `request`: the digest of the request that the guard got; `jkt`: the presenter's
+    key.
+    """
 
     op: Operation
     grant: str
@@ -159,7 +167,9 @@ class MarkCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionCommand:
-    """Apply a new version of a document. `expected`: the version it replaces; another one in force is a Conflict."""
+    """Apply a new version of a document. `expected`: the version it replaces; another one in force is a
+    Conflict.
+    """
 
     kind: VersionKind
     expected: int
@@ -212,36 +222,53 @@ class Store(Protocol):
     - `subjects` are tested against all standing marks inside the atomic call (Refused `revoked`/`frozen`);
     - a `ProofUse` that was seen raises Refused(`replay`), unless the same Operation is being repeated;
     - a refused call changes nothing, not even counters;
-    - failures of the store itself raise Unavailable(rule="store"); whether the write landed is then unknown to
-      the caller, who repeats with the same Operation.
+    - failures of the store itself raise Unavailable(rule="store"); whether the write landed is then unknown
+      to the caller, who repeats with the same Operation.
     """
 
     async def open(self, command: OpenCommand) -> StepRecord:
-        """Open a root or a child. MUST test that the parent is live (accepted, or a root not expired), opened by its performer, within its transaction's bounds, and the versions (Conflict `stale_version`)."""
+        """Open a root or a child. MUST test that the parent is live (accepted, or a root not expired),
+        opened by its performer, within its transaction's bounds, and the versions (Conflict
+        `stale_version`).
+        """
         ...
 
     async def accept(self, command: AcceptCommand) -> tuple[StepRecord, Grant | None]:
-        """Accept round `round` (1, or the one after `wait`), by a workload that the step's performer pattern covers. A second accept of the same round MUST raise Refused(`replay`)."""
+        """Accept round `round` (1, or the one after `wait`), by a workload that the step's performer
+        pattern covers. A second accept of the same round MUST raise Refused(`replay`).
+        """
         ...
 
     async def reserve(self, command: ReserveCommand) -> GrantRecord:
-        """Reserve a grant: marks, versions, plan count (live and redeemed ones), limits, row, entry, epoch: one call. The step MUST be accepted and performed by `caller`."""
+        """Reserve a grant: marks, versions, plan count (live and redeemed ones), limits, row, entry,
+        epoch: one call. The step MUST be accepted and performed by `caller`.
+        """
         ...
 
     async def redeem(self, command: RedeemCommand) -> tuple[GrantRecord, StepRecord]:
-        """Spend exactly once under a unique grant id. Wrong audience, key or request MUST spend nothing (Refused `wrong_workload`, `invalid_proof`, `request_changed`); an older epoch MUST be refused (`expired`). The first answer is repeated for an equal Operation for REDEEM_REPEAT_S, then Refused(`replay`)."""
+        """Spend exactly once under a unique grant id. Wrong audience, key or request MUST spend nothing
+        (Refused `wrong_workload`, `invalid_proof`, `request_changed`); an older epoch MUST be refused
+        (`expired`). The first answer is repeated for an equal Operation for REDEEM_REPEAT_S, then
+        Refused(`replay`).
+        """
         ...
 
     async def move(self, command: MoveCommand) -> Moved:
-        """`wait`, `heartbeat`, `close`. Close ends the step's own grants and its non-deferred children, all the way down."""
+        """`wait`, `heartbeat`, `close`. Close ends the step's own grants and its non-deferred children,
+        all the way down.
+        """
         ...
 
     async def mark(self, command: MarkCommand) -> Mark:
-        """Durable before it returns, in force at once, also anchored. Unknown freeze to lift: Refused(`not_found`)."""
+        """Durable before it returns, in force at once, also anchored. Unknown freeze to lift:
+        Refused(`not_found`).
+        """
         ...
 
     async def apply(self, command: VersionCommand) -> StoredVersion:
-        """Put a new version in force at once for every later atomic call, with its marks. Anchored like a mark."""
+        """Put a new version in force at once for every later atomic call, with its marks. Anchored like a
+        mark.
+        """
         ...
 
     async def record(self, happening: Happening) -> None:
@@ -273,7 +300,9 @@ class Store(Protocol):
         ...
 
     async def reap(self, now: float) -> Reaped:
-        """End what ran out (each with its entry), purge what no verb can ask for any more. MUST be idempotent."""
+        """End what ran out (each with its entry), purge what no verb can ask for any more. MUST be
+        idempotent.
+        """
         ...
 
     async def backup(self, path: str) -> None:
@@ -313,7 +342,9 @@ class StepTokens(Protocol):
     """Signs and reads step tokens with this broker's short-lived keys."""
 
     def mint(self, token: StepToken, now: float) -> str:
-        """A compact JWS. MUST NOT use a key before it is published, or one that retires before the token ends."""
+        """A compact JWS. MUST NOT use a key before it is published, or one that retires before the token
+        ends.
+        """
         ...
 
     def read(self, unverified: str, now: float) -> StepToken:
@@ -331,24 +362,28 @@ class StepTokens(Protocol):
 class Credentials(Protocol):
     """Signs and reads action tokens; a key set of its own."""
 
-    def sign(self, claims: Mapping[str, object], now: float) -> str:
-        """A compact JWS over the stored plan."""
+    def sign(self, plan: str, now: float) -> str:
+        """A compact JWS over the stored plan (JSON), byte for byte."""
         ...
 
     def present(self, unverified: str, proof: str, *, method: str, url: str, now: float) -> Presented:
-        """Credential and proof verified together: signature, type, life (no leeway), `ath`, `htm`, `htu`, key.
+        """Credential and proof together: signature, type, life (no leeway), `ath`, `htm`, `htu`, key.
 
         Raises Unproven(`invalid_token` | `expired` | `invalid_proof`).
         """
         ...
 
     def read(self, unverified: str, now: float) -> CredentialClaims:
-        """The verified claims alone: for reports of what a guard refused. Raises Unproven(`invalid_token`)."""
+        """The verified claims alone: for reports of what a guard refused. Raises
+        Unproven(`invalid_token`).
+        """
         ...
 
 
 class KindPort(Protocol):
-    """A credential kind: at what it mints from a stored plan, and how that ends. MUST be deterministic in its claims."""
+    """A credential kind: at what it mints from a stored plan, and how that ends. MUST be deterministic in
+    its claims.
+    """
 
     @property
     def name(self) -> str:
@@ -377,13 +412,17 @@ class PersonProofs(Protocol):
     """Judges a person's proof (an OIDC ID token)."""
 
     async def judge(self, id_token: str, now: float) -> PersonProof:
-        """The verified claims. Raises Refused(`human_proof`) with what is wrong, Unavailable when keys cannot be had."""
+        """The verified claims. Raises Refused(`human_proof`) with what is wrong, Unavailable when keys
+        cannot be had.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersonProof:
-    """A verified ID token. `clients`: its `aud` and `azp`. `digest` names it for single use; `until`: its `exp`."""
+    """A verified ID token. `clients`: its `aud` and `azp`. `digest` names it for single use; `until`: its
+    `exp`.
+    """
 
     issuer: str
     subject: str

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import pytest
+import pytest_asyncio
+from tests.fakes.stage import Stage
 
 from stepwrit import shape
 from stepwrit._testing_books import Server, Tool
@@ -109,12 +111,57 @@ async def fake_face() -> AsyncIterator[Face]:
     yield FakeFace()
 
 
+def _bank(request: str, **more: Any) -> dict[str, Any]:
+    return {"at": World.bank_audience, "request": request, **more}
+
+
+REGISTRY: list[dict[str, Any]] = [
+    {"id": "agent", "role": "agent", "name": "agent", "clients": ["agent"],
+     "may_start": {"tools": list(World.ceiling), "impact": "low"}},
+    {"id": "other-agent", "role": "agent", "name": "other-agent", "clients": ["other-agent"],
+     "may_start": {"tools": list(World.ceiling), "impact": "low"}},
+    {"id": "ledger", "role": "mcp-server", "name": "ledger", "url": "https://ledger.example/mcp",
+     "tools": {"transfer": {"impact": "low", "plan": [_bank("POST /v1/transfers")]},
+               "list": {"impact": "low", "plan": [_bank("GET /v1/transfers", query=["page"], times=2)]},
+               "note": {"impact": "low", "plan": "self"}}},
+    {"id": "shop", "role": "mcp-server", "name": "shop",
+     "tools": {"buy": {"impact": "low", "plan": [_bank("POST /v1/transfers")]}}},
+    {"id": "bank", "role": "resource", "name": "bank", "audience": World.bank_audience},
+    {"id": "other-resource", "role": "resource", "name": "other", "audience": World.other_audience},
+]  # fmt: skip
+
+
+class RealFace:
+    """The real broker: every workload by its own SVID over mutual TLS."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self.url = stage.url
+
+    async def send(self, request: Request, workload: str) -> Response:
+        path = workload.removeprefix(f"spiffe://{World.trust_domain}/")
+        return await (await self._stage.transport(path)).send(request)
+
+    def id_token(self, agent: str) -> str:
+        return self._stage.issuer.mint("alice", client_id=agent.rpartition("/")[2])
+
+
+@asynccontextmanager
+async def real_face() -> AsyncIterator[Face]:
+    async with Stage(entries=REGISTRY, domain=World.trust_domain) as stage:
+        yield RealFace(stage)
+
+
 Factory = Callable[[], AbstractAsyncContextManager[Face]]
-FACES: list[Factory] = [fake_face]
+FACES: list[Factory] = [fake_face, real_face]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.fixture(params=FACES, ids=lambda factory: factory.__name__)
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="module", params=FACES, ids=lambda factory: factory.__name__
+)
 async def face(request: pytest.FixtureRequest) -> AsyncGenerator[Face]:
+    """One broker for all of the module: every test works below an intent of its own."""
     factory: Factory = request.param
     async with factory() as face:
         yield face
@@ -204,7 +251,7 @@ class Cast:
         self, parent: str, tool: str = "transfer", args: Mapping[str, Any] | None = None
     ) -> StepOpened:
         reply = await self.agent.json("/v1/steps", open_body(parent, tool, args))
-        assert reply.status == 200, reply.body
+        assert reply.status == 201, reply.body
         return shape.read(StepOpened, reply.body)
 
     def accept_body(
@@ -459,7 +506,7 @@ async def test_a_redeem_with_another_keys_proof_is_refused_and_spends_nothing(ca
     token = await cast.a_credential()
     stolen = make_proof(SigningKey.generate(), "POST", URL, time.time(), new(), ath=token_hash(token))
     refused = await cast.redeem(token, proof=stolen)
-    assert (refused.status, refused.code) == (401, "invalid_proof")
+    assert (refused.status, refused.code) == (403, "wrong_workload")
     assert (await cast.redeem(token)).status == 200
 
 
@@ -492,6 +539,40 @@ async def test_a_finding_is_recorded_under_a_ref_and_spends_nothing(cast: Cast) 
     assert (await cast.redeem(token)).status == 200
 
 
+@pytest.mark.parametrize(
+    "seen",
+    [{"proof": ""}, {"proof": "", "body": ""}, {"url": World.bank_audience}, {"url": "", "method": ""}],
+    ids=["no proof", "no body read", "base url", "nothing read"],
+)
+async def test_a_finding_is_recorded_however_little_the_guard_has_read(
+    cast: Cast, seen: dict[str, str]
+) -> None:
+    token = await cast.a_credential()
+    told = await cast.redeem(token, finding="invalid_proof", **seen)
+    assert told.status in (401, 403)
+    assert told.code == "invalid_proof"
+    assert told.body["refusal"]["ref"]
+    assert (await cast.redeem(token)).status == 200
+
+
+async def test_a_finding_about_a_step_token_or_a_foreign_token_is_recorded(cast: Cast) -> None:
+    opened = await cast.accepted()
+    for token in (opened.token, "no.token.atall"):
+        told = await cast.redeem(token, finding="invalid_token")
+        assert (told.status, told.code) == (401, "invalid_token")
+        assert told.body["refusal"]["ref"]
+    assert (await cast.redeem(await cast.credential(opened.step))).status == 200
+
+
+async def test_a_finding_about_a_credential_for_another_audience_is_recorded(cast: Cast) -> None:
+    token = await cast.a_credential()
+    told = await cast.other_resource.json("/v1/redeem", cast.redeem_body(token, finding="invalid_token"))
+    assert told.status in (401, 403)
+    assert told.code == "invalid_token"
+    assert told.body["refusal"]["ref"]
+    assert (await cast.redeem(token)).status == 200
+
+
 async def test_a_performers_finding_is_recorded_under_a_ref_and_changes_nothing(cast: Cast) -> None:
     opened = await cast.open((await cast.intent())["step"])
     path = f"/v1/steps/{opened.step}/accept"
@@ -515,7 +596,7 @@ async def test_steps_of_other_callers_look_like_unknown_ones(cast: Cast) -> None
     for verb, body in bodies.items():
         foreign = await cast.shop.json(f"/v1/steps/{opened.step}/{verb}", body)
         unknown = await cast.shop.json(f"/v1/steps/{UNKNOWN}/{verb}", body)
-        assert (foreign.status, foreign.code) == (unknown.status, unknown.code) == (403, "not_found"), verb
+        assert (foreign.status, foreign.code) == (unknown.status, unknown.code) == (404, "not_found"), verb
         assert foreign.body["refusal"]["reason"] == unknown.body["refusal"]["reason"]
     assert (await cast.close(opened.step)).status == 200
 
@@ -524,7 +605,7 @@ async def test_a_parent_of_another_caller_looks_like_an_unknown_one(cast: Cast) 
     intent = await cast.intent()
     foreign = await cast.other_agent.json("/v1/steps", open_body(intent["step"]))
     unknown = await cast.other_agent.json("/v1/steps", open_body(UNKNOWN))
-    assert (foreign.status, foreign.code) == (unknown.status, unknown.code) == (403, "not_found")
+    assert (foreign.status, foreign.code) == (unknown.status, unknown.code) == (404, "not_found")
     await cast.open(intent["step"])
 
 
@@ -533,7 +614,7 @@ async def test_only_the_initiator_gets_fresh_tokens(cast: Cast) -> None:
     path = f"/v1/steps/{opened.step}/token"
     for wrong in (cast.other_agent, cast.ledger):
         assert (await wrong.json(path, {"v": 1})).code == "not_found"
-    assert (await cast.agent.json(path, {"v": 1})).status == 200
+    assert (await cast.agent.json(path, {"v": 1})).status == 201
 
 
 async def test_only_the_performer_gets_credentials(cast: Cast) -> None:
@@ -557,7 +638,7 @@ async def test_only_the_named_performer_accepts(cast: Cast) -> None:
 async def test_a_step_that_was_not_accepted_yields_no_credential(cast: Cast) -> None:
     opened = await cast.open((await cast.intent())["step"])
     refused = await cast.ledger.form(credential_form(opened.step))
-    assert refused.status in (403, 409)
+    assert (refused.status, refused.code) == (400, "wrong_state")
     await cast.accept(opened)
     await cast.credential(opened.step)
 
@@ -616,7 +697,7 @@ async def test_the_same_operation_gets_the_first_answer(cast: Cast) -> None:
     intent = await cast.intent()
     op, body = new(), open_body(intent["step"])
     first, second = await cast.agent.json("/v1/steps", body, op), await cast.agent.json("/v1/steps", body, op)
-    assert first.status == second.status == 200
+    assert first.status == second.status == 201
     assert first.body["step"] == second.body["step"]
 
 
@@ -641,14 +722,14 @@ async def test_a_repeated_redeem_is_answered_again_and_is_no_second_use(cast: Ca
 
 async def test_the_same_operation_with_other_content_is_refused(cast: Cast) -> None:
     intent, op = await cast.intent(), new()
-    assert (await cast.agent.json("/v1/steps", open_body(intent["step"]), op)).status == 200
+    assert (await cast.agent.json("/v1/steps", open_body(intent["step"]), op)).status == 201
     reused = await cast.agent.json("/v1/steps", open_body(intent["step"], "note"), op)
     assert (reused.status, reused.code) == (409, "operation_reused")
 
 
 async def test_an_operation_id_belongs_to_its_caller(cast: Cast) -> None:
     op = new()
-    assert (await cast.agent.json("/v1/steps", open_body((await cast.intent())["step"]), op)).status == 200
+    assert (await cast.agent.json("/v1/steps", open_body((await cast.intent())["step"]), op)).status == 201
     form = {**cast.intent_form(), "subject_token": cast.face.id_token(World.other_agent)}
     assert (await cast.other_agent.form(form, op)).status == 200
 
@@ -714,7 +795,7 @@ async def test_a_dpop_proof_is_good_once(cast: Cast) -> None:
             Request(method="POST", path="/v1/steps", headers=headers, body=body), World.agent
         )
 
-    assert (await send()).status == 200
+    assert (await send()).status == 201
     assert (await send()).status in (401, 403)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ def credentials() -> Case:
     return Case(
         ring=ring,
         typ=TYP_CREDENTIAL,
-        sign=lambda now: own.sign(CREDENTIAL.claims(), now),
+        sign=lambda now: own.sign(json.dumps(CREDENTIAL.claims()), now),
         read=own.read,
         fresh_read=other.read,
     )

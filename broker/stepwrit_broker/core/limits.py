@@ -112,9 +112,13 @@ class Charge:
 
 
 def spend(limit: RateLimit, tat: float, now: float) -> Allowed | Denied:
-    """Spend one cell. `tat`: the stored number, or anything not above `now` for a fresh key."""
+    """Spend one cell. `tat`: the stored number, or anything not above `now` for a fresh key.
+
+    A number that a stricter limit left counts at most as a whole burst and one cell of this one, so that a
+    limit which is set wider is wider at once.
+    """
     interval = limit.period_s / limit.count
-    after = max(tat, now) + interval
+    after = min(max(tat, now), now + interval * (limit.burst + 1)) + interval
     early = after - interval * limit.burst - now
     return Denied(retry_after=early) if early > interval * _SLACK else Allowed(tat=after)
 

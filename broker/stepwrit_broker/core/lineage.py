@@ -29,15 +29,16 @@ def derive_origin(parent: Origin, role: Role) -> Origin:
 
 
 def check_opener(parent: StepRecord, caller: SpiffeId, role: Role) -> None:
-    """Only the parent's performer may open a child. Raises Refused(`origin_claimed` | `wrong_workload`).
+    """Only the parent's performer may open a child. Raises Refused(`origin_claimed` | `not_found`).
 
-    A server that opens under a step it does not perform wants another's origin for its own act.
+    A server that opens under a step it does not perform wants another's origin for its own act. To an agent
+    another's step looks like none.
     """
     performer = parent.life.performer or parent.step.performer
     if caller == performer:
         return
     if role == "agent":
-        raise Refused("wrong_workload", "only the parent's performer may open a child")
+        raise Refused("not_found", "no such step")
     raise Refused("origin_claimed", "a server may open steps only below a step that it performs")
 
 

@@ -67,9 +67,15 @@ _FITS: dict[str, Callable[[str], object]] = {
 
 
 @lru_cache(maxsize=8192)  # every request asks for the same few workloads
-def _names_of(workload: str) -> tuple[str, str]:
-    """A workload's ID, or the pattern of its entry, and its trust domain."""
-    return f"workload:{workload}", f"trust_domain:{workload.removeprefix('spiffe://').partition('/')[0]}"
+def _names_of(workload: str) -> tuple[str, ...]:
+    """A workload's ID, or the pattern of its entry, every pattern that covers it, and its trust domain."""
+    domain, *path = workload.removeprefix("spiffe://").removesuffix("/*").split("/")
+    above = ["/".join((domain, *path[:depth])) for depth in range(len(path))]
+    return (
+        f"workload:{workload}",
+        *(f"workload:spiffe://{each}/*" for each in above),
+        f"trust_domain:{domain}",
+    )
 
 
 def subjects_of_workload(workload: SpiffeId) -> tuple[str, ...]:
@@ -78,14 +84,14 @@ def subjects_of_workload(workload: SpiffeId) -> tuple[str, ...]:
 
 
 def subjects_of_caller(caller: Caller) -> tuple[str, ...]:
-    """The targets that stop a caller: the pattern that admits it is one of them."""
+    """The targets that stop a caller: its ID, every pattern that covers it, its domain."""
     return (*subjects_of_workload(caller.workload.id), f"workload:{caller.entry.id}")
 
 
 def subjects_of_step(step: Step) -> tuple[str, ...]:
-    """The targets that stop a step: itself, all above it, everyone and every tool in its chain."""
+    """The targets that stop a step: itself, all above, everyone, every tool and opener's key in its chain."""
     names = {f"txn:{step.txn}", f"step:{step.id}", f"tenant:{step.tenant}", "everything:all"}
-    names.add(f"key:{step.initiator_jkt}")
+    names.update(f"key:{key}" for key in (step.initiator_jkt, *step.keys_above))
     names.update(f"step:{ancestor}" for ancestor in step.ancestors)
     for workload in {step.initiator, step.performer, *_workloads(step)}:
         names.update(_names_of(workload))

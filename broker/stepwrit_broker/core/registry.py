@@ -6,7 +6,7 @@ below that path, segment by segment: `…/a/*` covers `…/a/b` and `…/a/b/c`,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from stepwrit.wire import Impact, PlanItem
@@ -74,20 +74,33 @@ class Registry:
     version: int
     entries: tuple[Entry, ...]
     digest: str = ""
+    _exact: dict[str, Entry] = field(init=False, repr=False, compare=False)
+    _patterns: tuple[Entry, ...] = field(init=False, repr=False, compare=False)
+    _servers: dict[str, Entry] = field(init=False, repr=False, compare=False)
+    _resources: dict[str, Entry] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Index once: every request asks."""
+        by_length = sorted(self.entries, key=lambda entry: len(entry.id), reverse=True)
+        found = {
+            "_exact": {entry.id: entry for entry in self.entries if not entry.id.endswith("/*")},
+            "_patterns": tuple(entry for entry in by_length if entry.id.endswith("/*")),
+            "_servers": dict(_names(self.entries)),
+            "_resources": {e.audience: e for e in self.entries if e.role == "resource" and e.audience},
+        }
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
 
     def entry_for(self, workload: SpiffeId) -> Entry | None:
-        """The entry that covers this ID; an exact one before a pattern, a longer pattern before a shorter."""
-        found = [entry for entry in self.entries if matches(entry.id, workload)]
-        return max(found, key=lambda entry: (not entry.id.endswith("/*"), len(entry.id)), default=None)
+        """The entry that covers this ID: an exact one before a pattern, a longer pattern before a shorter."""
+        exact = self._exact.get(workload)
+        if exact is not None:
+            return exact
+        return next((entry for entry in self._patterns if matches(entry.id, workload)), None)
 
     def server(self, named: str) -> Entry | None:
         """The mcp-server with this name, SPIFFE ID or URL (compared exactly, but for a trailing slash)."""
-        for entry in self.entries:
-            if entry.role == "mcp-server" and named in (entry.name, entry.id):
-                return entry
-            if entry.role == "mcp-server" and entry.url and named.rstrip("/") == entry.url.rstrip("/"):
-                return entry
-        return None
+        return self._servers.get(named) or self._servers.get(named.rstrip("/"))
 
     def redeems(self, workload: SpiffeId, audience: str) -> bool:
         """Whether this workload is registered as the resource that redeems for the audience."""
@@ -96,4 +109,13 @@ class Registry:
 
     def resource(self, audience: str) -> Entry | None:
         """The entry that redeems for the audience."""
-        return next((e for e in self.entries if e.role == "resource" and e.audience == audience), None)
+        return self._resources.get(audience)
+
+
+def _names(entries: tuple[Entry, ...]) -> Iterator[tuple[str, Entry]]:
+    """Every name of every mcp-server; of two with one name the first counts."""
+    for entry in reversed(entries):
+        if entry.role == "mcp-server":
+            yield from ((name, entry) for name in (entry.name, entry.id))
+            if entry.url:
+                yield entry.url.rstrip("/"), entry

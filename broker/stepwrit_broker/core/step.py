@@ -110,6 +110,7 @@ class Step:
 
     performer: a SPIFFE ID, or the registry's pattern until someone accepts. ancestors: ids, root first.
     chain: one hop per ancestor with an action and this step, oldest first. expires_at: seconds.
+    keys_above: the thumbprints of the keys that opened the ancestors.
     """
 
     id: str
@@ -130,6 +131,7 @@ class Step:
     expires_at: float
     ref: str
     influence: tuple[str, ...] | None = None
+    keys_above: tuple[str, ...] = ()
 
     @property
     def depth(self) -> int:

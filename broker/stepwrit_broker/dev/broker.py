@@ -199,8 +199,11 @@ class DevBroker:
         }
 
     async def _identity(self, request: Request) -> JSONResponse:
-        path = str((await request.json())["path"])
-        return JSONResponse({"socket": self.trust.socket_for(path), "id": dev_id(path)})
+        path = str((await request.json()).get("path", ""))
+        try:
+            return JSONResponse({"socket": self.trust.socket_for(path), "id": dev_id(path)})
+        except ValueError as bad:
+            return JSONResponse({"error": str(bad)}, status_code=400)
 
     async def _register(self, request: Request) -> JSONResponse:
         """Add or replace a development MCP server; a tool without a plan is its own resource."""

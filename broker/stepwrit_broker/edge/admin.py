@@ -1,4 +1,6 @@
-"""`/v1/admin`: what operators and auditors do. The same routes on the admin socket and on the mtls listener."""
+"""`/v1/admin`: what operators and auditors do. The same routes on the admin socket and on the mtls
+listener.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stepwrit.wire import MarkRequest
 from stepwrit_broker.core.errors import Malformed, Refused
+from stepwrit_broker.core.ids import is_id
 from stepwrit_broker.core.limits import Charge, Limits
 from stepwrit_broker.core.versions import StoredVersion, VersionKind
-from stepwrit_broker.edge.operator import Reader
+from stepwrit_broker.edge.operator import Reader, check_sees_all, is_theirs, sees_all
 from stepwrit_broker.flows import revoke
 from stepwrit_broker.flows.explain import explain
 from stepwrit_broker.flows.house import House
@@ -107,10 +110,11 @@ def _operator(who: Reader) -> Operator:
 
 
 def _ruler(ports: AdminPorts, who: Reader) -> Operator:
-    """Registry, limits and policy hold for every tenant: a tenant's operator changes them only where it is the only one."""
+    """Registry, limits and policy hold for every tenant: a tenant's operator changes them only where it is
+    the only one.
+    """
     operator = _operator(who)
-    if not revoke.sees_all(ports.house, operator):
-        raise Refused("wrong_workload", "this holds for every tenant: use the admin socket", rule="tenant")
+    check_sees_all(ports.house, who)
     return operator
 
 
@@ -136,11 +140,12 @@ def _status(router: APIRouter, ports: AdminPorts) -> None:
 
 def _marks(router: APIRouter, ports: AdminPorts) -> None:
     @router.get("/marks")
-    def marks(who: Asking) -> list[dict[str, object]]:  # noqa: ARG001  Asking is the check
-        """The standing marks."""
+    async def marks(who: Asking) -> list[dict[str, object]]:
+        """The standing marks; to a tenant's reader those on what is the tenant's."""
         return [
             {"target": m.target, "verb": m.verb, "reason": m.reason, "by": m.by, "at": m.at, "ref": m.ref}
-            for m in ports.house.store.marks().values()
+            for m in list(ports.house.store.marks().values())
+            if await is_theirs(ports.house, who, m.target)
         ]
 
     @router.post("/marks")
@@ -161,16 +166,18 @@ def _op(request: Request) -> str:
 
 def _versions(router: APIRouter, ports: AdminPorts) -> None:
     @router.get("/{kind}")
-    async def in_force(kind: VersionKind, who: Asking) -> dict[str, object]:  # noqa: ARG001
+    async def in_force(kind: VersionKind, who: Asking) -> dict[str, object]:
         """The document in force."""
+        check_sees_all(ports.house, who)
         stored = await ports.house.store.version(kind)
         if stored is None:
             raise Refused("not_found", f"no {kind} is in force")
         return _version(stored, doc=True)
 
     @router.get("/{kind}/history")
-    async def history(kind: VersionKind, who: Asking) -> list[dict[str, object]]:  # noqa: ARG001
+    async def history(kind: VersionKind, who: Asking) -> list[dict[str, object]]:
         """All versions, oldest first."""
+        check_sees_all(ports.house, who)
         return [_version(each, doc=False) for each in await ports.house.store.history(kind)]
 
     @router.post("/{kind}/apply")
@@ -215,13 +222,15 @@ def _limits(router: APIRouter, ports: AdminPorts) -> None:
         return _version(stored, doc=False)
 
     @router.get("/limits/explain")
-    def explain_limits(
-        who: Asking,  # noqa: ARG001
+    async def explain_limits(
+        who: Asking,
         workload: Annotated[str, Query(alias="as")],
         tool: str = "",
         origin: str = "model",
     ) -> list[dict[str, object]]:
         """Which limits speak of this, and what is left of each now."""
+        if not await is_theirs(ports.house, who, f"workload:{workload}"):
+            raise Refused("not_found", "no such workload in your tenant")
         limits, now = ports.live.now_in_force().limits, ports.house.clock.now()
         return _explained(limits, ports.house.store.tats(), workload, tool, origin, now)
 
@@ -245,9 +254,9 @@ def _explained(
 
 def _ledger(router: APIRouter, ports: AdminPorts) -> None:
     @router.get("/explain/{name}")
-    def story(name: str, who: Asking) -> dict[str, object]:
-        """The whole chain behind a ref or a transaction."""
-        return explain(ports.ledger, name, who.tenant)
+    async def story(name: str, who: Asking) -> dict[str, object]:
+        """The whole chain behind a ref, a transaction, or a step or credential that the store still knows."""
+        return explain(ports.ledger, await _transaction_of(ports, name), who.tenant)
 
     @router.get("/ledger/tail")
     def tail(
@@ -256,9 +265,10 @@ def _ledger(router: APIRouter, ports: AdminPorts) -> None:
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         kinds: str = "",
     ) -> list[dict[str, object]]:
-        """Entries above a number, oldest first."""
+        """Entries above a number, oldest first; what is of no tenant may name those of every other."""
         wanted = [kind for kind in kinds.split(",") if kind]
-        return [_entry(each) for each in ports.ledger.tail(after, limit, wanted, who.tenant)]
+        told, whole = ports.ledger.tail(after, limit, wanted, who.tenant), sees_all(ports.house, who)
+        return [_entry(each) for each in told if whole or each.tenant is not None]
 
     @router.get("/ledger/head")
     async def head(who: Asking) -> dict[str, object]:  # noqa: ARG001
@@ -284,6 +294,16 @@ def _ledger(router: APIRouter, ports: AdminPorts) -> None:
         _ruler(ports, who)
         sealed: dict[str, object] = await ports.seal(body.path)
         return sealed
+
+
+async def _transaction_of(ports: AdminPorts, name: str) -> str:
+    if is_id("stp", name):
+        step = await ports.house.store.step(name)
+        return name if step is None else step.step.txn
+    if is_id("grt", name):
+        grant = await ports.house.store.grant(name)
+        return name if grant is None else grant.grant.txn
+    return name
 
 
 def _entry(entry: LoggedEntry) -> dict[str, object]:

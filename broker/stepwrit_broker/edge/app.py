@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from stepwrit_broker.core.errors import Problem, Unavailable, Unproven
+from stepwrit_broker.edge.caller import record
 from stepwrit_broker.edge.http import Asgi, Receive, Request, Response, Scope, Send, receive_request
 from stepwrit_broker.edge.oauth.token_8693 import TokenEndpoint
 from stepwrit_broker.edge.problems import render, render_oauth
@@ -52,11 +53,17 @@ class WorkloadApp:
         began, outcome, code = time.perf_counter(), "ok", ""
         try:
             if scope["method"] != "POST":
-                response = Response(status=405, value={"title": "POST only"}, headers=((b"allow", b"POST"),))
+                response = Response(
+                    status=405,
+                    value={"type": "about:blank", "title": "POST only", "status": 405},
+                    content_type=b"application/problem+json",
+                    headers=((b"allow", b"POST"),),
+                )
             else:
                 response = await call(await receive_request(scope, receive))
         except Problem as problem:
             outcome, code = _outcome(problem), problem.code
+            await record(self._verbs.refusals, verb, problem, scope)
             self._tell(verb, problem, scope)
             response = rendered(problem)
         except Exception:  # noqa: BLE001  the last line: no detail leaves, the log has it

@@ -6,16 +6,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, cast
 
+from stepwrit.digest import DigestError
 from stepwrit.dpop import DpopProof, verify_proof
 from stepwrit.jws import TokenRefused
 from stepwrit.wire import LEEWAY_S
 from stepwrit.x509svid import TlsPeer
 from stepwrit_broker.core import marks
 from stepwrit_broker.core.caller import Caller
-from stepwrit_broker.core.errors import Malformed, Unproven
+from stepwrit_broker.core.errors import Malformed, Problem, Unproven
 from stepwrit_broker.core.workload import Workload
-from stepwrit_broker.edge.http import Request
+from stepwrit_broker.edge.http import Request, Scope
+from stepwrit_broker.flows.house import Refusals
 from stepwrit_broker.ports import Clock, Settings, Store
+
+EVERYTHING = "everything:all"
 
 
 class Attestor(Protocol):
@@ -27,7 +31,9 @@ class Attestor(Protocol):
 
 
 class Callers:
-    """Turns a request on the mtls listener into a Caller. bases: the URLs under which this listener is reached."""
+    """Turns a request on the mtls listener into a Caller. bases: the URLs under which this listener is
+    reached.
+    """
 
     def __init__(
         self,
@@ -45,6 +51,7 @@ class Callers:
     def of(self, request: Request, *, proof: bool) -> Caller:
         """The caller; with `proof`, also the key that it proves to hold in this very request.
 
+        Once attested and registered it stands in the scope as `stepwrit.caller`: refusals are recorded by it.
         Raises: Unproven(`unattested` | `invalid_proof`), Refused(`not_registered`, `frozen`, …), Unavailable.
         """
         now = self._clock.now()
@@ -59,8 +66,8 @@ class Callers:
                 rule="registry",
                 who_can_change_it="the operator (registry.yaml)",
             )
-        caller = Caller(workload=workload, entry=entry)
-        marks.test(self._store.marks(), marks.subjects_of_caller(caller))
+        caller = request.scope["stepwrit.caller"] = Caller(workload=workload, entry=entry)
+        marks.test(self._store.marks(), _stops(caller))
         return self._proved(request, caller, now) if proof else caller
 
     def _proved(self, request: Request, caller: Caller, now: float) -> Caller:
@@ -82,7 +89,7 @@ class Callers:
         """The proof, made for one of the URLs under which this listener is reached."""
         *others, last = self._bases()
         for base in others:
-            with suppress(TokenRefused):
+            with suppress(TokenRefused, DigestError):
                 return verify_proof(
                     unverified, htm=request.method, htu=base + request.path, now=now, leeway=LEEWAY_S
                 )
@@ -92,3 +99,18 @@ class Callers:
             )
         except TokenRefused as refused:
             raise Unproven("invalid_proof", "the DPoP proof does not hold", rule=refused.reason) from refused
+        except DigestError as bad:  # of the path: no proof can name such a URL
+            raise Unproven("invalid_proof", "the DPoP proof does not hold", rule="request") from bad
+
+
+def _stops(caller: Caller) -> tuple[str, ...]:
+    """What stops the caller. While everything is frozen operators still brake, and thaw."""
+    stops = marks.subjects_of_caller(caller)
+    return stops if caller.entry.role != "operator" else tuple(each for each in stops if each != EVERYTHING)
+
+
+async def record(refusals: Refusals, verb: str, problem: Problem, scope: Scope) -> None:
+    """What no flow has recorded (a bad proof, a body of no shape): every attested refusal is an entry."""
+    caller: Caller | None = scope.get("stepwrit.caller")
+    if problem.ref is None and caller is not None:
+        await refusals.note(problem, caller, verb, {})

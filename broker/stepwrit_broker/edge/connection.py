@@ -61,6 +61,7 @@ class Connection(HttpToolsProtocol):
         self._extensions: Mapping[str, object] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._in_head = True
+        self._is_next = False
         self._head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's
@@ -86,8 +87,9 @@ class Connection(HttpToolsProtocol):
         """Hold a request's head to its deadline and size."""
         if self._in_head and "head" not in self._timers:
             self._arm("head", self._head_timeout, self.transport.abort)
+        self._is_next = False
         super().data_received(data)
-        if self._in_head:
+        if self._in_head and not self._is_next:  # what came with a body's end is mostly that body
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self.send_400_response("Request head too large.")
@@ -106,7 +108,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Wait for the next head."""
-        self._in_head = True
+        self._in_head = self._is_next = True
         super().on_message_complete()
 
     def _arm(self, name: str, delay: float, deed: Callable[[], None]) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_to_bytes
 
 from stepwrit.digest import DigestError, parse_json
 from stepwrit.shape import ShapeError, read
@@ -67,18 +67,34 @@ class Request:
         if content != "application/x-www-form-urlencoded":
             raise Malformed("invalid_request", "the body must be application/x-www-form-urlencoded")
         try:
-            pairs = parse_qsl(
-                self.body.decode("ascii"),
-                keep_blank_values=True,
-                strict_parsing=True,
-                max_num_fields=_FIELDS_MAX,
-            )
+            pairs = _pairs(self.body.decode("ascii"))
         except ValueError as bad:
             raise Malformed("invalid_request", "the body is not a form") from bad
         fields = dict(pairs)
         if len(fields) < len(pairs):
             raise Malformed("invalid_request", "a parameter is included more than once")
         return fields
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """application/x-www-form-urlencoded, strictly: every field has a name and `=`. Raises ValueError."""
+    fields = text.split("&")
+    if len(fields) > _FIELDS_MAX:
+        raise ValueError("too many fields")
+    return [_pair(field) for field in fields]
+
+
+def _pair(field: str) -> tuple[str, str]:
+    name, equals, value = field.partition("=")
+    if not name or not equals:
+        raise ValueError("a field without name or value")
+    return _plain(name), _plain(value)
+
+
+def _plain(text: str) -> str:
+    if "%" not in text and "+" not in text:
+        return text
+    return unquote_to_bytes(text.replace("+", " ")).decode("utf-8")
 
 
 def shaped(kind: type[T], raw: bytes | str) -> T:
@@ -132,6 +148,27 @@ class Response:
         ]
         await send({"type": "http.response.start", "status": self.status, "headers": head})
         await send({"type": "http.response.body", "body": raw})
+
+
+class BodyLimit:
+    """ASGI middleware: no application behind it holds more than `most` bytes of a body, whoever sends it."""
+
+    def __init__(self, app: Asgi, *, most: int) -> None:
+        self._app, self._most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on; a body that goes on beyond the bound ends there, as an error of its reader."""
+        got = 0
+
+        async def bounded() -> Message:
+            nonlocal got
+            message = await receive()
+            got += len(message.get("body", b""))
+            if got > self._most:
+                raise Malformed("invalid_request", f"the body is larger than {self._most} bytes")
+            return message
+
+        await self._app(scope, bounded, send)
 
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode

@@ -12,6 +12,8 @@ from stepwrit_broker.core.errors import Refused, Unproven
 from stepwrit_broker.edge.caller import Callers
 from stepwrit_broker.edge.connection import UnixPeer
 from stepwrit_broker.edge.http import Request as Bare
+from stepwrit_broker.flows import revoke
+from stepwrit_broker.flows.house import House
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,23 @@ class Reader:
     name: str
     tenant: str | None
     operates: bool
+
+
+def sees_all(house: House, who: Reader) -> bool:
+    """Whether this reader may know of what is not one tenant's: registry, limits, policy, others' names."""
+    return revoke.sees_all(house, revoke.Operator(name=who.name, tenant=who.tenant))
+
+
+def check_sees_all(house: House, who: Reader) -> None:
+    """Raises Refused(`wrong_workload`)."""
+    if not sees_all(house, who):
+        raise Refused("wrong_workload", "this holds for every tenant: use the admin socket", rule="tenant")
+
+
+async def is_theirs(house: House, who: Reader, target: str) -> bool:
+    """Whether this reader may know of a mark on the target."""
+    kind, _, name = target.partition(":")
+    return sees_all(house, who) or await revoke.tenant_of(house, kind, name) == who.tenant
 
 
 def by_socket(uids: frozenset[int]) -> Callable[[Request], Reader]:

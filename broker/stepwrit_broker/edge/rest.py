@@ -13,13 +13,25 @@ from starlette.responses import JSONResponse
 from stepwrit.wire import ACTION_TYPE, DOC_BASE, GRANT_TOKEN_EXCHANGE, TOKEN_TYPE_ACCESS, TOKEN_TYPE_TXN
 from stepwrit_broker.core.errors import Malformed, Problem
 from stepwrit_broker.edge.admin import AdminPorts, admin_router
+from stepwrit_broker.edge.caller import record
+from stepwrit_broker.edge.http import BodyLimit
 from stepwrit_broker.edge.operator import Reader
 from stepwrit_broker.edge.problems import render
+from stepwrit_broker.flows.house import Refusals
+
+ADMIN_BODY_MAX = 8_388_608  # bytes: a document of 4 million characters, as JSON writes it
 
 
-def rest_app(*, title: str, metadata: Callable[[], dict[str, object]] | None, jwks: Callable[[], dict[str, object]] | None, admin: tuple[AdminPorts, Callable[[Request], Reader]] | None) -> FastAPI:  # fmt: skip
+def rest_app(
+    *,
+    title: str,
+    metadata: Callable[[], dict[str, object]] | None,
+    jwks: Callable[[], dict[str, object]] | None,
+    admin: tuple[AdminPorts, Callable[[Request], Reader]] | None,
+) -> FastAPI:
     """One listener's quiet routes; a part that is None is not served there."""
     app = FastAPI(title=title, version="1", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
+    app.add_middleware(BodyLimit, most=ADMIN_BODY_MAX)
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -27,6 +39,7 @@ def rest_app(*, title: str, metadata: Callable[[], dict[str, object]] | None, jw
         _public(app, metadata, jwks)
     if admin is not None:
         app.state.reader = admin[1]
+        app.state.refusals = admin[0].house.refusals
         app.include_router(admin_router(admin[0]))
     return app
 
@@ -63,7 +76,9 @@ def authorization_server_metadata(*, issuer: str, mtls_base: str, trust_domain: 
     }
 
 
-def ops_app(*, text: Callable[[], bytes], ready: Callable[[], str | None], health: Callable[[], dict[str, object]]) -> FastAPI:  # fmt: skip
+def ops_app(
+    *, text: Callable[[], bytes], ready: Callable[[], str | None], health: Callable[[], dict[str, object]]
+) -> FastAPI:
     """`/metrics`, `/healthz`, `/readyz`. Readiness speaks of this process only."""
     app = FastAPI(title="Stepwrit ops", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -84,9 +99,12 @@ def ops_app(*, text: Callable[[], bytes], ready: Callable[[], str | None], healt
     return app
 
 
-async def _problem(_: Request, problem: Exception) -> Response:
+async def _problem(request: Request, problem: Exception) -> Response:
     if not isinstance(problem, Problem):
         raise problem
+    refusals: Refusals | None = getattr(request.app.state, "refusals", None)
+    if refusals is not None:
+        await record(refusals, "admin", problem, request.scope)
     return _as_starlette(problem)
 
 

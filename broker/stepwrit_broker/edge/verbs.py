@@ -24,7 +24,7 @@ from stepwrit_broker.edge.caller import Callers
 from stepwrit_broker.edge.http import Request, Response
 from stepwrit_broker.flows import opening, performing, revoke
 from stepwrit_broker.flows import redeem as redeeming
-from stepwrit_broker.flows.house import House, requester_name
+from stepwrit_broker.flows.house import House, Refusals, requester_name
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import Moved
 
@@ -43,6 +43,11 @@ class Verbs:
             "heartbeat": self.heartbeat,
             "close": self.close,
         }
+
+    @property
+    def refusals(self) -> Refusals:
+        """Where refusals go that no flow has recorded."""
+        return self._house.refusals
 
     def route(self, path: str) -> tuple[str, Verb, str] | None:
         """The verb's name, its method and the step id in the path; None for a path that is not hot."""

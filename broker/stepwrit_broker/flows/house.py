@@ -10,6 +10,7 @@ from stepwrit.tokens import StepToken
 from stepwrit_broker.core import ids, marks
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.errors import Conflict, Problem, Refused, Unproven
+from stepwrit_broker.core.registry import matches
 from stepwrit_broker.core.step import Requester, Step, StepRecord
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Question
 from stepwrit_broker.ports import (
@@ -97,32 +98,37 @@ def same_tenant(record: StepRecord | None, caller: Caller) -> StepRecord:
     return record
 
 
+def check_performer(record: StepRecord, caller: Caller) -> None:
+    """To a workload that neither performs the step nor is named to, it looks like none."""
+    own, who = record.life.performer, caller.workload.id
+    if who != own and (own is not None or not matches(record.step.performer, who)):
+        raise Refused("not_found", "no such step")
+
+
 def settle(force: InForce, question: Question) -> Permit:
     """Stages 3 and 4: the verdict, or the refusal it means. Empty means no."""
     verdict = force.policy.decide(question)
-    match verdict:
-        case Permit():
-            if verdict.obligations:
-                raise Refused(
-                    "policy",
-                    "an obligation of the policy is not known here",
-                    rule=_rule(force, verdict.policies),
-                )
-            return verdict
-        case NeedsApproval():
-            raise Refused(
-                "approval_required",
-                "this needs the requester's signed approval, which this broker cannot take yet",
-                rule=_rule(force, verdict.policies),
-                who_can_change_it=f"the operator ({verdict.setting})",
-            )
-        case Deny():
-            raise Refused(
-                "policy",
-                verdict.reason,
-                rule=_rule(force, verdict.policies),
-                who_can_change_it="the operator (policy)",
-            )
+    if isinstance(verdict, Deny):
+        raise Refused(
+            "policy",
+            verdict.reason,
+            rule=_rule(force, verdict.policies),
+            who_can_change_it="the operator (policy)",
+        )
+    if isinstance(verdict, NeedsApproval):
+        raise Refused(
+            "approval_required",
+            "this needs the requester's signed approval, which this broker cannot take yet",
+            rule=_rule(force, verdict.policies),
+            who_can_change_it=f"the operator ({verdict.setting})",
+        )
+    if verdict.obligations:
+        raise Refused(
+            "policy",
+            "an obligation of the policy is not known here",
+            rule=_rule(force, verdict.policies),
+        )
+    return verdict
 
 
 def _rule(force: InForce, policies: tuple[str, ...]) -> str:
@@ -180,6 +186,12 @@ def _subject(step: Step) -> str:
     if step.intent.requester is not None:
         return step.intent.requester.opaque
     return step.chain[0].initiator if step.chain else step.initiator
+
+
+def caller_subjects(caller: Caller) -> tuple[str, ...]:
+    """What stops this caller whatever the step: the store itself tests the step and all above it."""
+    key = () if caller.jkt is None else (f"key:{caller.jkt}",)
+    return (*marks.subjects_of_caller(caller), *key)
 
 
 def step_subjects(step: Step, caller: Caller) -> tuple[str, ...]:

@@ -17,13 +17,13 @@ from stepwrit_broker.core.limits import Charge, Dimension, Limits
 from stepwrit_broker.core.step import Intent, Requester, Step, StepRecord
 from stepwrit_broker.flows.house import (
     House,
+    caller_subjects,
     decided_afresh,
     decision,
     first_token,
     operation,
     proof_uses,
     settle,
-    step_subjects,
 )
 from stepwrit_broker.ports import Evidence, InForce, OpenCommand, PersonProof, ProofUse
 
@@ -112,7 +112,7 @@ async def _attempt(
             op=operation(caller, "intent", op_id, digest),
             step=step,
             proofs=(*proof_uses(caller), *_once(proof)),
-            subjects=step_subjects(step, caller),
+            subjects=caller_subjects(caller),
             charge=Charge(on="intents", values=_values(step, caller)),
             versions=force.versions,
             evidence=Evidence(

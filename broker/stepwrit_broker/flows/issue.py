@@ -20,7 +20,7 @@ from stepwrit.tokens import CredentialClaims
 from stepwrit.wire import CREDENTIAL_MAX_S, RequestDetails
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.document import credential_question
-from stepwrit_broker.core.errors import Malformed, Problem, Refused
+from stepwrit_broker.core.errors import Conflict, Malformed, Problem, Refused
 from stepwrit_broker.core.grant import Grant, GrantRecord
 from stepwrit_broker.core.ids import is_id, shard_of
 from stepwrit_broker.core.limits import Charge
@@ -29,6 +29,8 @@ from stepwrit_broker.core.step import Action, Step, StepRecord
 from stepwrit_broker.flows.house import (
     House,
     Stages,
+    caller_subjects,
+    check_performer,
     decided_afresh,
     decision,
     operation,
@@ -36,7 +38,6 @@ from stepwrit_broker.flows.house import (
     requester_name,
     same_tenant,
     settle,
-    step_subjects,
 )
 from stepwrit_broker.ports import Evidence, InForce, ReserveCommand
 
@@ -114,7 +115,7 @@ async def _attempt(
             caller=caller.workload.id,
             line_times=times,
             proofs=proof_uses(caller),
-            subjects=(*step_subjects(record.step, caller), f"resource:{audience}"),
+            subjects=(*caller_subjects(caller), f"resource:{audience}"),
             charge=_charge(record.step, caller, action, audience),
             versions=force.versions,
             evidence=Evidence(
@@ -140,8 +141,9 @@ async def _step(house: House, caller: Caller, subject: str, now: float) -> tuple
     record = same_tenant(await house.store.step(step_id), caller)
     if record.step.action is None:
         raise Refused("no_step", "an intent has no action and never yields a credential")
-    if record.life.performer != caller.workload.id:
-        raise Refused("wrong_workload", "only the step's performer gets its credentials")
+    check_performer(record, caller)
+    if record.life.performer is None:
+        raise Conflict("wrong_state", "the step has not been accepted")
     return record, record.step.action
 
 

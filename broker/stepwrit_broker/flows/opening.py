@@ -10,14 +10,15 @@ from stepwrit_broker.core import lineage, marks
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.ceiling import Ceiling
 from stepwrit_broker.core.document import step_question
-from stepwrit_broker.core.errors import Malformed, Problem, Refused, Unavailable
+from stepwrit_broker.core.errors import Malformed, Problem, Refused, Unavailable, Unproven
 from stepwrit_broker.core.facts import extract
 from stepwrit_broker.core.ids import is_id, shard_of
 from stepwrit_broker.core.limits import Charge, Lives
 from stepwrit_broker.core.registry import Entry, Tool
-from stepwrit_broker.core.step import Action, Step, StepRecord, deadline
+from stepwrit_broker.core.step import Action, Step, StepRecord, deadline, move
 from stepwrit_broker.flows.house import (
     House,
+    caller_subjects,
     decided_afresh,
     decision,
     first_token,
@@ -92,7 +93,7 @@ async def _attempt(
             op=operation(caller, "open", op_id, digest),
             step=placed.step,
             proofs=proof_uses(caller),
-            subjects=step_subjects(placed.step, caller),
+            subjects=caller_subjects(caller),
             charge=_charge(placed.step, caller),
             versions=force.versions,
             evidence=Evidence(
@@ -147,6 +148,7 @@ def _place(
         ),
         initiator=caller.workload.id,
         initiator_jkt=caller.jkt or "",
+        keys_above=_keys(parent.step),
         performer=performer,
         origin=origin,
         action=action,
@@ -158,6 +160,10 @@ def _place(
         ref=house.ref(),
     )
     return _Placed(step=step, performer=entry)
+
+
+def _keys(parent: Step) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*parent.keys_above, parent.initiator_jkt)))
 
 
 _NOTHING = Ceiling(tools=frozenset(), impact="low")
@@ -209,15 +215,15 @@ def _action(request: OpenStepRequest, server: str, tool: Tool) -> Action:
 async def renew_token(house: House, caller: Caller, step_id: str) -> StepReady:
     """A fresh token of a step that lives, for its initiator: each round of a call carries one.
 
-    Bound to the key that opened the step. Raises Refused, Unavailable.
+    Bound to the key that opened the step. Raises Unproven, Refused, Conflict, Unavailable.
     """
     try:
         now, force = house.clock.now(), house.settings.now_in_force()
         record = same_tenant(await house.store.step(step_id) if is_id("stp", step_id) else None, caller)
-        if record.step.initiator != caller.workload.id or record.step.initiator_jkt != caller.jkt:
-            raise Refused(
-                "wrong_workload", "only the initiator, by the key that opened the step, renews its token"
-            )
+        if record.step.initiator != caller.workload.id or record.step.action is None:
+            raise Refused("not_found", "no such step")
+        if record.step.initiator_jkt != caller.jkt:
+            raise Unproven("invalid_proof", "the step was opened with another key", rule="cnf")
         marks.test(house.store.marks(), step_subjects(record.step, caller))
         token, life = _fresh(house, record, caller, now, force.limits.lives)
         return StepReady(record=record, token=token, expires_in=life)
@@ -228,7 +234,7 @@ async def renew_token(house: House, caller: Caller, step_id: str) -> StepReady:
 
 def _fresh(house: House, record: StepRecord, caller: Caller, now: float, lives: Lives) -> tuple[str, int]:
     if record.life.state not in ("opened", "waiting"):
-        raise Refused("closed", f"the step is {record.life.state}")
+        move(record.life.state, "resume")  # raises for every other state, with the word for it
     until = deadline(record, accepted_s=lives.accepted_s, waiting_s=lives.waiting_s, lost_s=lives.lost_s)
     if now >= until:
         raise Refused("expired", f"the step was {record.life.state} for too long", rule="limits life")

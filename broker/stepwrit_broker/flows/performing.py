@@ -14,7 +14,7 @@ from stepwrit_broker.core.ids import is_id, shard_of
 from stepwrit_broker.core.limits import Lives
 from stepwrit_broker.core.registry import matches
 from stepwrit_broker.core.step import Step, StepRecord, deadline
-from stepwrit_broker.flows.house import House, operation, same_tenant
+from stepwrit_broker.flows.house import House, check_performer, operation, same_tenant
 from stepwrit_broker.ports import AcceptCommand, Evidence, MoveCommand, Moved, ProofUse
 
 FINDINGS = frozenset(
@@ -98,7 +98,7 @@ def _command(
     digest: str,
     now: float,
 ) -> AcceptCommand:
-    stops = (*marks.subjects_of_step(step), *marks.subjects_of_caller(caller))
+    stops = marks.subjects_of_caller(caller)
     return AcceptCommand(
         op=operation(caller, "accept", op_id, digest),
         step=step.id,
@@ -166,8 +166,8 @@ async def _move(
     digest: str,
 ) -> Moved:
     try:
-        if not is_id("stp", step_id):
-            raise Refused("not_found", "no such step")
+        record = same_tenant(await house.store.step(step_id) if is_id("stp", step_id) else None, caller)
+        check_performer(record, caller)
         return await house.store.move(
             MoveCommand(
                 op=operation(caller, verb, op_id, digest),

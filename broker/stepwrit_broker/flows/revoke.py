@@ -50,7 +50,7 @@ def _check_reason(request: MarkRequest) -> None:
 
 
 def sees_all(house: House, operator: Operator) -> bool:
-    """Whether this operator may change what holds for every tenant: the local one, or where there is one tenant."""
+    """Whether this operator may change what holds for all tenants: the local one, or where there is one."""
     if operator.tenant is None:
         return True
     return {entry.tenant for entry in house.settings.now_in_force().registry.entries} <= {operator.tenant}
@@ -61,7 +61,7 @@ async def _check_tenant(house: House, operator: Operator, target: str) -> None:
     if operator.tenant is None:
         return
     kind, _, name = target.partition(":")
-    if await _tenant_of(house, kind, name) != operator.tenant and not sees_all(house, operator):
+    if await tenant_of(house, kind, name) != operator.tenant and not sees_all(house, operator):
         raise Refused(
             "not_found",
             "no such target in your tenant",
@@ -69,7 +69,8 @@ async def _check_tenant(house: House, operator: Operator, target: str) -> None:
         )
 
 
-async def _tenant_of(house: House, kind: str, name: str) -> str | None:
+async def tenant_of(house: House, kind: str, name: str) -> str | None:
+    """Whose a mark's target is; None for what is nobody's alone."""
     if kind == "tenant":
         return name
     if kind == "step":

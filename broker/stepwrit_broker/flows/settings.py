@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -71,9 +72,14 @@ class Live:
         self._registry: Registry | None = None
         self._limits: Limits | None = None
         self._policy: PolicyEngine | None = None
+        self._known: InForce | None = None  # the snapshot, until something of it changes
+        self._turn = asyncio.Lock()  # one change at a time: what is compiled is what is stored
 
     def now_in_force(self) -> InForce:
         """Raises Unavailable naming what is missing: empty registry, limits or policy refuse."""
+        bundles, known = self._bundles(), self._known
+        if known is not None and known.versions.bundles == bundles:
+            return known
         registry, limits, policy = self._registry, self._limits, self._policy
         if registry is None or limits is None or policy is None:
             missing = [
@@ -86,16 +92,22 @@ class Live:
                 who_can_change_it="the operator (stepwrit init, stepwrit apply)",
             )
         versions = Versions(
-            policy=policy.version, registry=registry.version, limits=limits.version, bundles=self._bundles()
+            policy=policy.version, registry=registry.version, limits=limits.version, bundles=bundles
         )
-        return InForce(registry=registry, limits=limits, policy=policy, versions=versions)
+        self._known = InForce(registry=registry, limits=limits, policy=policy, versions=versions)
+        return self._known
 
     async def load(self) -> None:
-        """Compile what the store has in force; at start, and after a failed swap."""
-        for kind in KINDS:
-            stored = await self._store.version(kind)
-            if stored is not None:
-                self._swap(stored)
+        """Compile what the store has in force and we have not: at start, and after a reply that was lost."""
+        async with self._turn:
+            for kind in KINDS:
+                stored = await self._store.version(kind)
+                if stored is not None and stored.number != self._number(kind):
+                    self._swap(stored)
+
+    def _number(self, kind: VersionKind) -> int:
+        compiled = {"registry": self._registry, "limits": self._limits, "policy": self._policy}[kind]
+        return 0 if compiled is None else compiled.version
 
     async def apply(
         self, kind: VersionKind, text: str, *, source: str, by: Operator, reason: str
@@ -106,10 +118,11 @@ class Live:
         Raises Malformed (every faulty line), Conflict (someone else was first), Unavailable.
         """
         doc, digest = self._documents.read(kind, text, source)
-        current = await self._store.version(kind)
-        if await self._seen(kind, digest, source, current):
-            return None
-        return await self._replace(kind, doc, digest, source, current, by, reason)
+        async with self._turn:
+            current = await self._store.version(kind)
+            if await self._seen(kind, digest, source, current):
+                return None
+            return await self._replace(kind, doc, digest, source, current, by, reason)
 
     async def _replace(
         self,
@@ -164,7 +177,11 @@ class Live:
             for target in change.removed
             if target not in standing
         )
-        lifts = tuple(t for t in change.restored if t in standing and standing[t].by == REMOVED_BY)
+        lifts = tuple(
+            target
+            for target, mark in standing.items()
+            if mark.by == REMOVED_BY and any(_is_back(target, each) for each in change.restored)
+        )
         facts: Mapping[str, object] = {"changes": list(change.lines), "source": source}
         return VersionCommand(
             kind=kind,
@@ -199,7 +216,9 @@ class Live:
         self, kind: VersionKind, doc: str, digest: str, *, by: Operator, reason: str
     ) -> StoredVersion:
         """A canonical document as a run-time version."""
-        return await self._replace(kind, doc, digest, RUN_TIME, await self._store.version(kind), by, reason)
+        async with self._turn:
+            current = await self._store.version(kind)
+            return await self._replace(kind, doc, digest, RUN_TIME, current, by, reason)
 
     def _compile(self, kind: VersionKind, doc: str, number: int, by: str) -> Registry | Limits | PolicyEngine:
         if kind == "registry":
@@ -210,6 +229,7 @@ class Live:
 
     def _swap(self, stored: StoredVersion) -> None:
         compiled = self._compile(stored.kind, stored.doc, stored.number, stored.by)
+        self._known = None
         if isinstance(compiled, Registry):
             self._registry = compiled
         elif isinstance(compiled, Limits):
@@ -217,3 +237,8 @@ class Live:
             self._use(compiled)
         else:
             self._policy = compiled
+
+
+def _is_back(target: str, restored: str) -> bool:
+    """A mark on what is registered again, or on a pattern that covers it."""
+    return target == restored or (target.endswith("/*") and restored.startswith(target[:-1]))

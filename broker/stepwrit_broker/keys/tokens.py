@@ -7,8 +7,8 @@ again: nobody can make those bytes but by having been given them.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 from stepwrit.dpop import token_hash, verify_proof, verify_step_proof
@@ -16,11 +16,12 @@ from stepwrit.jws import TokenRefused, split, verify
 from stepwrit.tokens import ClaimError, CredentialClaims, StepToken
 from stepwrit.verify import verify_step_token
 from stepwrit.wire import LEEWAY_S, TYP_CREDENTIAL, TYP_STEP_TOKEN
-from stepwrit_broker.core.errors import Unproven
+from stepwrit_broker.core.errors import Refused, Unproven
 from stepwrit_broker.keys.keyring import Keyring
 from stepwrit_broker.ports import Presented, ProofUse
 
 REMEMBERED = 16_384
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 _T = TypeVar("_T")
 
 
@@ -48,7 +49,7 @@ class OwnStepTokens:
 
     def mint(self, token: StepToken, now: float) -> str:
         """A compact JWS of `typ txntoken+jwt`."""
-        made = self._ring.signing_key(now).sign(TYP_STEP_TOKEN, token.claims())
+        made = self._ring.signing_key(now).sign_text(TYP_STEP_TOKEN, _encode(token.claims()))
         self._made.put(made, token)
         return made
 
@@ -95,19 +96,19 @@ class OwnCredentials:
 
     def __init__(self, ring: Keyring, *, issuer: str) -> None:
         self._ring, self._issuer = ring, issuer
-        self._made: _Made[CredentialClaims] = _Made()
+        self._made: _Made[str] = _Made()
 
-    def sign(self, claims: Mapping[str, object], now: float) -> str:
-        """A compact JWS of `typ at+jwt`."""
-        made = self._ring.signing_key(now).sign(TYP_CREDENTIAL, claims)
-        self._made.put(made, CredentialClaims.of(claims))
+    def sign(self, plan: str, now: float) -> str:
+        """A compact JWS of `typ at+jwt` over the stored plan, byte for byte."""
+        made = self._ring.signing_key(now).sign_text(TYP_CREDENTIAL, plan)
+        self._made.put(made, plan)
         return made
 
     def read(self, unverified: str, now: float) -> CredentialClaims:
         """Signature, type and issuer; a dead credential can still be reported. Raises Unproven."""
         known = self._made.get(unverified)
         if known is not None:
-            return known
+            return CredentialClaims.of(json.loads(known))
         try:
             token = split(unverified)
             key = self._ring.verify_keys(now).get(token.header.kid or "")
@@ -136,6 +137,10 @@ class OwnCredentials:
                 jkt=claims.jkt,
             )
         except TokenRefused as refused:
+            if refused.reason == "binding":  # proven with another key: somebody else holds the credential
+                raise Refused(
+                    "wrong_workload", "the credential is bound to another key", rule="cnf"
+                ) from refused
             raise Unproven(
                 "invalid_proof", "the presenter's key proof does not hold", rule=refused.reason
             ) from refused

@@ -98,11 +98,18 @@ class LogReader:
         """Every tenant's entries under this ref: for who may see them all."""
         return self._entries(f"{_COLUMNS} WHERE ref = ? ORDER BY seq", (ref,))
 
-    def tail(self, after: int, limit: int = MAX_PAGE, kinds: Sequence[str] = ()) -> list[Entry]:
-        """Entries with a number above `after` (-1: from the start), oldest first; no kinds: all kinds."""
+    def tail(
+        self, after: int, limit: int = MAX_PAGE, kinds: Sequence[str] = (), tenant: str | None = None
+    ) -> list[Entry]:
+        """Entries with a number above `after` (-1: from the start), oldest first; no kinds: all kinds.
+
+        tenant: only its own entries and those of no tenant; None: all.
+        """
         wanted = f" AND kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
-        query = f"{_COLUMNS} WHERE seq > ?{wanted} ORDER BY seq LIMIT ?"
-        return self._entries(query, (after, *kinds, max(0, min(limit, MAX_PAGE))))
+        own = "" if tenant is None else " AND (tenant IS NULL OR tenant = ?)"
+        query = f"{_COLUMNS} WHERE seq > ?{wanted}{own} ORDER BY seq LIMIT ?"
+        whose = () if tenant is None else (tenant,)
+        return self._entries(query, (after, *kinds, *whose, max(0, min(limit, MAX_PAGE))))
 
     def root_at(self, size: int) -> bytes:
         """The root of the first `size` entries; ProofRefused when there are not that many."""

@@ -36,8 +36,7 @@ class SqliteLedgerView:
 
     def tail(self, after: int, limit: int, kinds: Sequence[str], tenant: str | None) -> Sequence[LoggedEntry]:
         """A page; entries of other tenants are left out."""
-        rows = self._reader.tail(after, limit, kinds)
-        return [_logged(row) for row in rows if tenant is None or row.tenant in (None, tenant)]
+        return [_logged(row) for row in self._reader.tail(after, limit, kinds, tenant)]
 
     def decision(self, digest: str) -> Mapping[str, object] | None:
         """None once erased."""

@@ -38,7 +38,12 @@ def difference(old: Registry | None, new: Registry) -> Difference:
     """From the registry in force (None: there is none) to a new one."""
     before = {} if old is None else _targets(old)
     after = _targets(new)
-    gone = tuple(sorted(before.keys() - after.keys()))
+    # a pattern's mark would stop what stays registered below it: only its line goes
+    gone = tuple(
+        sorted(
+            each for each in before.keys() - after.keys() if not any(_covers(each, kept) for kept in after)
+        )
+    )
     back = tuple(sorted(after.keys() - before.keys()))
     kept = [
         change
@@ -46,11 +51,15 @@ def difference(old: Registry | None, new: Registry) -> Difference:
         for change in _compare(target, before, after)
     ]
     changes = (
-        *(Change(what="removed", target=target) for target in gone),
+        *(Change(what="removed", target=target) for target in sorted(before.keys() - after.keys())),
         *(Change(what="added", target=target) for target in back),
         *kept,
     )
     return Difference(changes=changes, gone=gone, back=back)
+
+
+def _covers(pattern: str, target: str) -> bool:
+    return pattern.endswith("/*") and pattern != target and target.startswith(pattern[:-1])
 
 
 def _targets(registry: Registry) -> dict[str, Entry | Tool]:

@@ -10,7 +10,7 @@ from stepwrit.wire import ACCEPTED_MAX_S, HEARTBEAT_LOST_S, WAITING_MAX_S
 from stepwrit_broker.core import entry, marks
 from stepwrit_broker.core.errors import Conflict, Malformed, Refused
 from stepwrit_broker.core.limits import Lives
-from stepwrit_broker.core.step import StepRecord, deadline
+from stepwrit_broker.core.step import Step, StepRecord, deadline
 from stepwrit_broker.ports import Evidence, Operation, ProofUse
 from stepwrit_broker.store.rows import GrantRow, StepRow, Txn
 from stepwrit_broker.store.state import State
@@ -72,6 +72,12 @@ def check_marks(state: State, subjects: Iterable[str], row: StepRow | None = Non
     marks.test(state.marks, subjects)
     if row is not None:
         marks.test(state.marks, step_subjects(row))
+
+
+def check_new(state: State, step: Step) -> None:
+    """Raises Refused when a mark stands against a step that is about to be opened."""
+    if state.marks:
+        marks.test(state.marks, marks.subjects_of_step(step))
 
 
 def step_subjects(row: StepRow) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from stepwrit_broker.store.common import (
     answer,
     answered,
     check_marks,
+    check_new,
     check_running,
     op_key,
     spend_proofs,
@@ -40,6 +41,7 @@ def open_step(state: State, command: OpenCommand) -> StepRecord:
     """One root or child: row, counts, limits, entry and operation together."""
     now, key = state.at(command.now), op_key(command.op)
     check_marks(state, command.subjects)
+    check_new(state, command.step)
     first = answered(state, key, command.op)
     if first is not None:
         return _again(state, first)

@@ -121,6 +121,7 @@ def encode_step(step: Step) -> str:
             step.expires_at,
             step.ref,
             step.influence,
+            step.keys_above,
         )
     )
 
@@ -197,6 +198,7 @@ def _read_step(body: list[Any], id_: str, txn: str, parent: str | None, intent: 
         expires_at=body[12],
         ref=body[13],
         influence=None if body[14] is None else tuple(body[14]),
+        keys_above=tuple(body[15]),
     )
 
 

@@ -140,28 +140,36 @@ class Writer:
         return batch
 
     def _run(self, batch: list[_Item[object]]) -> None:
+        """The verbs check first and write last, so a refused one hardly ever leaves something to take back:
+
+        the batch runs without savepoints, and once more with them when one does.
+        """
         if self._doubt:
             self._recover()
-        self._conn.execute("BEGIN IMMEDIATE")
-        self._check_alone()
-        for item in batch:
-            self._one(item)
+        if not self._tried(batch, self._bare):
+            self._recover()
+            self._tried(batch, self._one)
         self._state.save_time()
         self._state.log.seal(self._conn)
 
-    def _check_alone(self) -> None:
-        """The lock is advisory: a foreign writer shows in the data version, and then no mirror holds."""
-        found: int = self._conn.execute("PRAGMA data_version").fetchone()[0]
-        if self._data_version is not None and found != self._data_version:
-            self._data_version = None
-            raise Unavailable("unavailable", "another process wrote to the store's file", rule="store")
-        self._data_version = found
+    def _tried(self, batch: list[_Item[object]], one: Callable[[_Item[object]], bool]) -> bool:
+        self._conn.execute("BEGIN IMMEDIATE")
+        self._check_alone()
+        return all(one(item) for item in batch)
 
-    def _one(self, item: _Item[object]) -> None:
-        """One operation inside its savepoint; its fault is its own, the disk's is everybody's."""
-        conn, log, journal = self._conn, self._state.log, self._state.journal
-        conn.execute("SAVEPOINT op")
-        log_at, journal_at = log.position(), journal.position()
+    def _bare(self, item: _Item[object]) -> bool:
+        """One operation without a savepoint; False when it wrote before it failed."""
+        log, journal = self._state.log, self._state.journal
+        log_at, journal_at, changes = log.position(), journal.position(), self._conn.total_changes
+        self._do(item)
+        if item.error is None:
+            return True
+        log.rewind(log_at)
+        journal.rewind(journal_at)
+        return self._conn.total_changes == changes
+
+    def _do(self, item: _Item[object]) -> None:
+        """Run it; its fault is its own, the disk's is everybody's."""
         item.result, item.error = None, None
         try:
             item.result = item.run()
@@ -171,11 +179,27 @@ class Writer:
             raise
         except Exception as error:  # noqa: BLE001  whatever it is, it is this operation's alone
             item.error = error
+
+    def _check_alone(self) -> None:
+        """The lock is advisory: a foreign writer shows in the data version, and then no mirror holds."""
+        found: int = self._conn.execute("PRAGMA data_version").fetchone()[0]
+        if self._data_version is not None and found != self._data_version:
+            self._data_version = None
+            raise Unavailable("unavailable", "another process wrote to the store's file", rule="store")
+        self._data_version = found
+
+    def _one(self, item: _Item[object]) -> bool:
+        """One operation inside its savepoint."""
+        conn, log, journal = self._conn, self._state.log, self._state.journal
+        conn.execute("SAVEPOINT op")
+        log_at, journal_at = log.position(), journal.position()
+        self._do(item)
         if item.error is not None:
             conn.execute("ROLLBACK TO op")
             log.rewind(log_at)
             journal.rewind(journal_at)
         conn.execute("RELEASE op")
+        return True
 
     def _landed(self, batch: list[_Item[object]], commit: asyncio.Future[sqlite3.Cursor]) -> None:
         error = commit.exception()

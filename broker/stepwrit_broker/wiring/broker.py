@@ -112,7 +112,8 @@ class Broker:
         if snapshot.spiffe_id != self.settings.broker_id:
             raise Unavailable(
                 "unavailable",
-                f"the Workload API says that we are {snapshot.spiffe_id}, the configuration {self.settings.broker_id}",
+                f"the Workload API says that we are {snapshot.spiffe_id}, "
+                f"the configuration {self.settings.broker_id}",
                 rule="broker_id",
                 who_can_change_it="the operator (broker.toml broker_id, or the registration entry)",
             )
@@ -131,7 +132,7 @@ class Broker:
             prepared=self.ledgering.admit,
         )
         self._stack.push_async_callback(self.store.close)
-        self.store.set_anchor(self.ledgering.anchoring(self.store, self.clock))
+        self.store.set_anchor(self.ledgering.anchoring(self.store))
         self._pepper_bytes = await self.store.within(self._pepper)
         self.ledger = SqliteLedgerView(settings.store_path)
         self._stack.callback(self.ledger.close)
@@ -140,7 +141,7 @@ class Broker:
     async def _sign_last(self) -> None:
         """Nothing that was served stays outside a checkpoint at a clean end."""
         if self.ledgering.log.size:
-            await self.ledgering.sign(self.store, self.clock)
+            await self.ledgering.sign(self.store)
 
     def _pepper(self, conn: sqlite3.Connection) -> bytes:
         """The store's own secret for naming persons; made once, never shown."""
@@ -169,7 +170,7 @@ class Broker:
             await self.apply_file(kind)
 
     def _bundle_generation(self) -> int:
-        return self.bundles.current(self.clock.now()).generation
+        return self.identity.generation
 
     async def apply_file(self, kind: VersionKind) -> None:
         """Apply a file if it changed. A bad one leaves what is in force, and says so."""
@@ -177,9 +178,9 @@ class Broker:
         if path is None:
             return
         try:
-            text = policy_text(path) if kind == "policy" else path.read_text(encoding="utf-8")
+            text, source = _document(kind, path)
             stored = await self.live.apply(
-                kind, text, source=str(path), by=FILE_OPERATOR, reason="the file changed"
+                kind, text, source=source, by=FILE_OPERATOR, reason="the file changed"
             )
         except (Problem, OSError, UnicodeDecodeError) as bad:
             _log.error("file refused; what was in force stays", kind=kind, path=str(path), why=str(bad))
@@ -318,7 +319,7 @@ class Broker:
             ledger=self.ledger,
             metrics=self.metrics,
             set_rate=rate,
-            checkpoint=lambda: self.ledgering.sign(self.store, self.clock),
+            checkpoint=lambda: self.ledgering.sign(self.store),
             backup=self.store.backup,
             seal=seal,
             about={
@@ -379,10 +380,11 @@ class Broker:
 
     async def _checkpoint(self) -> None:
         if self.ledgering.log.size:
-            await self.ledgering.sign(self.store, self.clock)
+            await self.ledgering.sign(self.store)
             self.metrics.ledger_signed.set(self.ledgering.log.size)
 
     async def _watch(self) -> None:
+        await self.live.load()
         for kind in ("registry", "limits", "policy"):
             if self._changed(kind):
                 await self.apply_file(kind)
@@ -430,3 +432,9 @@ class Broker:
 def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
     files = sorted(path.glob("*")) if path.is_dir() else [path]
     return tuple((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files if each.exists())
+
+
+def _document(kind: VersionKind, path: Path) -> tuple[str, str]:
+    """A file's text, and the name under which its versions are known."""
+    text = policy_text(path) if kind == "policy" else path.read_text(encoding="utf-8")
+    return text, str(path.resolve())

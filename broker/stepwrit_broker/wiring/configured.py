@@ -72,7 +72,9 @@ def _address(text: str) -> Address:
 
 
 def _mtls_url(config: Config) -> str | None:
-    """The issuer's host with the mtls listener's port; None (what was bound) when the port is chosen at start."""
+    """The issuer's host with the mtls listener's port; None (what was bound) when the port is chosen at
+    start.
+    """
     host, port = urlsplit(config.issuer).hostname, host_port(config.listen.mtls)[1]
     return None if port == 0 else f"https://{f'[{host}]' if host and ':' in host else host}:{port}"
 

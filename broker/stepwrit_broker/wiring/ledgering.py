@@ -60,7 +60,7 @@ class Ledgering:
         if self.log.origin is None:
             self.log.name_log(conn, self.key.name)
 
-    async def sign(self, store: SqliteStore, clock: Clock) -> str:
+    async def sign(self, store: SqliteStore) -> str:
         """Sign what is committed, durable and anchored when this returns; the note."""
 
         def between(conn: sqlite3.Connection) -> str:
@@ -71,17 +71,17 @@ class Ledgering:
 
         return await store.between(between)
 
-    def anchoring(self, store: SqliteStore, clock: Clock) -> Callable[[], Awaitable[None]]:
+    def anchoring(self, store: SqliteStore) -> Callable[[], Awaitable[None]]:
         """What a "no" waits for before it is acknowledged."""
 
         async def anchor() -> None:
-            await self.sign(store, clock)
+            await self.sign(store)
 
         return anchor
 
     async def seal(self, store: SqliteStore, clock: Clock, path: str, ref: str) -> dict[str, object]:
         """Export everything signed, drop the bodies, and sign the entry that says so."""
-        await self.sign(store, clock)
+        await self.sign(store)
         upto = self.log.size
         sealed = await store.between(
             lambda conn: seal_and_export(conn, upto=upto, path=Path(path), verifier=self.key.verifier)
@@ -94,7 +94,7 @@ class Ledgering:
             return drop_bodies(conn, sealed)
 
         dropped = await store.within(drop)
-        await self.sign(store, clock)
+        await self.sign(store)
         return {"path": path, "upto": upto, "dropped": dropped, "ref": ref}
 
 

@@ -129,12 +129,12 @@ async def _attack(stage: Stage, intent: Intent, teller: Teller, outcome: Outcome
     async with stage.workload("mcp-server/ledger") as ledger:
         held = await attacks.hold(stage, intent, ledger)
         got = await attacks.other_workload(stage, held)
-        _tell(teller, outcome, "wrong_workload", "another server asks for this step's credential", got)
+        _tell(teller, outcome, "not_found", "another server asks for this step's credential", got)
         thief = await attacks.stolen(stage, held)
         _tell(
             teller,
             outcome,
-            "invalid_proof",
+            "wrong_workload",
             "another server presents a stolen credential with its own key",
             thief,
         )

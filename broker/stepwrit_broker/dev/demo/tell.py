@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from stepwrit_broker.dev.demo.stage import Stage
 
 Tree = Callable[[Mapping[str, Any]], RenderableType]
+
+
+def _grant(text: str) -> str:
+    """What the bank said, without its braces."""
+    return text.strip("{}").replace('"', "").replace(",", "  ").replace(":", " ")
 
 
 class Teller:
@@ -29,19 +35,26 @@ class Teller:
         self._console.print(Text(f"{number}  {text}", style="bold"))
 
     def _line(self, mark: str, style: str, text: str, detail: str = "") -> None:
+        """One fact; its detail beside it where there is room, below it where not."""
         line = Text("   ")
         line.append(f"{mark} ", style=style)
         line.append(text)
-        if detail:
+        fits = line.cell_len + len(detail) + 2 <= self._console.width
+        if detail and fits:
             line.append(f"  {detail}", style="dim")
-        self._console.print(line, soft_wrap=False)
+        self._console.print(line)
+        if detail and not fits:
+            self._console.print(Padding(Text(detail, style="dim"), (0, 0, 0, 5)))
 
     def _did(self, text: str, detail: str = "") -> None:
         self._line("✓", "green", text, detail)
 
     def opening(self) -> None:
         """Before anything runs."""
-        self._console.print(Text("Stepwrit demo", style="bold"), Text("development identities; nothing here is production", style="dim"))  # fmt: skip
+        self._console.print(
+            Text("Stepwrit demo", style="bold"),
+            Text("development identities; nothing here is production", style="dim"),
+        )
 
     def stage(self, stage: Stage) -> None:
         """Everything runs."""
@@ -58,7 +71,7 @@ class Teller:
     def paid(self, text: str) -> None:
         """The model's step went through."""
         self._head(3, "The model calls ledger/pay_invoice: one step, one credential, one request")
-        self._did("credential issued, redeemed at the bank, dead", text[:70])
+        self._did("credential issued, redeemed at the bank, dead", _grant(text))
 
     def own_steps(self, told: list[str]) -> None:
         """What the server started."""
@@ -109,7 +122,11 @@ class Teller:
         refused = ", ".join(f"{name} {count}" for name, count in result["refused"].items())
         self._console.print()
         self._console.print(
-            Text(f"issued {result['issued']}, redeemed {result['redeemed']}, ended {result['revoked']}; refused: {refused}", style="bold")
-        )  # fmt: skip
+            Text(
+                f"issued {result['issued']}, redeemed {result['redeemed']}, ended {result['revoked']}; "
+                f"refused: {refused}",
+                style="bold",
+            )
+        )
         for wrong in result["wrong"]:
             self._line("!", "bold red", f"not as told: {wrong}")

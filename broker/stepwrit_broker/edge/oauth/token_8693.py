@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from stepwrit.digest import DigestError, parse_json
+from stepwrit.digest import DigestError, parse_json, unb64u
 from stepwrit.shape import ShapeError, read, write
 from stepwrit.wire import (
     GRANT_TOKEN_EXCHANGE,
@@ -28,10 +28,19 @@ from stepwrit_broker.observe import Metrics
 
 _KNOWN = frozenset(
     {
-        "grant_type", "subject_token", "subject_token_type", "requested_token_type", "audience", "scope", "resource",
-        "request_details", "request_context", "authorization_details", "client_id",
+        "grant_type",
+        "subject_token",
+        "subject_token_type",
+        "requested_token_type",
+        "audience",
+        "scope",
+        "resource",
+        "request_details",
+        "request_context",
+        "authorization_details",
+        "client_id",
     }
-)  # fmt: skip
+)
 
 
 class TokenEndpoint:
@@ -149,6 +158,9 @@ def _details(raw: str) -> RequestDetails:
         value = parse_json(raw)
         if not isinstance(value, list) or len(value) != 1:
             raise ShapeError("authorization_details: exactly one object")
-        return read(RequestDetails, value[0], "authorization_details[0]")
+        details = read(RequestDetails, value[0], "authorization_details[0]")
+        if len(unb64u(details.body)) != 32:
+            raise ShapeError("authorization_details[0].body: base64url SHA-256 of the body")
     except (DigestError, ShapeError) as bad:
         raise Malformed("invalid_authorization_details", str(bad)) from bad
+    return details
