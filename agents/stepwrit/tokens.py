@@ -102,7 +102,8 @@ class CredentialClaims:
     """One request of one step, for one audience, once.
 
     chain: performers from the current one back to the first workload. jti is the grant's id.
-    request: digest of the one request (`stepwrit.digest.request_digest`).
+    request: digest of the one request (`stepwrit.digest.request_digest`). person: issuer and subject, only for an
+    audience that the registry lets see them.
     """
 
     issuer: str
@@ -124,10 +125,13 @@ class CredentialClaims:
     request: str
     iat: int
     exp: int
+    person: tuple[str, str] | None = None
 
     def claims(self) -> dict[str, object]:
         """The JWT claims set."""
+        person = {} if self.person is None else {"sub_id": _sub_id(*self.person)}
         return {
+            **person,
             "iss": self.issuer,
             "aud": self.audience,
             "sub": self.subject,
@@ -177,7 +181,22 @@ class CredentialClaims:
             request=_get(action, "request", str),
             iat=_get(claims, "iat", int),
             exp=_get(claims, "exp", int),
+            person=_person(claims),
         )
+
+
+def _sub_id(issuer: str, subject: str) -> dict[str, str]:
+    """RFC 9493 section 3.2.3."""
+    return {"format": "iss_sub", "iss": issuer, "sub": subject}
+
+
+def _person(claims: Mapping[str, object]) -> tuple[str, str] | None:
+    if "sub_id" not in claims:
+        return None
+    found = _obj(claims, "sub_id")
+    if found.get("format") != "iss_sub":
+        raise ClaimError("sub_id: format is not iss_sub")
+    return _get(found, "iss", str), _get(found, "sub", str)
 
 
 def _nest(chain: tuple[str, ...]) -> dict[str, object]:

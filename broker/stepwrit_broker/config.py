@@ -62,7 +62,11 @@ class Listen:
         str, Means(text="/metrics, /healthz and /readyz, without TLS: keep it off public networks.")
     ] = "127.0.0.1:9464"
     admin: Annotated[
-        str, Means(text="The operator's Unix socket, mode 0600; the peer's uid is recorded.")
+        str,
+        Means(
+            text="The operator's Unix socket; the peer's uid is checked and recorded. "
+            "Mode 0600, or 0666 where `admin_uids` names others."
+        ),
     ] = "unix:/run/stepwrit/admin.sock"
     admin_uids: Annotated[
         tuple[int, ...], Means(text="Who may use `admin` beside root and the broker's own uid.", least=0)

@@ -279,6 +279,10 @@ class Store(Protocol):
         """A committed step, or None."""
         ...
 
+    async def knows(self, txn: str) -> bool:
+        """Whether this transaction is one of the store's."""
+        ...
+
     async def grant(self, grant: str) -> GrantRecord | None:
         """A committed grant, or None."""
         ...

@@ -335,3 +335,16 @@ async def test_a_body_is_bound_by_its_digest(rig: Rig) -> None:
     with pytest.raises(Refused) as no:
         await rig.spend(issued.credential)
     assert no.value.code == "request_changed"
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_the_person_is_named_only_to_an_audience_that_the_registry_lets_see_it(
+    rig: Rig, told: bool
+) -> None:
+    entries = tuple(
+        replace(entry, person_claims=told) if entry.role == "resource" else entry
+        for entry in rig.settings.registry.entries
+    )
+    rig.settings.registry = replace(rig.settings.registry, entries=entries)
+    claims = json.loads((await rig.credential(await rig.accepted())).record.grant.claims)
+    assert ("sub_id" in claims) is told

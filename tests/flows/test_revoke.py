@@ -127,8 +127,6 @@ async def test_a_tenants_operator_marks_what_is_the_tenants(rig: Rig, target: st
         "resource:https://theirs.example",
         "everything:all",
         "trust_domain:example.test",
-        "step:stp_100" + "0" * 26,
-        "grant:grt_100" + "0" * 26,
     ],
 )
 async def test_what_is_not_the_tenants_looks_unknown(rig: Rig, target: str) -> None:
@@ -138,6 +136,22 @@ async def test_what_is_not_the_tenants_looks_unknown(rig: Rig, target: str) -> N
         await pull(rig, "freeze", target, by=TENANT)
     assert no.value.code == "not_found"
     assert target not in rig.store.marks()
+
+
+@pytest.mark.parametrize("kind", ["txn", "step", "grant"])
+async def test_a_mistyped_id_is_told_and_marks_nothing(rig: Rig, kind: str) -> None:
+    step = await rig.accepted()
+    grant = (await rig.credential(step)).record.grant.id
+    good = {"txn": f"txn:{step.step.txn}", "step": f"step:{step.step.id}", "grant": f"grant:{grant}"}[kind]
+    assert (await pull(rig, "freeze", good)).target == good
+    wrong = good[:-4] + "0000"
+    for operator in (LOCAL, TENANT):
+        with pytest.raises(Refused) as no:
+            await (
+                pull(rig, "freeze", wrong) if operator is None else pull(rig, "freeze", wrong, by=operator)
+            )
+        assert no.value.code == "not_found"
+    assert wrong not in rig.store.marks()
 
 
 async def test_where_there_is_one_tenant_its_operator_marks_everything(rig: Rig) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -164,3 +165,14 @@ def test_a_refused_claim_is_named_and_its_value_is_not_repeated() -> None:
         StepToken.of(_changed(STEP.claims(), ("jti",), ["secret"]))
     assert "jti" in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+def test_a_credential_names_the_person_only_when_it_was_planned_to() -> None:
+    plain = CREDENTIAL
+    assert "sub_id" not in plain.claims()
+    named = dataclasses.replace(plain, person=("https://idp.example.test", "alice"))
+    said = named.claims()["sub_id"]
+    assert said == {"format": "iss_sub", "iss": "https://idp.example.test", "sub": "alice"}
+    assert CredentialClaims.of(named.claims()) == named
+    with pytest.raises(ClaimError, match="sub_id"):
+        CredentialClaims.of({**named.claims(), "sub_id": {"format": "email", "email": "a@example.test"}})

@@ -62,7 +62,7 @@ class Connection(HttpToolsProtocol):
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._in_head = True
         self._is_next = False
-        self._head_bytes = 0
+        self._head_bytes = self._named_bytes = 0  # as they come, and as the parser names them
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's
         """Take the evidence; without it there is no connection."""
@@ -97,7 +97,15 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Show the evidence to the application."""
         super().on_message_begin()
+        self._named_bytes = 0
         cast(dict[str, Any], self.scope)["extensions"] = dict(self._extensions)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Hold the head to its size also when all of it came at once: the parser stops here, with a 400."""
+        self._named_bytes += len(name) + len(value) + 4
+        if self._named_bytes > MAX_HEAD_BYTES:
+            raise ValueError("request head too large")
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is in time."""

@@ -116,12 +116,19 @@ def plain_listener(
 
 
 def unix_listener(
-    path: str | Path, *, name: str = "admin", settings: ListenerSettings | None = None
+    path: str | Path,
+    *,
+    mode: int = 0o600,
+    name: str = "admin",
+    settings: ListenerSettings | None = None,
 ) -> Listener:
-    """HTTP on a Unix socket with mode 0600. A dead socket file is replaced, a live one refused."""
+    """HTTP on a Unix socket. A dead socket file is replaced, a live one refused.
+
+    mode: 0600 keeps others from connecting; a wider one leaves it to the application, which sees the peer's uid.
+    """
     return Listener(
         name=name,
-        bind=lambda: bind_unix(name, Path(path)),
+        bind=lambda: bind_unix(name, Path(path), mode),
         evidence=connection.unix_evidence,
         settings=settings or ListenerSettings(),
     )

@@ -25,12 +25,12 @@ def bind_tcp(name: str, host: str, port: int) -> socket.socket:
     return _bound(name, bound, address)
 
 
-def bind_unix(name: str, path: Path) -> socket.socket:
-    """A Unix socket with mode 0600. A dead socket file is replaced; a live one, or a file, refused."""
+def bind_unix(name: str, path: Path, mode: int) -> socket.socket:
+    """A Unix socket with this mode. A dead socket file is replaced; a live one, or a file, refused."""
     if path.exists() or path.is_symlink():
         _clear_dead(name, path)
     bound = _bound(name, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), str(path))
-    path.chmod(0o600)  # nobody can connect before listen(), so there is no moment in between
+    path.chmod(mode)  # nobody can connect before listen(), so there is no moment in between
     return bound
 
 

@@ -183,7 +183,8 @@ def _place(
         ref=house.ref(),
         claims="",
     )
-    return _planned(house, step, action, grant), action.plan[line].times
+    person = _person(step) if resource.person_claims else None
+    return _planned(house, step, action, grant, person), action.plan[line].times
 
 
 def _normalised(url: str) -> str:
@@ -200,7 +201,13 @@ def _ends(caller: Caller, record: StepRecord, force: InForce, now: float) -> flo
     return float(int(min(end, record.life.accepted_at + lives.accepted_s)))
 
 
-def _planned(house: House, step: Step, action: Action, grant: Grant) -> Grant:
+def _person(step: Step) -> tuple[str, str] | None:
+    """The person's own identifiers (RFC 9493), for an audience that the registry names."""
+    requester = step.intent.requester
+    return None if requester is None else (requester.issuer, requester.subject)
+
+
+def _planned(house: House, step: Step, action: Action, grant: Grant, person: tuple[str, str] | None) -> Grant:
     """The grant with its stored plan: all that the credential will say, and no secret."""
     claims = CredentialClaims(
         issuer=house.issuer,
@@ -223,6 +230,7 @@ def _planned(house: House, step: Step, action: Action, grant: Grant) -> Grant:
         request=grant.request,
         iat=int(grant.issued_at),
         exp=int(grant.expires_at),
+        person=person,
     )
     return replace(grant, claims=json.dumps(claims.claims(), separators=(",", ":")))
 

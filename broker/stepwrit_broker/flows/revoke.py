@@ -29,6 +29,7 @@ async def mark(house: House, operator: Operator, request: MarkRequest, op_id: st
     """In force everywhere once this returns. Raises Malformed, Refused(`not_found`), Unavailable."""
     target = parse_target(request.target)
     await _check_tenant(house, operator, target)
+    await _check_known(house, target)
     _check_reason(request)
     now = house.clock.now()
     wanted = Mark(
@@ -42,6 +43,18 @@ async def mark(house: House, operator: Operator, request: MarkRequest, op_id: st
     op = Operation(caller=operator.name, key="", verb=request.verb, id=op_id, digest=digest)
     command = MarkCommand(op=op, mark=wanted, lift=request.verb == "unfreeze", evidence=Evidence(), now=now)
     return await house.store.mark(command)
+
+
+async def _check_known(house: House, target: str) -> None:
+    """A mark on a mistyped id would brake nothing and look as if it did."""
+    kind, _, name = target.partition(":")
+    known = {
+        "txn": house.store.knows,
+        "step": house.store.step,
+        "grant": house.store.grant,
+    }.get(kind)
+    if known is not None and not await known(name):
+        raise Refused("not_found", f"there is no such {kind}, or it ended long ago")
 
 
 def _check_reason(request: MarkRequest) -> None:

@@ -144,6 +144,10 @@ class SqliteStore:
             return None
         return decode_step(row, decode_txn(txn, b"").intent).record
 
+    async def knows(self, txn: str) -> bool:
+        """Whether the transaction is committed and not purged."""
+        return self._reader.execute(SELECT_TXN, (txn,)).fetchone() is not None
+
     async def grant(self, grant: str) -> GrantRecord | None:
         """A committed grant."""
         held = self._state.grants.committed(grant)

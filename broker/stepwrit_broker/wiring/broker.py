@@ -266,7 +266,7 @@ class Broker:
         uids = settings.admin_uids | {0, os.getuid()}
         settings.admin.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         await self._serve(
-            unix_listener(settings.admin),
+            unix_listener(settings.admin, mode=0o666 if settings.admin_uids else 0o600),
             rest_app(title="Stepwrit admin", metadata=None, jwks=None, admin=(admin, by_socket(uids))),
         )
         await self._listen_tls()
