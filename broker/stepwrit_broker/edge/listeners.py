@@ -124,7 +124,7 @@ def unix_listener(
 ) -> Listener:
     """HTTP on a Unix socket. A dead socket file is replaced, a live one refused.
 
-    mode: 0600 keeps others from connecting; a wider one leaves it to the application, which sees the peer's uid.
+    mode: 0600 keeps others from connecting; a wider one leaves it to the application, which sees the uid.
     """
     return Listener(
         name=name,
