@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -68,7 +69,8 @@ class WorkloadApp:
             response = rendered(problem)
         except Exception:  # noqa: BLE001  the last line: no detail leaves, the log has it
             outcome, code = "error", "internal"
-            _log.exception("unexpected", verb=verb, traceparent=_trace(scope))
+            # the traceback as text: what renders it for itself may show locals, and those hold tokens
+            _log.error("unexpected", verb=verb, traceparent=_trace(scope), exception=traceback.format_exc())
             response = rendered(
                 Unavailable("unavailable", "an internal error; nothing was granted", retry_after=1.0)
             )

@@ -48,8 +48,10 @@ class Callers:
         self._attestor, self._settings, self._store, self._clock = attestor, settings, store, clock
         self._bases, self._seen = bases, seen
 
-    def of(self, request: Request, *, proof: bool) -> Caller:
+    def of(self, request: Request, *, proof: bool, stopped_too: bool = False) -> Caller:
         """The caller; with `proof`, also the key that it proves to hold in this very request.
+
+        stopped_too: also one whom a mark stops, since it is about to end something.
 
         Once attested and registered it stands in the scope as `stepwrit.caller`: refusals are recorded by it.
         Raises: Unproven(`unattested` | `invalid_proof`), Refused(`not_registered`, `frozen`, …), Unavailable.
@@ -67,7 +69,8 @@ class Callers:
                 who_can_change_it="the operator (registry.yaml)",
             )
         caller = request.scope["stepwrit.caller"] = Caller(workload=workload, entry=entry)
-        marks.test(self._store.marks(), _stops(caller))
+        if not stopped_too:
+            marks.test(self._store.marks(), _stops(caller))
         return self._proved(request, caller, now) if proof else caller
 
     def _proved(self, request: Request, caller: Caller, now: float) -> Caller:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
+
+import msgspec
 
 from stepwrit.digest import DigestError, parse_json
 from stepwrit.shape import ShapeError, read
@@ -139,7 +140,7 @@ class Response:
 
     async def send(self, send: Send) -> None:
         """Write it out, never to be cached (RFC 6749 section 5.1)."""
-        raw = _encode(self.value).encode()
+        raw = _encode(self.value)
         head = [
             (b"content-type", self.content_type),
             (b"content-length", str(len(raw)).encode()),
@@ -171,4 +172,4 @@ class BodyLimit:
         await self._app(scope, bounded, send)
 
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+_encode = msgspec.json.Encoder().encode

@@ -30,7 +30,14 @@ def rest_app(
     admin: tuple[AdminPorts, Callable[[Request], Reader]] | None,
 ) -> FastAPI:
     """One listener's quiet routes; a part that is None is not served there."""
-    app = FastAPI(title=title, version="1", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
+    app = FastAPI(
+        title=title,
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+        redirect_slashes=False,  # a redirect would be made of the Host header
+    )
     app.add_middleware(BodyLimit, most=ADMIN_BODY_MAX)
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -96,14 +96,14 @@ class Verbs:
 
     async def heartbeat(self, request: Request, step: str) -> Response:
         """`POST /v1/steps/{id}/heartbeat`."""
-        caller = self._callers.of(request, proof=False)
+        caller = self._callers.of(request, proof=False, stopped_too=True)
         return _status(
             await performing.heartbeat(self._house, caller, step, request.operation, request.digest)
         )
 
     async def close(self, request: Request, step: str) -> Response:
         """`POST /v1/steps/{id}/close`."""
-        caller = self._callers.of(request, proof=False)
+        caller = self._callers.of(request, proof=False, stopped_too=True)
         asked = request.shape(CloseRequest)
         moved = await performing.close(
             self._house, caller, step, asked.outcome, request.operation, request.digest

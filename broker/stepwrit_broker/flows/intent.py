@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stepwrit.digest import canonical
 from stepwrit.shape import write
@@ -13,6 +13,7 @@ from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.ceiling import Ceiling
 from stepwrit_broker.core.document import intent_question
 from stepwrit_broker.core.errors import Malformed, Problem, Refused
+from stepwrit_broker.core.ids import is_id
 from stepwrit_broker.core.limits import Charge, Dimension, Limits
 from stepwrit_broker.core.step import Intent, Requester, Step, StepRecord
 from stepwrit_broker.flows.house import (
@@ -35,7 +36,7 @@ class IntentStarted:
     """The root, and the token that names it."""
 
     record: StepRecord
-    token: str
+    token: str = field(repr=False)
     expires_in: int
 
 
@@ -61,6 +62,8 @@ async def start_intent(
     try:
         if not request.purpose.strip() or len(request.purpose) > PURPOSE_MAX:
             raise Malformed("invalid_request", f"purpose: 1 to {PURPOSE_MAX} characters")
+        if request.cause is not None and not is_id("stp", request.cause):
+            raise Malformed("invalid_request", "cause: the id of the step that made the event")
         proof = await _person(house, caller, id_token)
         return await decided_afresh(lambda: _attempt(house, caller, request, proof, op_id, digest))
     except Problem as problem:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stepwrit.digest import DigestError, args_digest
 from stepwrit.wire import OpenStepRequest, PlanItem
@@ -41,7 +41,7 @@ class StepReady:
     """A step and a token for its performer."""
 
     record: StepRecord
-    token: str
+    token: str = field(repr=False)
     expires_in: int
 
 

@@ -45,9 +45,20 @@ class RefusalRecorder:
         try:
             now = self.clock.now()
             if self._may_write(caller.workload.id, problem.code, now):
-                await self.store.record(_refused(problem, caller, verb, about, now))
+                told = await self._placed(caller, about)
+                await self.store.record(_refused(problem, caller, verb, told, now))
         except Problem:
             return  # in doubt, or an entry that cannot be written: the caller hears of the first problem
+
+    async def _placed(self, caller: Caller, about: Mapping[str, object]) -> Mapping[str, object]:
+        """A try on somebody's step belongs to that transaction's story, whatever the caller was told."""
+        step = about.get("step")
+        if "txn" in about or not isinstance(step, str) or not ids.is_id("stp", step):
+            return about
+        record = await self.store.step(step)
+        if record is None or record.step.tenant != caller.entry.tenant:
+            return about
+        return {**about, "txn": record.step.txn}
 
     def _may_write(self, who: str, code: str, now: float) -> bool:
         tally = self._tallies.get(who)

@@ -6,12 +6,12 @@ apply without them. Nothing is cached: each decision is made on the whole docume
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import cedarpy
+import msgspec
 
 from stepwrit_broker.core.errors import Unavailable
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Question, Verdict
@@ -20,7 +20,7 @@ from stepwrit_broker.policy.source import ACTIONS, Rule, policy_set
 
 FACT_TYPES: Final = {"String": str, "Long": int, "Bool": bool}
 _NOBODY: Final = cedarpy.Entities.from_json_str("[]")
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_to_json = msgspec.json.Encoder().encode
 _LONG: Final = 2**63
 
 
@@ -98,7 +98,9 @@ class CedarEngine:
             "principal": {"type": "Stepwrit::Workload", "id": question.principal},
             "action": {"type": "Stepwrit::Action", "id": question.asking},
             "resource": {"type": f"Stepwrit::{kind}", "id": question.resource},
-            "context": _encode(project(_context(document, facts), self._slices[question.asking].reads)),
+            "context": _to_json(
+                project(_context(document, facts), self._slices[question.asking].reads)
+            ).decode(),
         }
 
     def _declared(self, facts: Mapping[str, object]) -> dict[str, object] | None:

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+import msgspec
+
 from stepwrit.wire import ACCEPTED_MAX_S, HEARTBEAT_LOST_S, WAITING_MAX_S
 from stepwrit_broker.core import entry, marks
 from stepwrit_broker.core.errors import Conflict, Malformed, Refused
@@ -29,6 +31,7 @@ _DEFAULT_LIVES: Final = Lives(
     intent_s=3600.0,
     lost_s=float(HEARTBEAT_LOST_S),
 )
+_encoded: Final = msgspec.json.Encoder(order="sorted").encode
 
 
 def _name(*parts: str) -> bytes:
@@ -137,11 +140,11 @@ def write_entry(
     if not _RESERVED.isdisjoint(said):
         raise Malformed("invalid_request", "a ledger entry's own members cannot be given as facts")
     if evidence.decision is not None:
-        digest, doc = entry.decision_digest(salt, evidence.decision)
+        digest, doc = entry.decision_digest(salt, evidence.decision, _encoded)
         state.log.put_decision(state.conn, digest, txn, doc)
         said["decision"] = digest
     try:
-        body = entry.encode(kind, ref, now, said)
+        body = entry.encode(kind, ref, now, said, _encoded)
     except ValueError:
         raise Malformed("invalid_request", "the ledger entry would be too large") from None
     state.log.append(state.conn, body=body, at=now, kind=kind, txn=txn, ref=ref, tenant=tenant)

@@ -23,6 +23,7 @@ _END_REDEEMED: Final = "UPDATE grants SET state = 'revoked' WHERE step = ? AND s
 _CHILDREN: Final = (
     "SELECT id FROM steps WHERE txn = ? AND parent = ? AND ended_at = 0 AND deferred = 0 ORDER BY seq"
 )
+_ALL: Final = "SELECT id FROM steps WHERE txn = ? AND id <> ? AND ended_at = 0 ORDER BY seq"
 NOTHING: Final = Evidence()
 GrantEnd = Literal["close", "expire", "revoke"]
 
@@ -51,7 +52,12 @@ def end(
 
 
 def cancel_below(state: State, row: StepRow, txn: Txn, now: float, *, ref: str) -> int:
-    """End all live, non-deferred steps below; how many credentials ended with them."""
+    """End all live steps below but the deferred ones; how many credentials ended with them.
+
+    Deferred steps live under the intent: its end is theirs.
+    """
+    if row.record.step.parent is None:
+        return _cancel_all(state, row, txn, now, ref=ref)
     count, open_ends = 0, [row.record]
     while open_ends:
         above = open_ends.pop()
@@ -65,6 +71,16 @@ def cancel_below(state: State, row: StepRow, txn: Txn, now: float, *, ref: str) 
                 )
                 count += ended
                 open_ends.append(record)
+    return count
+
+
+def _cancel_all(state: State, root: StepRow, txn: Txn, now: float, *, ref: str) -> int:
+    count = 0
+    for (name,) in state.conn.execute(_ALL, (txn.txn, root.record.step.id)).fetchall():
+        found = find_step(state, name)
+        if found is not None:
+            facts = {"closed_with": root.record.step.id}
+            count += end(state, found[0], txn, "cancelled", now, ref=ref, facts=facts)[1]
     return count
 
 

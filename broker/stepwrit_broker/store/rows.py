@@ -6,9 +6,10 @@ member goes to the end of an array, and its reader takes a shorter array of the 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from stepwrit.wire import HopSpec, PlanItem
 from stepwrit_broker.core.ceiling import Ceiling
@@ -17,8 +18,9 @@ from stepwrit_broker.core.marks import Mark
 from stepwrit_broker.core.step import Action, Intent, Life, Requester, Step, StepRecord
 from stepwrit_broker.core.versions import StoredVersion
 
-_encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False).encode
-_loads: Final = json.loads
+_to_json: Final = msgspec.json.Encoder().encode
+_loads: Final = msgspec.json.decode
+
 Row = tuple[Any, ...]  # as SQLite gives it; typed by the functions below
 
 STEP_COLUMNS: Final = (
@@ -26,6 +28,10 @@ STEP_COLUMNS: Final = (
     " children, ended_at, body"
 )
 GRANT_COLUMNS: Final = "seq, id, step, line, state, epoch, expires_at, redeemed_by, redeemed_at, body"
+
+
+def _encode(value: object) -> str:
+    return _to_json(value).decode()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import sqlite3
+import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -360,7 +361,7 @@ class Broker:
                 except Problem as problem:
                     _log.warning("background work", job=job.__name__, why=str(problem))
                 except Exception:  # noqa: BLE001  the loop must go on; the log has it
-                    _log.exception("background work", job=job.__name__)
+                    _log.error("background work", job=job.__name__, exception=traceback.format_exc())
 
         self._spawn(forever())
 
