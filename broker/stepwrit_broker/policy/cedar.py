@@ -1,11 +1,13 @@
 """The embedded policy engine: Cedar. Parsed once, sliced by action, and silent means no.
 
 A permit permits; a forbid forbids, unless every forbid that applies asks for approval and a permit would
-apply without them. Nothing is cached: each decision is made on the whole document.
+apply without them. A verdict is kept only under everything it was decided on: the engine's own rules, the
+action, the principal, the resource, and every path of the document that a rule reads.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -20,6 +22,7 @@ from stepwrit_broker.policy.source import ACTIONS, Rule, policy_set
 
 FACT_TYPES: Final = {"String": str, "Long": int, "Bool": bool}
 _NOBODY: Final = cedarpy.Entities.from_json_str("[]")
+KEPT_MAX: Final = 4096
 _to_json = msgspec.json.Encoder().encode
 _LONG: Final = 2**63
 
@@ -54,6 +57,7 @@ class CedarEngine:
         self._version = version
         self._obligations = obligations
         self._slices = {action: _slice(self._rules, action) for action in ACTIONS}
+        self._kept: OrderedDict[tuple[str, str, str, str], Verdict] = OrderedDict()
 
     @property
     def version(self) -> int:
@@ -65,6 +69,15 @@ class CedarEngine:
         request = self._request(question)
         if request is None:
             return Deny(policies=(), reason="a fact of the arguments is not of its declared type")
+        key = (question.asking, question.principal, question.resource, str(request["context"]))
+        kept = self._kept.get(key)
+        if kept is None:
+            kept = self._kept[key] = self._decided(question, request)
+            if len(self._kept) > KEPT_MAX:
+                self._kept.popitem(last=False)
+        return kept
+
+    def _decided(self, question: Question, request: dict[str, Any]) -> Verdict:
         part = self._slices[question.asking]
         decision, reasons = _ask(request, part.all)
         if decision == "allow":

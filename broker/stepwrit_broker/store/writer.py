@@ -146,8 +146,11 @@ class Writer:
         """
         if self._doubt:
             self._recover()
+        log_at = self._state.log.position()
         if not self._tried(batch, self._bare):
-            self._recover()
+            self._conn.execute("ROLLBACK")
+            self._state.log.rewind(log_at)
+            self._state.journal.rewind(0)
             self._tried(batch, self._one)
         self._state.save_time()
         self._state.log.seal(self._conn)
