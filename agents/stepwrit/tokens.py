@@ -102,8 +102,8 @@ class CredentialClaims:
     """One request of one step, for one audience, once.
 
     chain: performers from the current one back to the first workload. jti is the grant's id.
-    request: digest of the one request (`stepwrit.digest.request_digest`). person: issuer and subject, only for
-    an audience that the registry lets see them.
+    request: digest of the one request (`stepwrit.digest.request_digest`). person: issuer and subject, for an
+    audience that the registry lets see them.
     """
 
     issuer: str

@@ -132,7 +132,7 @@ class OpenStepRequest:
     parent: str
     server: str
     tool: str
-    args: dict[str, object]
+    args: dict[str, object] = field(repr=False)
     v: int = V
     ceiling: CeilingSpec | None = (
         None  # for the child's own children; absent: the parent's, narrowed by the registry
@@ -149,7 +149,7 @@ class StepOpened:
 
     step: str
     txn: str
-    token: str
+    token: str = field(repr=False)
     expires_in: int
     origin: Origin
     performer: str
@@ -161,8 +161,8 @@ class StepOpened:
 class AcceptRequest:
     """`POST /v1/steps/{id}/accept`. `args`: digest of what arrived; `finding`: why the SDK itself refuses."""
 
-    token: str
-    proof: str
+    token: str = field(repr=False)
+    proof: str = field(repr=False)
     args: str
     v: int = V
     round: int = 1
@@ -252,8 +252,8 @@ class RequestDetails:
 class RedeemRequest:
     """`POST /v1/redeem`: what the guard saw: the credential, the presenter's proof, the request it got."""
 
-    token: str
-    proof: str
+    token: str = field(repr=False)
+    proof: str = field(repr=False)
     method: str
     url: str
     body: str

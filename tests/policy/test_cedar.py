@@ -165,3 +165,28 @@ def test_the_whole_context_fits_the_schema_that_rules_are_checked_against() -> N
             {**request, "context": json.dumps({**context, "x": 1})}, policies, "[]", schema
         )
         assert bad.decision.value == "NoDecision"
+
+
+SCENES = st.builds(
+    Scene,
+    origin=st.sampled_from(["human", "model", "server"]),
+    impact=st.sampled_from(["low", "medium", "high"]),
+    facts=st.sampled_from([(), (("amount", 5),), (("amount", 5000),)]),
+)
+
+
+@given(st.lists(st.tuples(SCENES, st.booleans()), min_size=1, max_size=12))
+def test_an_engine_that_has_answered_before_answers_like_a_new_one(asked: list[tuple[Scene, bool]]) -> None:
+    texts = (YES, BIG, *stance("approval").values())
+    old = engine(*texts, facts={"amount": "Long"})
+    for scene, opens in [*asked, *asked]:
+        question = opening(scene) if opens else issuing(scene)
+        assert old.decide(question) == engine(*texts, facts={"amount": "Long"}).decide(question)
+
+
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cedar, "KEPT_MAX", 2)
+    made = engine(YES, BIG, facts={"amount": "Long"})
+    for amount in range(5):
+        assert isinstance(made.decide(opening(replace(LOW, facts=(("amount", amount),)))), Permit)
+    assert len(made._kept) == 2
