@@ -79,13 +79,13 @@ async def test_a_nonce_that_binds_agent_ceiling_purpose_and_end_makes_the_proof_
 
 
 async def test_a_triggers_intent_has_an_owner_a_cause_and_its_registered_ceiling(rig: Rig) -> None:
-    record = await rig.start(CRON, cause="stp_x", ceiling=CeilingSpec(tools=("*",)))
+    record = await rig.start(CRON, cause="stp_100" + "0" * 26, ceiling=CeilingSpec(tools=("*",)))
     intent = record.step.intent
     assert (record.step.origin, intent.requester, intent.owner, intent.cause, intent.proof) == (
         "server",
         None,
         "team",
-        "stp_x",
+        "stp_100" + "0" * 26,
         None,
     )
     assert record.step.ceiling.tools == {"mail/pay"}
