@@ -15,6 +15,7 @@ REPLAYS: Final = ("repeat_same_call", "lost_reply", "replay_foreign")
 TOOLS_MAX: Final = 2_000
 WORKLOADS_MAX: Final = 2_000
 SVID_EVERY_S: Final = 2.0
+UNTOLD_MAX: Final = 100
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
 
@@ -162,6 +163,7 @@ class Metrics:
         for reason in REPLAYS:
             self._replays.labels(reason)
         self._children: dict[tuple[str, ...], Counter] = {}
+        self._untold: dict[str, int] = {}
         self._svids: dict[str, tuple[Gauge, float]] = {}
         self._tools: set[str] = set()
         self._verb_seconds: dict[str, Histogram] = {}
@@ -233,10 +235,21 @@ class Metrics:
     def handshake_refused(self, listener: str, reason: str) -> None:
         """A TLS handshake failed."""
         self._handshakes.labels(listener, reason).inc()
+        self._tell(f"{listener} handshake: {reason}")
 
     def unattested(self, rule: str) -> None:
         """A request came whose caller could not be attested."""
         self._unattested.labels(rule).inc()
+        self._tell(rule or "other")
+
+    def _tell(self, what: str) -> None:
+        if len(self._untold) < UNTOLD_MAX or what in self._untold:
+            self._untold[what] = self._untold.get(what, 0) + 1
+
+    def untold(self) -> dict[str, int]:
+        """Unattested tries since the last call, by what was wrong: the ledger counts them in one entry."""
+        told, self._untold = self._untold, {}
+        return told
 
     def caller_seen(self, workload: Workload, now: float) -> None:
         """How long the caller's SVID still lives; told at most every few seconds per workload."""

@@ -402,7 +402,11 @@ class Broker:
         return changed
 
     async def _flush(self) -> None:
+        """What was only counted becomes an entry: callers beyond their rate, and all unattested tries."""
         await self.refusals.flush(self.clock.now())
+        untold = self.metrics.untold()
+        if untold:
+            await self._say("refused.counted", {"unattested": untold})
 
     async def _gauge(self) -> None:
         room, now = self.store.headroom(), self.clock.now()
