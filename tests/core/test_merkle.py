@@ -361,3 +361,10 @@ def test_a_checkpoint_text_with_anything_else_is_refused(text: str):
 def test_a_checkpoint_that_could_not_be_read_back_is_not_written(checkpoint: Checkpoint):
     with pytest.raises(CheckpointRefused):
         checkpoint.text()
+
+
+def test_a_checkpoint_that_would_be_read_back_as_another_is_not_written() -> None:
+    good = Checkpoint(origin="log.example.test", size=1, root=bytes(32), extensions=("x",))
+    assert parse_checkpoint(good.text()) == good
+    with pytest.raises(CheckpointRefused):
+        Checkpoint(origin="log.example.test", size=1, root=bytes(32), extensions=("x\ny",)).text()

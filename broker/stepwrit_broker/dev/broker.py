@@ -30,6 +30,7 @@ from stepwrit_broker.dev.oidc import CLIENT_ID, DevIssuer
 from stepwrit_broker.dev.tlsfiles import write_tls_files
 from stepwrit_broker.dev.workload_api import DevTrustDomain
 from stepwrit_broker.policy.files import stance
+from stepwrit_broker.registry.files import load_registry
 from stepwrit_broker.wiring.broker import Broker
 from stepwrit_broker.wiring.settings import Address, BrokerSettings
 
@@ -124,7 +125,7 @@ class DevBroker:
             )
             await self.trust.start()
             self._stack.push_async_callback(self.trust.stop)
-            self.issuer = DevIssuer()
+            self.issuer = DevIssuer(self._port("oidc"))
         self.issuer.extra = {"/identity": self._identity, "/register": self._register}
         await self.issuer.start()
         self._stack.push_async_callback(self.issuer.stop)
@@ -154,7 +155,7 @@ class DevBroker:
 
     def _settings(self) -> BrokerSettings:
         cert, key = write_tls_files(self.folder)
-        tls_port = free_port()
+        tls_port = self._port("tls")
         return BrokerSettings(
             trust_domain=DEV_TRUST_DOMAIN,
             issuer=f"https://127.0.0.1:{tls_port}",
@@ -167,7 +168,7 @@ class DevBroker:
             registry=self.folder / "registry.yaml",
             limits=self.folder / "limits.yaml",
             policy=self.folder / "policy",
-            mtls=Address(host="127.0.0.1", port=0),
+            mtls=Address(host="127.0.0.1", port=self._port("mtls")),
             tls=Address(host="127.0.0.1", port=tls_port),
             tls_cert=cert,
             tls_key=key,
@@ -175,6 +176,18 @@ class DevBroker:
             admin=self.folder / "admin.sock",
             oidc=(Issuer(issuer=self.issuer.url, algorithms=("ES256",)),),
         )
+
+    def _port(self, name: str) -> int:
+        """The port of the last run where it is still free: what `dev run` started finds the broker again."""
+        file = self.folder / "ports.json"
+        try:
+            kept: dict[str, int] = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            kept = {}
+        if not _is_free(kept.get(name, 0)):
+            kept[name] = free_port()
+            file.write_text(json.dumps(kept), encoding="utf-8")
+        return kept[name]
 
     def _write_state(self) -> None:
         state = {
@@ -225,7 +238,10 @@ class DevBroker:
                 t["name"]: {"impact": t.get("impact", "low"), "plan": t.get("plan", "self")} for t in tools
             },
         }
-        self._entries = [each for each in self._entries if each["id"] != entry["id"]] + [entry]
+        others = [each for each in self._entries if entry["id"] != each["id"] and url != each.get("url")]
+        entries = [*others, entry]  # a server that moved to another's URL takes its place
+        load_registry(json.dumps(dev_registry(self.issuer.url, entries)), name="registry")
+        self._entries = entries
         (self.folder / "registered.json").write_text(json.dumps(self._entries), encoding="utf-8")
         self._write_registry()
         await self.broker.apply_file("registry")
@@ -239,6 +255,16 @@ class DevBroker:
         except (OSError, ValueError):
             return []
         return kept
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return port != 0
 
 
 def free_port() -> int:

@@ -24,12 +24,12 @@ CLIENT_ID = "dev-agent"
 class DevIssuer:
     """`/.well-known/openid-configuration`, `/jwks`, and `POST /mint` for anyone on this machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         warnings.warn(
             "development OIDC issuer: anyone here can be anyone", DevelopmentModeWarning, stacklevel=2
         )
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._listener: Listener = plain_listener("127.0.0.1", 0, name="dev-oidc")
+        self._listener: Listener = plain_listener("127.0.0.1", port, name="dev-oidc")
         self.extra: dict[str, Callable[[Request], Awaitable[Response]]] = {}  # further POST routes
 
     @property
@@ -38,7 +38,7 @@ class DevIssuer:
         return self._listener.url
 
     async def start(self) -> None:
-        """Serve on a free loopback port."""
+        """Serve on loopback."""
         routes = [
             Route("/.well-known/openid-configuration", self._configuration),
             Route("/jwks", self._jwks),
