@@ -72,8 +72,8 @@ class Metrics:
         )
         self._issued = Counter(
             "stepwrit_credentials_issued",
-            "Credentials issued by audience",
-            ("audience",),
+            "Credentials issued by tool, origin and audience",
+            ("tool", "origin", "audience"),
             registry=self.registry,
         )
         self._self = Counter(
@@ -206,9 +206,9 @@ class Metrics:
         self._count("closed", self._closed, state)
         self._revoked.inc(revoked)
 
-    def issued(self, step: str, audience: str) -> None:  # noqa: ARG002  the step names the trace, not the label
+    def issued(self, tool: str, origin: str, audience: str) -> None:
         """A credential was delivered."""
-        self._count("issued", self._issued, self._tool_label(audience))
+        self._count("issued", self._issued, self._tool_label(tool), origin, self._tool_label(audience))
 
     def self_granted(self, tool: str, origin: str) -> None:
         """A tool that is its own resource accepted and redeemed."""

@@ -27,6 +27,8 @@ broker_id = "{state["broker_id"]}"
 spiffe_socket = "unix://{dev.folder}/wl/stepwrit/broker.sock"
 [listen]
 admin = "unix:{dev.admin}"
+tls_cert = "{dev.folder}/tls.crt"
+tls_key = "{dev.folder}/tls.key"
 [store]
 path = "var/stepwrit.db"
 anchor = "var/stepwrit.anchor"
@@ -58,6 +60,7 @@ def test_a_healthy_place_has_no_failed_check(cli: Cli, etc: Path):
         "limits",
         "policy",
         "spiffe",
+        "tls",
         "disk",
         "ledger key",
         "broker",
@@ -77,6 +80,7 @@ def test_a_healthy_place_has_no_failed_check(cli: Cli, etc: Path):
         ("registry", "/registry.yaml", "/limits.yaml", "what was in force stays"),
         ("policy", "/policy", "/nothing-here", "correct"),
         ("broker.toml", "issuer = ", "isuer = ", "correct"),
+        ("tls", "/tls.crt", "/no.crt", "put a certificate"),
         ("disk", "[store]\n", "[store]\ndisk_reserve_bytes = 9000000000000000\n", "ledger seal"),
     ],
 )

@@ -60,7 +60,7 @@ def all_checks(path: Path | None, at: str | None) -> list[Check]:
     found = [*found, Check(name="broker.toml", ok=True, said=f"{path} loads")]
     digests: dict[VersionKind, str] = {}
     found += files(config, digests)
-    found += [spiffe(config), disk(config), anchor(config), key(config)]
+    found += [spiffe(config), tls(config), disk(config), anchor(config), key(config)]
     return [*found, *broker(at or config.listen.admin, digests)]
 
 
@@ -135,6 +135,19 @@ def spiffe(config: Config) -> Check:
             name="spiffe", ok=False, said=f"no bundle for {config.trust_domain}", todo="ask SPIRE's operator"
         )
     return Check(name="spiffe", ok=True, said=f"{svid.spiffe_id}, {left}, {len(svid.bundles)} trust domains")
+
+
+def tls(config: Config) -> Check:
+    """Whether the `tls` listener has a certificate and its key; without them the broker does not start."""
+    listen = config.listen
+    if not listen.tls:
+        return Check(name="tls", ok=True, said="the tls listener is off")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(listen.tls_cert, listen.tls_key)
+    except (OSError, ssl.SSLError) as bad:
+        todo = f'put a certificate for {config.issuer} and its key there, or set tls = "" in [listen]'
+        return Check(name="tls", ok=False, said=f"{listen.tls_cert}, {listen.tls_key}: {bad}", todo=todo)
+    return Check(name="tls", ok=True, said=f"{listen.tls_cert} and its key load")
 
 
 def disk(config: Config) -> Check:

@@ -49,6 +49,7 @@ class Issued:
     """The credential, once, to its owner. Its repr shows no secret."""
 
     record: GrantRecord
+    step: Step
     credential: str
     expires_in: int
 
@@ -131,7 +132,10 @@ async def _attempt(
     kind.check(reserved.grant, made, now)  # 7
     stages.mark("check")
     return Issued(
-        record=reserved, credential=made, expires_in=max(0, int(reserved.grant.expires_at - now))
+        record=reserved,
+        step=record.step,
+        credential=made,
+        expires_in=max(0, int(reserved.grant.expires_at - now)),
     )  # 8
 
 

@@ -75,7 +75,7 @@ class Teller:
 
     def own_steps(self, told: list[str]) -> None:
         """What the server started."""
-        self._head(4, "The ledger server starts two things of its own; the model tries one of high impact")
+        self._head(4, "The server starts two things of its own; the model tries high impact")
         self._did("audit/record, low impact: allowed", told[0][:60])
         self._line("✗", "red", "audit/purge, medium impact: refused", told[1].partition(": ")[2][:60])
 

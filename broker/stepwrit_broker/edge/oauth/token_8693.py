@@ -76,8 +76,8 @@ class TokenEndpoint:
         except Problem as problem:
             self._metrics.stage_refused(stages.running, problem.code)
             raise
-        self._metrics.issued(issued.record.grant.step, issued.record.grant.audience)
-        grant = issued.record.grant
+        grant, action = issued.record.grant, issued.step.action
+        self._metrics.issued("" if action is None else action.tool, issued.step.origin, grant.audience)
         answer = Response(
             status=200,
             value={

@@ -1,0 +1,5 @@
+"""`python -m stepwrit_broker.cli` is `stepwrit`."""
+
+from stepwrit_broker.cli import main
+
+main()
