@@ -265,7 +265,12 @@ def test_what_holds_a_secret_does_not_show_it() -> None:
         AcceptRequest(token=secret, proof=secret, args="a"),
         RedeemRequest(token=secret, proof=secret, method="GET", url="u", body="b"),
         OpenStepRequest(parent="p", server="s", tool="t", args={"x": secret}),
-        Issued(record=SimpleNamespace(grant=SimpleNamespace(id="g")), credential=secret, expires_in=1),  # type: ignore[arg-type]
+        Issued(
+            record=SimpleNamespace(grant=SimpleNamespace(id="g")),  # type: ignore[arg-type]
+            step=None,  # type: ignore[arg-type]
+            credential=secret,
+            expires_in=1,
+        ),
         StepReady(record=None, token=secret, expires_in=1),  # type: ignore[arg-type]
         IntentStarted(record=None, token=secret, expires_in=1),  # type: ignore[arg-type]
     ]
