@@ -16,12 +16,12 @@ from typing import Final
 
 import anyio
 
-from stepwrit import client, shape
+from stepwrit import client
 from stepwrit._hook import OnRefusal, SessionHook, hook
 from stepwrit._outgoing import OutgoingStep, open_outgoing
 from stepwrit._verbs import IntentGranted, Subject
-from stepwrit.digest import body_digest, canonical
 from stepwrit.errors import StepwritError
+from stepwrit.intents import bound_nonce as bound_nonce  # noqa: PLC0414  where agents look for it
 from stepwrit.wire import (
     TOKEN_TYPE_ID,
     TOKEN_TYPE_UNSIGNED,
@@ -32,7 +32,6 @@ from stepwrit.wire import (
     Origin,
     Outcome,
     Proof,
-    V,
 )
 
 _log = logging.getLogger("stepwrit.agent")
@@ -186,13 +185,3 @@ class Broker(client.Broker):
 
 def _failed() -> Outcome:
     return "failed"
-
-
-def bound_nonce(agent: str, ceiling: CeilingSpec, purpose: str, exp: int) -> str:
-    """The `nonce` for the person's login that binds the ID token to exactly this intent.
-
-    agent: our SPIFFE ID. exp: seconds since the epoch, the same as given to `Broker.intent`. Base64url
-    SHA-256 of the RFC 8785 form of `{v, agent, ceiling, purpose, exp}`.
-    """
-    bound = {"v": V, "agent": agent, "ceiling": shape.write(ceiling), "purpose": purpose, "exp": exp}
-    return body_digest(canonical(bound))

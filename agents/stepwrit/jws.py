@@ -163,14 +163,15 @@ class SigningKey:
         Raises:
             DigestError: the claims are not JSON of one meaning.
         """
-        head = self._heads.get((typ, embed_jwk)) or self._head(typ, embed_jwk=embed_jwk)
-        text = f"{head}.{b64u(canonical(claims))}"
-        r, s = decode_dss_signature(self._private.sign(text.encode(), _ES256))
-        return f"{text}.{b64u(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
+        return self._signed(typ, canonical(claims), embed_jwk=embed_jwk)
 
     def sign_text(self, typ: str, claims: str) -> str:
         """A compact JWS over claims that are JSON text already, byte for byte."""
-        text = f"{self._heads.get((typ, False)) or self._head(typ, embed_jwk=False)}.{b64u(claims.encode())}"
+        return self._signed(typ, claims.encode(), embed_jwk=False)
+
+    def _signed(self, typ: str, claims: bytes, *, embed_jwk: bool) -> str:
+        head = self._heads.get((typ, embed_jwk)) or self._head(typ, embed_jwk=embed_jwk)
+        text = f"{head}.{b64u(claims)}"
         r, s = decode_dss_signature(self._private.sign(text.encode(), _ES256))
         return f"{text}.{b64u(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
 

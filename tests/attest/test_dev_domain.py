@@ -17,7 +17,8 @@ from tests.fakes.pki import FakeCa
 from stepwrit.errors import IdentityUnavailable
 from stepwrit.identity import WorkloadIdentity
 from stepwrit.x509svid import verify_x509_svid
-from stepwrit_broker.dev.ca import DEV_TRUST_DOMAIN, DevelopmentModeWarning
+from stepwrit_broker.core.workload import DEV_TRUST_DOMAIN
+from stepwrit_broker.dev.ca import DevelopmentModeWarning
 from stepwrit_broker.dev.workload_api import DevTrustDomain
 
 LEDGER = f"spiffe://{DEV_TRUST_DOMAIN}/mcp-server/ledger"

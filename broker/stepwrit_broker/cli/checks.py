@@ -20,7 +20,7 @@ from stepwrit_broker.config import Config, load_config
 from stepwrit_broker.core.errors import Problem
 from stepwrit_broker.core.versions import VersionKind
 from stepwrit_broker.ledger.anchor import AnchorFile
-from stepwrit_broker.wiring.documents import OperatorDocuments, policy_text
+from stepwrit_broker.wiring.documents import OperatorDocuments, document_text
 
 PYTHON: Final = (3, 11)
 OPENSSL: Final = (3, 0)
@@ -101,7 +101,7 @@ def files(config: Config, digests: dict[VersionKind, str]) -> Iterator[Check]:
     }
     for kind, path in paths.items():
         try:
-            text = policy_text(path) if kind == "policy" else path.read_text(encoding="utf-8")
+            text = document_text(kind, path)
             _, digests[kind] = OperatorDocuments().read(kind, text, path.name)
         except (Problem, OSError, UnicodeDecodeError) as bad:
             said = bad.reason if isinstance(bad, Problem) else f"{path}: {bad}"

@@ -142,9 +142,9 @@ def _put(admin: AdminClient, kind: VersionKind, path: Path, text: str, reason: s
 
 
 def _text_of(kind: VersionKind, path: Path) -> str:
-    from stepwrit_broker.wiring.documents import policy_text  # noqa: PLC0415  a whole broker comes with it
+    from stepwrit_broker.wiring.documents import document_text  # noqa: PLC0415  a whole broker comes with it
 
-    return policy_text(path) if kind == "policy" else path.read_text(encoding="utf-8")
+    return document_text(kind, path)
 
 
 def _checked(kind: VersionKind, path: Path) -> str:

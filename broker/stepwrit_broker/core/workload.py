@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, NewType
 
 MAX_ID_BYTES = 2048
+DEV_TRUST_DOMAIN = "dev.stepwrit.internal"  # of development identities; a real broker never believes it
 MAX_TRUST_DOMAIN_BYTES = 255
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]+\Z")
 _SEGMENT = re.compile(r"[a-zA-Z0-9._-]+\Z")

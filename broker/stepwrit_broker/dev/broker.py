@@ -25,7 +25,8 @@ from starlette.responses import JSONResponse
 
 from stepwrit_broker.attest.person import Issuer
 from stepwrit_broker.core.errors import Problem
-from stepwrit_broker.dev.ca import DEV_TRUST_DOMAIN, DevelopmentModeWarning
+from stepwrit_broker.core.workload import DEV_TRUST_DOMAIN
+from stepwrit_broker.dev.ca import DevelopmentModeWarning
 from stepwrit_broker.dev.oidc import CLIENT_ID, DevIssuer
 from stepwrit_broker.dev.tlsfiles import write_tls_files
 from stepwrit_broker.dev.workload_api import DevTrustDomain

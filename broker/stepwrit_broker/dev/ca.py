@@ -17,8 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-DEV_TRUST_DOMAIN: Final = "dev.stepwrit.internal"
-"""The development trust domain's name; a broker outside development refuses bundles of it."""
+from stepwrit_broker.core.workload import DEV_TRUST_DOMAIN
 
 _BACKDATE: Final = timedelta(seconds=10)
 _CA_LIFE: Final = timedelta(days=1)

@@ -23,8 +23,9 @@ import grpc.aio
 from spiffe._proto import workload_pb2_grpc  # pyright: ignore[reportPrivateUsage]
 
 from stepwrit.spiffe_id import check_workload_id
+from stepwrit_broker.core.workload import DEV_TRUST_DOMAIN
 from stepwrit_broker.dev._workload_service import WorkloadService
-from stepwrit_broker.dev.ca import DEV_TRUST_DOMAIN, Clock, DevCa, DevelopmentModeWarning
+from stepwrit_broker.dev.ca import Clock, DevCa, DevelopmentModeWarning
 
 _log = logging.getLogger("stepwrit.dev")
 _T = TypeVar("_T")

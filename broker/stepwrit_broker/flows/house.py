@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from stepwrit.digest import DigestError, normalise_url
 from stepwrit.tokens import StepToken
 from stepwrit_broker.core import ids, marks
 from stepwrit_broker.core.caller import Caller
-from stepwrit_broker.core.errors import Conflict, Problem, Refused, Unproven
+from stepwrit_broker.core.errors import Conflict, Malformed, Problem, Refused, Unproven
 from stepwrit_broker.core.registry import matches
 from stepwrit_broker.core.step import Requester, Step, StepRecord
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Question
@@ -163,7 +164,7 @@ def step_token(house: House, step: Step, jkt: str, now: float, life_s: float) ->
         trust_domain=house.trust_domain,
         txn=step.txn,
         step=step.id,
-        subject=_subject(step),
+        subject=subject_of(step),
         scope=tool or "intent",
         initiator=step.initiator,
         initiator_jkt=jkt,
@@ -181,7 +182,7 @@ def step_token(house: House, step: Step, jkt: str, now: float, life_s: float) ->
     return house.step_tokens.mint(token, now), life
 
 
-def _subject(step: Step) -> str:
+def subject_of(step: Step) -> str:
     """The requester's opaque id; for a trigger's transaction the trigger itself."""
     if step.intent.requester is not None:
         return step.intent.requester.opaque
@@ -196,14 +197,20 @@ def caller_subjects(caller: Caller) -> tuple[str, ...]:
 
 def step_subjects(step: Step, caller: Caller) -> tuple[str, ...]:
     """Everything whose mark stops this caller on this step."""
-    own = marks.subjects_of_caller(caller)
-    key = () if caller.jkt is None else (f"key:{caller.jkt}",)
-    return (*marks.subjects_of_step(step), *own, *key)
+    return (*marks.subjects_of_step(step), *caller_subjects(caller))
 
 
 def operation(caller: Caller, verb: str, op_id: str, digest: str) -> Operation:
     """The caller's name for this try."""
     return Operation(caller=caller.workload.id, key=caller.jkt or "", verb=verb, id=op_id, digest=digest)
+
+
+def normalised(url: str, code: str) -> str:
+    """The URL as it is digested and matched. Raises Malformed(`code`)."""
+    try:
+        return normalise_url(url)
+    except DigestError as bad:
+        raise Malformed(code, str(bad)) from bad
 
 
 def requester_name(requester: Requester | None) -> str | None:

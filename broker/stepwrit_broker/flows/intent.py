@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from dataclasses import dataclass, field
 
+from stepwrit import intents
 from stepwrit.digest import canonical
-from stepwrit.shape import write
 from stepwrit.wire import IntentRequest, Origin, Proof
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.ceiling import Ceiling
@@ -41,15 +40,8 @@ class IntentStarted:
 
 
 def bound_nonce(agent: str, request: IntentRequest) -> str:
-    """What binds a person's proof to this agent, ceiling, purpose and end: base64url SHA-256 of JCS."""
-    terms = {
-        "v": request.v,
-        "agent": agent,
-        "ceiling": write(request.ceiling),
-        "purpose": request.purpose,
-        "exp": request.exp,
-    }
-    return base64.urlsafe_b64encode(hashlib.sha256(canonical(terms)).digest()).rstrip(b"=").decode()
+    """What binds a person's proof to this agent, ceiling, purpose and end."""
+    return intents.bound_nonce(agent, request.ceiling, request.purpose, request.exp, v=request.v)
 
 
 async def start_intent(

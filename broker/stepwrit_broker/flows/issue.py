@@ -15,12 +15,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
-from stepwrit.digest import DigestError, normalise_url, request_digest_of
+from stepwrit.digest import request_digest_of
 from stepwrit.tokens import CredentialClaims
 from stepwrit.wire import CREDENTIAL_MAX_S, RequestDetails
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.document import credential_question
-from stepwrit_broker.core.errors import Conflict, Malformed, Problem, Refused
+from stepwrit_broker.core.errors import Conflict, Problem, Refused
 from stepwrit_broker.core.grant import Grant, GrantRecord
 from stepwrit_broker.core.ids import is_id, shard_of
 from stepwrit_broker.core.limits import Charge
@@ -33,11 +33,13 @@ from stepwrit_broker.flows.house import (
     check_performer,
     decided_afresh,
     decision,
+    normalised,
     operation,
     proof_uses,
     requester_name,
     same_tenant,
     settle,
+    subject_of,
 )
 from stepwrit_broker.ports import Evidence, InForce, ReserveCommand
 
@@ -165,7 +167,7 @@ def _place(
     resource = force.registry.resource(audience)
     if resource is None or resource.tenant != step.tenant:
         raise Refused("invalid_target", "no registered resource has this audience", rule="registry")
-    url = _normalised(details.url)
+    url = normalised(details.url, "invalid_authorization_details")
     line = line_for(action.plan, details.method, url, audience)
     grant = Grant(
         id=house.id("grt", shard_of(step.id)),
@@ -191,13 +193,6 @@ def _place(
     return _planned(house, step, action, grant, person), action.plan[line].times
 
 
-def _normalised(url: str) -> str:
-    try:
-        return normalise_url(url)
-    except DigestError as bad:
-        raise Malformed("invalid_authorization_details", str(bad)) from bad
-
-
 def _ends(caller: Caller, record: StepRecord, force: InForce, now: float) -> float:
     """Never longer than the hard cap, the SVID and the step."""
     lives = force.limits.lives
@@ -216,8 +211,7 @@ def _planned(house: House, step: Step, action: Action, grant: Grant, person: tup
     claims = CredentialClaims(
         issuer=house.issuer,
         audience=grant.audience,
-        subject=requester_name(step.intent.requester)
-        or (step.chain[0].initiator if step.chain else step.initiator),
+        subject=subject_of(step),
         performer=grant.performer,
         chain=_actors(step, grant.performer),
         jkt=grant.jkt,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stepwrit.digest import DigestError, normalise_url, request_digest_of
+from stepwrit.digest import DigestError, request_digest_of
 from stepwrit.wire import RedeemRequest
 from stepwrit_broker.core import marks
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.errors import Malformed, Problem, Refused
 from stepwrit_broker.core.grant import GrantRecord
 from stepwrit_broker.core.step import StepRecord
-from stepwrit_broker.flows.house import House, operation
+from stepwrit_broker.flows.house import House, normalised, operation
 from stepwrit_broker.flows.performing import FINDINGS
 from stepwrit_broker.ports import Evidence, Presented, ProofUse, RedeemCommand
 
@@ -34,7 +34,7 @@ async def redeem(house: House, caller: Caller, request: RedeemRequest, op_id: st
         now = house.clock.now()
         if request.finding is not None:
             await _report(house, request, about, now)
-        url = _normalised(request.url)
+        url = normalised(request.url, "invalid_request")
         shown = house.credentials.present(
             request.token, request.proof, method=request.method, url=url, now=now
         )
@@ -55,13 +55,6 @@ async def _report(house: House, request: RedeemRequest, about: dict[str, object]
     about.update(txn=claims.txn, step=claims.step, grant=claims.grant, tool=claims.tool)
     code = request.finding if request.finding in FINDINGS else "invalid_request"
     raise Refused(code or "invalid_request", "the resource's guard refused the request", rule="guard")
-
-
-def _normalised(url: str) -> str:
-    try:
-        return normalise_url(url)
-    except DigestError as bad:
-        raise Malformed("invalid_request", str(bad)) from bad
 
 
 def _digest(request: RedeemRequest, url: str) -> str:

@@ -36,14 +36,18 @@ class PolicyDoc:
 
 def load_folder(folder: Path) -> PolicyDoc:
     """The policy in a folder. Raises Malformed naming every problem with file and line."""
+    return load(read_folder(folder))
+
+
+def read_folder(folder: Path) -> dict[str, str]:
+    """The texts of a policy folder by name, unchecked but bounded. Raises Malformed."""
     try:
         found = [*sorted(folder.glob("*.cedar")), *folder.glob("facts.json")]
         if sum(path.stat().st_size for path in found) > SIZE_MAX:
             raise Malformed("invalid_request", f"{folder.name}: more than {SIZE_MAX} bytes of policy")
-        files = {path.name: path.read_text(encoding="utf-8") for path in found}
+        return {path.name: path.read_text(encoding="utf-8") for path in found}
     except (OSError, UnicodeDecodeError) as bad:
         raise Malformed("invalid_request", f"{folder.name}: cannot be read ({type(bad).__name__})") from bad
-    return load(files)
 
 
 def load(files: Mapping[str, str]) -> PolicyDoc:

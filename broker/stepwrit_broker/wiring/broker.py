@@ -52,7 +52,7 @@ from stepwrit_broker.registry.limits_file import set_rate
 from stepwrit_broker.store.disk import Disk
 from stepwrit_broker.store.sqlite import SqliteStore
 from stepwrit_broker.store.start import open_store
-from stepwrit_broker.wiring.documents import OperatorDocuments, policy_text
+from stepwrit_broker.wiring.documents import OperatorDocuments, document_text
 from stepwrit_broker.wiring.ledgering import Ledgering, signer
 from stepwrit_broker.wiring.settings import BrokerSettings
 
@@ -68,6 +68,7 @@ class Broker:
         self.clock, self.entropy, self.metrics = SystemClock(), SystemEntropy(), Metrics()
         self._stack = AsyncExitStack()
         self._ready = False
+        self._stamps: dict[VersionKind, tuple[tuple[str, int, int], ...]] = {}
         self.identity: WorkloadIdentity
         self.store: SqliteStore
         self.live: Live
@@ -395,11 +396,9 @@ class Broker:
         path: Path | None = getattr(self.settings, kind)
         if path is None:
             return False
-        seen = getattr(self, "_seen_files", {})
-        stamp = _stamp(path)
-        changed = kind in seen and seen[kind] != stamp
-        self._seen_files = {**seen, kind: stamp}
-        return changed
+        stamp, before = _stamp(path), self._stamps.get(kind)
+        self._stamps[kind] = stamp
+        return stamp != before
 
     async def _flush(self) -> None:
         """What was only counted becomes an entry: callers beyond their rate, and all unattested tries."""
@@ -441,5 +440,5 @@ def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
 
 def _document(kind: VersionKind, path: Path) -> tuple[str, str]:
     """A file's text, and the name under which its versions are known."""
-    text = policy_text(path) if kind == "policy" else path.read_text(encoding="utf-8")
+    text = document_text(kind, path)
     return text, str(path.resolve())

@@ -16,10 +16,9 @@ import uvloop
 from stepwrit_broker.attest.person import Issuer
 from stepwrit_broker.config import Config, host_port, load_config
 from stepwrit_broker.core.errors import Malformed
+from stepwrit_broker.core.workload import DEV_TRUST_DOMAIN
 from stepwrit_broker.wiring.broker import Broker
 from stepwrit_broker.wiring.settings import Address, BrokerSettings
-
-DEV_TRUST_DOMAIN = "dev.stepwrit.internal"  # a real broker never believes the development domain
 
 _log = structlog.get_logger("stepwrit.broker")
 

@@ -11,7 +11,7 @@ from stepwrit_broker.core.limits import Limits
 from stepwrit_broker.core.registry import Registry
 from stepwrit_broker.core.versions import VersionKind
 from stepwrit_broker.flows.settings import Change
-from stepwrit_broker.policy.files import compile_policy
+from stepwrit_broker.policy.files import compile_policy, read_folder
 from stepwrit_broker.policy.files import load as load_policy
 from stepwrit_broker.ports import PolicyEngine
 from stepwrit_broker.registry.difference import difference
@@ -19,15 +19,12 @@ from stepwrit_broker.registry.files import compile_registry, load_registry
 from stepwrit_broker.registry.limits_file import compile_limits, load_limits
 
 
-def policy_text(folder: Path) -> str:
-    """A policy folder as one text: JSON of its files by name."""
-    try:
-        found = [*sorted(folder.glob("*.cedar")), *folder.glob("facts.json")]
-        return json.dumps({path.name: path.read_text(encoding="utf-8") for path in found})
-    except (OSError, UnicodeDecodeError) as bad:
-        raise Malformed(
-            "invalid_request", f"{folder}: the policy cannot be read ({type(bad).__name__})"
-        ) from bad
+def document_text(kind: VersionKind, path: Path) -> str:
+    """What the operator wrote: a file's text; a policy folder as JSON of its files by name.
+
+    Raises Malformed, OSError, UnicodeDecodeError.
+    """
+    return json.dumps(read_folder(path)) if kind == "policy" else path.read_text(encoding="utf-8")
 
 
 class OperatorDocuments:
