@@ -1,17 +1,20 @@
-"""One watch of the SPIFFE Workload API: the messages of `FetchX509SVID`, read strictly.
+"""The streams of the SPIFFE Workload API, one attempt each, read strictly, and one call for a JWT-SVID.
 
-Source: SPIFFE_Workload_API.md section 5.
+Source: SPIFFE_Workload_API.md sections 5 and 6.
 
-The messages and the stub are those of the `spiffe` package. Its own client is not used for the watch: it
-hides the status code that tells a denial from an outage, drops the `hint`, and gives up the whole update
-when one partner's bundle is empty, which is a partner's way to say "trust nobody of mine".
+The messages and the stub are those of the `spiffe` package. Its own client is not used: it hides the status
+code that tells a denial from an outage, drops the `hint`, and gives up a whole update when one partner's
+bundle is empty, which is a partner's way to say "trust nobody of mine".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Generic, TypeVar, cast
 
 import grpc
 from cryptography import x509
@@ -20,10 +23,12 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 from spiffe._proto import workload_pb2, workload_pb2_grpc  # pyright: ignore[reportPrivateUsage]
 
-from stepwrit.errors import ConfigurationError
+from stepwrit.errors import ConfigurationError, IdentityUnavailable
+from stepwrit.spiffe_bundle import BundleRefused, JwtAuthorities, parse_jwt_authorities
 from stepwrit.spiffe_id import SCHEME, check_trust_domain, trust_domain_of
 from stepwrit.x509svid import SvidRefused, leaf_spiffe_id
 
+U = TypeVar("U")
 _HEADER: Final = (("workload.spiffe.io", "true"),)
 # each attempt is a new channel of ours; without this they would share one connection and its backoff
 _OPTIONS: Final = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
@@ -49,31 +54,96 @@ class X509Update:
     expires_at: float
 
 
-class Watch:
-    """One attempt: open, iterate `updates()`, until `WatchEnded`. `cancel` is safe from any thread."""
+class Watch(Generic[U]):
+    """One attempt: open, iterate `updates()`, until `WatchEnded`. `cancel` is safe from any thread.
 
-    def __init__(self, socket: str, hint: str | None) -> None:
-        self._hint = hint
-        # grpc and the generated stub are untyped
-        self._channel = cast(Any, grpc).insecure_channel(grpc_target(socket), options=_OPTIONS)
-        stub = cast(Any, workload_pb2_grpc.SpiffeWorkloadAPIStub)(self._channel)
-        self._call = stub.FetchX509SVID(workload_pb2.X509SVIDRequest(), metadata=_HEADER)
+    call: opens the stream of a stub. read: makes one message an update.
+    """
 
-    def updates(self) -> Iterator[X509Update]:
+    def __init__(self, socket: str, call: Callable[[Any], Any], read: Callable[[Any], U]) -> None:
+        self._socket, self._read = socket, read
+        self._channel = _channel(socket)
+        self._call = call(_stub(self._channel))
+
+    def updates(self) -> Iterator[U]:
         """Every update; never ends but by `WatchEnded`."""
         try:
             for message in self._call:
-                yield parse_update(message, self._hint)
+                yield self._read(message)
         except grpc.RpcError as error:
-            code = cast(Any, error).code()
-            denied = code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT)
-            raise WatchEnded(f"the Workload API answered {code.name}", withdrawn=denied) from None
+            raise _ended(cast(Any, error).code(), self._socket) from None
         raise WatchEnded("the Workload API closed the stream", withdrawn=False)
 
     def cancel(self) -> None:
         """End the stream and free its connection."""
         self._call.cancel()
         self._channel.close()
+
+
+def watch_x509(socket: str, hint: str | None) -> Watch[X509Update]:
+    """Follow our X.509-SVID and the X.509 bundles."""
+    return Watch(
+        socket,
+        lambda stub: stub.FetchX509SVID(workload_pb2.X509SVIDRequest(), metadata=_HEADER),
+        lambda message: parse_update(message, hint),
+    )
+
+
+def watch_jwt_bundles(socket: str) -> Watch[Mapping[str, JwtAuthorities]]:
+    """Follow the JWT authorities of every trust domain that we are given."""
+    return Watch(
+        socket,
+        lambda stub: stub.FetchJWTBundles(workload_pb2.JWTBundlesRequest(), metadata=_HEADER),
+        _jwt_bundles,
+    )
+
+
+def fetch_jwt_svid(socket: str, audience: str, *, spiffe_id: str | None, timeout: float) -> str:
+    """One JWT-SVID for this audience alone; the first that the API gives, or `spiffe_id`'s. Seconds.
+
+    Raises IdentityUnavailable.
+    """
+    with _channel(socket) as channel:
+        request = workload_pb2.JWTSVIDRequest(audience=[audience], spiffe_id=spiffe_id or "")
+        try:
+            answer = _stub(channel).FetchJWTSVID(request, metadata=_HEADER, timeout=timeout)
+        except grpc.RpcError as error:
+            why = _ended(cast(Any, error).code(), socket).why
+            raise IdentityUnavailable(f"no JWT-SVID from {socket}: {why}") from None
+    if not answer.svids:
+        raise IdentityUnavailable(f"no JWT-SVID from {socket}: the Workload API gave none")
+    return str(answer.svids[0].svid)
+
+
+def _channel(socket: str) -> Any:
+    return cast(Any, grpc).insecure_channel(grpc_target(socket), options=_OPTIONS)  # grpc is untyped
+
+
+def _stub(channel: Any) -> Any:
+    return cast(Any, workload_pb2_grpc.SpiffeWorkloadAPIStub)(channel)
+
+
+def _ended(code: grpc.StatusCode, socket: str) -> WatchEnded:
+    """What a status means, in words that say what to do."""
+    denied = code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT)
+    why = f"the Workload API answered {code.name}"
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+        why += ": no registration entry matches this process (stepwrit spire entries)"
+    elif code is grpc.StatusCode.UNAVAILABLE:
+        why += f": {_unreachable(Path(socket.removeprefix('unix:')))}"
+    return WatchEnded(why, withdrawn=denied)
+
+
+def _unreachable(path: Path) -> str:
+    try:
+        is_socket = path.is_socket()
+    except OSError as bad:
+        return f"{path} cannot be looked at ({bad.strerror})"
+    if not is_socket:
+        return f"there is no socket {path}: is the SPIRE agent running?"
+    if not os.access(path, os.W_OK):
+        return f"uid {os.geteuid()} may not open {path}"
+    return f"nobody answers on {path}"
 
 
 def grpc_target(socket: str) -> str:
@@ -124,6 +194,23 @@ def _bundles(
             found[domain] = _authorities(der)
     found[trust_domain_of(chosen.spiffe_id)] = _authorities(chosen.bundle)
     return found
+
+
+def _jwt_bundles(message: workload_pb2.JWTBundlesResponse) -> Mapping[str, JwtAuthorities]:
+    """Trust domain -> its JWT authorities. One that does not parse is distrusted, alone."""
+    found: dict[str, JwtAuthorities] = {}
+    for name, raw in message.bundles.items():
+        domain = trust_domain_of(name) if name.startswith(SCHEME) else name
+        if _is_trust_domain(domain):
+            found[domain] = _authorities_of(raw)
+    return MappingProxyType(found)
+
+
+def _authorities_of(raw: bytes) -> JwtAuthorities:
+    try:
+        return parse_jwt_authorities(raw)
+    except BundleRefused:
+        return MappingProxyType({})
 
 
 def _is_trust_domain(name: str) -> bool:

@@ -17,22 +17,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
-from stepwrit._workload_api import Watch, WatchEnded, X509Update, grpc_target
+from stepwrit._supervise import Clock, Health, Supervisor
+from stepwrit._workload_api import X509Update, fetch_jwt_svid, grpc_target, watch_x509
 from stepwrit.errors import IdentityUnavailable
 
 _log = logging.getLogger("stepwrit.identity")
 
-FIRST_BACKOFF_S: Final = 0.1
-MAX_BACKOFF_S: Final = 5.0
-_STEADY_S: Final = 10.0  # a stream that lived this long starts the backoff afresh
-
-Clock = Callable[[], float]
+JWT_TIMEOUT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,21 +58,27 @@ class WorkloadIdentity:
 
     def __init__(self, socket: str, *, hint: str | None = None, clock: Clock = time.time) -> None:
         grpc_target(socket)
-        self._socket = socket
-        self._hint = hint
-        self._clock = clock
+        self._socket, self._hint, self._clock = socket, hint, clock
         self._state = threading.Condition()
         self._snapshot: X509Snapshot | None = None
-        self._missing = "not started"
-        self._lost_at: float | None = None
         self._generation = 0
         self._subscribers: list[Callable[[], None]] = []
-        self._watch: Watch | None = None
-        self._thread: threading.Thread | None = None
-        self._stopping = threading.Event()
+        self._supervisor: Supervisor[X509Update] = Supervisor(
+            socket,
+            lambda: watch_x509(socket, hint),
+            publish=self._publish,
+            withdraw=self._withdraw,
+            clock=clock,
+            name="identity",
+        )
 
     def __repr__(self) -> str:
         return f"WorkloadIdentity({self._socket!r}, hint={self._hint!r})"
+
+    @property
+    def socket(self) -> str:
+        """Of the Workload API that is asked."""
+        return self._socket
 
     async def start(self) -> None:
         """Start to watch and return at once; a socket that is not there yet is waited for."""
@@ -91,13 +94,7 @@ class WorkloadIdentity:
 
     def start_sync(self) -> None:
         """`start` without an event loop. A second start of a running identity does nothing."""
-        with self._state:
-            if self._thread is not None:
-                return
-            self._stopping.clear()
-            self._missing = "no answer yet"
-            self._thread = threading.Thread(target=self._supervise, name="stepwrit-identity", daemon=True)
-            self._thread.start()
+        self._supervisor.start()
 
     def wait_ready_sync(self, timeout: float) -> X509Snapshot:
         """`wait_ready` without an event loop."""
@@ -107,23 +104,21 @@ class WorkloadIdentity:
 
     def close_sync(self) -> None:
         """`close` without an event loop."""
-        self._stopping.set()
+        self._supervisor.close()
         with self._state:
-            thread, self._thread, watch = self._thread, None, self._watch
-            self._snapshot, self._missing = None, "closed"
-        if watch is not None:
-            watch.cancel()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+            self._snapshot = None
 
     def snapshot(self) -> X509Snapshot:
         """The current state. IdentityUnavailable if there is none, or the SVID has ended."""
         with self._state:
-            snapshot, missing = self._snapshot, self._missing
+            snapshot = self._snapshot
         if snapshot is None:
-            raise IdentityUnavailable(f"no X.509-SVID from {self._socket}: {missing}")
+            raise IdentityUnavailable(f"no X.509-SVID from {self._supervisor.health.why}")
         if snapshot.expires_at <= self._clock():
-            raise IdentityUnavailable(f"the X.509-SVID from {self._socket} has expired: {missing}")
+            self._supervisor.nudge()
+            raise IdentityUnavailable(
+                f"the X.509-SVID of {snapshot.spiffe_id} has expired; {self._supervisor.health.why}"
+            )
         return snapshot
 
     @property
@@ -137,8 +132,23 @@ class WorkloadIdentity:
 
     def lost_at(self) -> float | None:
         """When the stream ended (seconds since the epoch), or None while it stands: how stale we may be."""
+        return self._supervisor.lost_at
+
+    def health(self) -> Health:
+        """How we are; `expired` from the SVID's end on, whatever the stream does."""
         with self._state:
-            return self._lost_at
+            snapshot = self._snapshot
+        stream = self._supervisor.health
+        if snapshot is None or snapshot.expires_at > self._clock():
+            return stream
+        return replace(stream, state="expired", since=snapshot.expires_at)
+
+    def jwt_svid(self, audience: str, *, timeout: float = JWT_TIMEOUT_S) -> str:
+        """A fresh JWT-SVID of ours, for this audience alone; blocks up to `timeout` seconds. It is a secret.
+
+        Raises IdentityUnavailable.
+        """
+        return fetch_jwt_svid(self._socket, audience, spiffe_id=self.snapshot().spiffe_id, timeout=timeout)
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back after each change, also a withdrawal, on the watching thread; returns the undo."""
@@ -155,55 +165,19 @@ class WorkloadIdentity:
     def _usable(self) -> bool:
         return self._snapshot is not None and self._snapshot.expires_at > self._clock()
 
-    def _supervise(self) -> None:
-        backoff = FIRST_BACKOFF_S
-        while not self._stopping.is_set():
-            began = self._clock()
-            ended = self._watch_once()
-            if self._stopping.is_set():
-                return
-            self._note_end(ended)
-            if self._clock() - began > _STEADY_S:
-                backoff = FIRST_BACKOFF_S
-            self._stopping.wait(backoff)
-            backoff = min(backoff * 2, MAX_BACKOFF_S)
-
-    def _watch_once(self) -> WatchEnded:
-        watch = Watch(self._socket, self._hint)
-        with self._state:
-            self._watch = watch
-        if self._stopping.is_set():  # closed in between: nobody else would cancel this one
-            watch.cancel()
-        try:
-            for update in watch.updates():
-                self._publish(update)
-                if self._stopping.is_set():
-                    break
-        except WatchEnded as ended:
-            return ended
-        finally:
-            watch.cancel()
-        return WatchEnded("closed", withdrawn=True)
-
     def _publish(self, update: X509Update) -> None:
         with self._state:
-            if self._stopping.is_set():
+            if self._supervisor.stopping:
                 return
             self._generation += 1
             self._snapshot = _as_snapshot(update, self._generation)
-            self._lost_at, self._missing = None, "no newer one came"
             self._state.notify_all()
         self._tell()
 
-    def _note_end(self, ended: WatchEnded) -> None:
+    def _withdraw(self) -> None:
         with self._state:
-            had, self._missing = self._snapshot, ended.why
-            if self._lost_at is None:
-                self._lost_at = self._clock()
-            if ended.withdrawn:
-                self._snapshot = None
-        _log.warning("%s: %s%s", self._socket, ended.why, "; identity withdrawn" if ended.withdrawn else "")
-        if ended.withdrawn and had is not None:
+            had, self._snapshot = self._snapshot, None
+        if had is not None:
             self._tell()
 
     def _tell(self) -> None:
