@@ -26,13 +26,17 @@ MAX_URL_CHARS: Final = 4_096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DpopProof:
-    """A proof that held. iat, usable_until: seconds since the epoch; remember `jti` until `usable_until`."""
+    """A proof that held. iat, usable_until: seconds since the epoch; remember `jti` until `usable_until`.
+
+    nonce: as it says; whose it is was only looked at where one was demanded.
+    """
 
     jkt: str
     jti: str
     iat: float
     usable_until: float
     key: VerifyKey
+    nonce: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +120,15 @@ def verify_proof(
         _same(claims, "ath", ath, "token")
     _bound(key, jkt)
     iat, until = _fresh(claims, now, leeway, max_age)
-    return DpopProof(jkt=key.thumbprint, jti=_jti(claims), iat=iat, usable_until=until, key=key)
+    shown = claims.get("nonce")
+    return DpopProof(
+        jkt=key.thumbprint,
+        jti=_jti(claims),
+        iat=iat,
+        usable_until=until,
+        key=key,
+        nonce=shown if isinstance(shown, str) else None,
+    )
 
 
 @lru_cache(maxsize=512)

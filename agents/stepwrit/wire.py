@@ -29,6 +29,7 @@ ACTION_TYPE: Final = "stepwrit_action"  # RFC 9396 `type`
 
 # --- RFC 8693 and transaction token strings
 GRANT_TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105
+CLIENT_ASSERTION_JWT_SPIFFE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe"
 TOKEN_TYPE_TXN: Final = "urn:ietf:params:oauth:token-type:txn_token"  # noqa: S105
 TOKEN_TYPE_ACCESS: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105
 TOKEN_TYPE_ID: Final = "urn:ietf:params:oauth:token-type:id_token"  # noqa: S105

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from stepwrit_broker.core.workload import Workload
 
 STAGES: Final = ("attest", "place", "decide", "reserve", "mint", "check", "deliver")
-REPLAYS: Final = ("repeat_same_call", "lost_reply", "replay_foreign")
+REPLAYS: Final = ("repeat_same_call", "lost_reply", "replay_foreign", "second_key")
 TOOLS_MAX: Final = 2_000
 WORKLOADS_MAX: Final = 2_000
 SVID_EVERY_S: Final = 2.0
@@ -107,7 +107,7 @@ class Metrics:
         )
         self._replays = Counter(
             "stepwrit_replays",
-            "Replays by reason; only replay_foreign is an attack",
+            "Replays by reason; replay_foreign and second_key are attacks",
             ("reason",),
             registry=self.registry,
         )

@@ -65,6 +65,21 @@ class ProofUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPin:
+    """A bearer document and the first key that was shown with it.
+
+    svid: digest of a JWT-SVID. jkt: thumbprint of the key. until: the document's end, seconds since the
+    epoch. proofs: key proofs that no later write of this request will use up.
+    """
+
+    svid: str
+    jkt: str
+    until: float
+    proofs: tuple[ProofUse, ...]
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """What a ledger entry says beyond the rows: JSON. `decision` is kept beside the log under its salted
     digest.
@@ -268,6 +283,14 @@ class Store(Protocol):
     async def apply(self, command: VersionCommand) -> StoredVersion:
         """Put a new version in force at once for every later atomic call, with its marks. Anchored like a
         mark.
+        """
+        ...
+
+    async def pin(self, pin: KeyPin) -> None:
+        """Bind a bearer document to the first key that is shown with it, durably and for as long as it lives.
+
+        The same pair again changes nothing. Another key MUST raise Refused(`replay`, rule="second_key").
+        With it `proofs` are used up, each once.
         """
         ...
 

@@ -63,10 +63,10 @@ class TestTheFile:
 
     def test_the_previous_schema_is_brought_up_and_one_without_a_way_is_refused(self, tmp_path: Path) -> None:
         conn = schema.connect(tmp_path / "store.db")
-        schema.prepare(conn, "", version=1)
+        schema.prepare(conn, "", version=1, upgrades={})
         conn.execute("INSERT INTO meta (name, value) VALUES ('kept', 'yes')")
         with pytest.raises(Unavailable, match="no way from schema 1 to 2"):
-            schema.prepare(conn, "", version=2)
+            schema.prepare(conn, "", version=2, upgrades={})
         schema.prepare(conn, "", version=2, upgrades={2: "CREATE TABLE added (x);"})
         assert conn.execute("PRAGMA user_version").fetchone() == (2,)
         assert conn.execute("SELECT value FROM meta WHERE name = 'kept'").fetchone() == ("yes",)
@@ -74,7 +74,7 @@ class TestTheFile:
 
     def test_a_failed_upgrade_leaves_the_file_as_it_was(self, tmp_path: Path) -> None:
         conn = schema.connect(tmp_path / "store.db")
-        schema.prepare(conn, "", version=1)
+        schema.prepare(conn, "", version=1, upgrades={})
         with pytest.raises(Unavailable, match="tables"):
             schema.prepare(conn, "", version=2, upgrades={2: "CREATE TABLE added (x); NONSENSE;"})
         assert conn.execute("PRAGMA user_version").fetchone() == (1,)

@@ -11,6 +11,8 @@ from typing import Final, Protocol
 
 from stepwrit.errors import IdentityUnavailable
 from stepwrit.identity import X509Snapshot
+from stepwrit.jwt_bundles import JwtBundles
+from stepwrit_broker.attest.jwt import TrustedAuthorities
 from stepwrit_broker.core.errors import Unavailable
 
 RETRY_S: Final = 5.0
@@ -70,6 +72,36 @@ class BundleSource:
         return TrustedBundles(
             generation=snapshot.generation,
             by_domain={name: roots for name, roots in snapshot.bundles.items() if name not in self._refuse},
+            refused=self._refuse,
+        )
+
+
+class JwtSource(Protocol):
+    """The part of `stepwrit.jwt_bundles.JwtBundleWatch` that attestation needs."""
+
+    def current(self) -> JwtBundles:
+        """The newest state."""
+        ...
+
+    def lost_at(self) -> float | None:
+        """Since when (seconds since the epoch) no news could come; None while they can."""
+        ...
+
+
+class AuthoritySource:
+    """The JWT authorities in force; `max_age` and `refuse` as in BundleSource."""
+
+    def __init__(self, watch: JwtSource, *, max_age: float, refuse: frozenset[str] = frozenset()) -> None:
+        self._watch, self._max_age, self._refuse = watch, max_age, refuse
+
+    def current(self, now: float) -> TrustedAuthorities:
+        """The authorities at `now` (seconds since the epoch); Unavailable if they are in doubt."""
+        lost_at, known = self._watch.lost_at(), self._watch.current()
+        if known.generation == 0 or (lost_at is not None and now - lost_at > self._max_age):
+            raise _in_doubt("JWT authorities are not known, or older than allowed", "bundle_max_age")
+        return TrustedAuthorities(
+            generation=known.generation,
+            by_domain={name: keys for name, keys in known.by_domain.items() if name not in self._refuse},
             refused=self._refuse,
         )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from stepwrit.wire import Impact, PlanItem
 from stepwrit_broker.core.ceiling import Ceiling
 from stepwrit_broker.core.lineage import Role
-from stepwrit_broker.core.workload import SpiffeId
+from stepwrit_broker.core.workload import AttestedBy, SpiffeId
 
 
 def matches(pattern: str, workload: SpiffeId) -> bool:
@@ -49,14 +49,15 @@ class Entry:
 
     name: short and unique; an mcp-server's tools are named by it. url: where an mcp-server is reached.
     may_start: the ceiling of what a server, trigger or agent may start; None: nothing. audience: what a
-    resource redeems for. owner: the approver of record of a trigger. person_claims: the audience may see the
-    person's own identifiers.
+    resource redeems for. attest: how it may prove who it is. owner: the approver of record of a trigger.
+    person_claims: the audience may see the person's own identifiers.
     """
 
     id: str
     name: str
     role: Role
     tenant: str
+    attest: frozenset[AttestedBy] = frozenset({"x509"})
     url: str | None = None
     tools: Mapping[str, Tool] = field(default_factory=dict)
     may_start: Ceiling | None = None
@@ -69,10 +70,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registry:
-    """One version of the registry. Unknown means None, never a default."""
+    """One version of the registry. Unknown means None, never a default.
+
+    trust_domains: the foreign ones whose workloads count here.
+    """
 
     version: int
     entries: tuple[Entry, ...]
+    trust_domains: frozenset[str] = frozenset()
     digest: str = ""
     _exact: dict[str, Entry] = field(init=False, repr=False, compare=False)
     _patterns: tuple[Entry, ...] = field(init=False, repr=False, compare=False)

@@ -14,7 +14,7 @@ from stepwrit_broker.core.errors import Malformed, Refused
 from stepwrit_broker.core.ids import is_id
 from stepwrit_broker.core.limits import Charge, Limits
 from stepwrit_broker.core.versions import StoredVersion, VersionKind
-from stepwrit_broker.edge.operator import Reader, check_sees_all, is_theirs, sees_all
+from stepwrit_broker.edge.operator import Asked, Reader, check_sees_all, is_theirs, sees_all
 from stepwrit_broker.flows import revoke
 from stepwrit_broker.flows.explain import explain
 from stepwrit_broker.flows.house import House
@@ -83,10 +83,10 @@ class AdminPorts:
     about: dict[str, str] = field(default_factory=dict)
 
 
-def _asking(request: Request) -> Reader:
+async def _asking(request: Request) -> Reader:
     """Who asks, by the rule of the listener; refuses whoever may not."""
-    reader: Callable[[Request], Reader] = request.app.state.reader
-    return reader(request)
+    reader: Asked = request.app.state.reader
+    return await reader(request)
 
 
 Asking = Annotated[Reader, Depends(_asking)]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Final
 
 import structlog
 
 from stepwrit_broker.core.errors import Problem, Unavailable, Unproven
 from stepwrit_broker.edge.caller import record
 from stepwrit_broker.edge.http import Asgi, Receive, Request, Response, Scope, Send, receive_request
-from stepwrit_broker.edge.oauth.token_8693 import TokenEndpoint
 from stepwrit_broker.edge.problems import render, render_oauth
 from stepwrit_broker.edge.verbs import Verbs
 from stepwrit_broker.observe import Metrics
@@ -19,21 +20,41 @@ from stepwrit_broker.observe import Metrics
 _log = structlog.get_logger("stepwrit.edge")
 
 
-class WorkloadApp:
-    """The `mtls` listener: workloads' verbs, then `rest` (metadata, keys, operators)."""
+Endpoint = Callable[[Request], Awaitable[Response]]
+BEARER_VERBS: Final = frozenset({"open", "token", "accept", "wait", "heartbeat", "close"})
+"""What a caller with nothing but a bearer may ask for: never to redeem, never to operate."""
 
-    def __init__(self, verbs: Verbs, token: TokenEndpoint, rest: Asgi, metrics: Metrics) -> None:
-        self._verbs, self._token, self._rest, self._metrics = verbs, token, rest, metrics
+
+class WorkloadApp:
+    """One listener's workloads: OAuth's endpoints, our verbs, then `rest` (metadata, keys, operators).
+
+    oauth: path -> name in metrics, endpoint. only: the verbs that are served, None for all. nonce: the DPoP
+    nonce that goes with every answer (RFC 9449 section 8.2), where the listener demands one.
+    """
+
+    def __init__(
+        self,
+        *,
+        verbs: Verbs,
+        oauth: Mapping[str, tuple[str, Endpoint]],
+        rest: Asgi,
+        metrics: Metrics,
+        only: frozenset[str] | None = None,
+        nonce: Callable[[], str] | None = None,
+    ) -> None:
+        self._verbs, self._oauth, self._rest, self._metrics = verbs, oauth, rest, metrics
+        self._only, self._nonce = only, nonce
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, answered whatever happens."""
         if scope["type"] != "http":
             return await self._rest(scope, receive, send)
         path: str = scope["path"]
-        if path == "/oauth/token":
-            return await self._answer("token", scope, receive, send, self._token, render_oauth)
+        asked = self._oauth.get(path)
+        if asked is not None:
+            return await self._answer(asked[0], scope, receive, send, asked[1], render_oauth)
         found = self._verbs.route(path)
-        if found is None:
+        if found is None or (self._only is not None and found[0] not in self._only):
             return await self._rest(scope, receive, send)
         verb, method, step = found
 
@@ -75,6 +96,8 @@ class WorkloadApp:
                 Unavailable("unavailable", "an internal error; nothing was granted", retry_after=1.0)
             )
         self._metrics.request(verb, outcome, code, time.perf_counter() - began)
+        if self._nonce is not None:
+            response = replace(response, headers=(*response.headers, (b"dpop-nonce", self._nonce().encode())))
         await response.send(send)
 
     def _tell(self, verb: str, problem: Problem, scope: Scope) -> None:

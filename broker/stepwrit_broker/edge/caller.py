@@ -2,84 +2,94 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol, cast
 
 from stepwrit.digest import DigestError
 from stepwrit.dpop import DpopProof, verify_proof
 from stepwrit.jws import TokenRefused
 from stepwrit.wire import LEEWAY_S
-from stepwrit.x509svid import TlsPeer
 from stepwrit_broker.core import marks
+from stepwrit_broker.core.admission import admit
 from stepwrit_broker.core.caller import Caller
-from stepwrit_broker.core.errors import Malformed, Problem, Unproven
-from stepwrit_broker.core.workload import Workload
+from stepwrit_broker.core.errors import Problem, Unproven
+from stepwrit_broker.core.workload import TrustDomain, Workload
 from stepwrit_broker.edge.http import Request, Scope
-from stepwrit_broker.flows.house import Refusals
-from stepwrit_broker.ports import Clock, Settings, Store
+from stepwrit_broker.edge.nonces import Nonces
+from stepwrit_broker.edge.proving import Proving
+from stepwrit_broker.flows.house import Refusals, proof_uses
+from stepwrit_broker.ports import Clock, KeyPin, Settings, Store
 
 EVERYTHING = "everything:all"
-
-
-class Attestor(Protocol):
-    """Stage 1 for the certificate of a connection."""
-
-    def attest(self, tls: TlsPeer | None, now: float) -> Workload:
-        """The attested workload. Raises Unproven(`unattested`), Unavailable."""
-        ...
+PINNED_MAX = 8_192
 
 
 class Callers:
-    """Turns a request on the mtls listener into a Caller. bases: the URLs under which this listener is
-    reached.
+    """Turns a request on one listener into a Caller.
+
+    proving: how callers prove who they are there. bases: the URLs under which it is reached. nonces: given
+    where callers have none but bearers to show; then every request needs a key proof with a nonce of ours.
     """
 
     def __init__(
         self,
         *,
-        attestor: Attestor,
+        proving: Proving,
         settings: Settings,
         store: Store,
         clock: Clock,
+        home: str,
         bases: Callable[[], tuple[str, ...]],
         seen: Callable[[Workload, float], None],
+        nonces: Nonces | None = None,
     ) -> None:
-        self._attestor, self._settings, self._store, self._clock = attestor, settings, store, clock
-        self._bases, self._seen = bases, seen
+        self._proving, self._settings, self._store, self._clock = proving, settings, store, clock
+        self._home, self._bases, self._seen, self._nonces = TrustDomain(home), bases, seen, nonces
+        self._pinned: OrderedDict[str, str] = OrderedDict()
 
-    def of(self, request: Request, *, proof: bool, stopped_too: bool = False) -> Caller:
+    async def of(self, request: Request, *, proof: bool, stopped_too: bool = False) -> Caller:
         """The caller; with `proof`, also the key that it proves to hold in this very request.
 
         stopped_too: also one whom a mark stops, since it is about to end something.
 
         Once attested and registered it stands in the scope as `stepwrit.caller`: refusals are recorded by it.
-        Raises: Unproven(`unattested` | `invalid_proof`), Refused(`not_registered`, `frozen`, …), Unavailable.
+        Raises: Malformed, Unproven(`unattested` | `invalid_proof` | `use_dpop_nonce`), Refused(`replay`,
+        `frozen`, …), Unavailable.
         """
         now = self._clock.now()
-        peer = cast("TlsPeer | None", request.scope.get("extensions", {}).get("stepwrit.tls"))
-        workload = self._attestor.attest(peer, now)
+        workload = self._proving.workload(request, now)
         self._seen(workload, now)
-        entry = self._settings.now_in_force().registry.entry_for(workload.id)
-        if entry is None:
-            raise Unproven(
-                "unattested",
-                "this SPIFFE ID is not registered",
-                rule="registry",
-                who_can_change_it="the operator (registry.yaml)",
-            )
+        entry = admit(self._settings.now_in_force().registry, self._home, workload)
         caller = request.scope["stepwrit.caller"] = Caller(workload=workload, entry=entry)
         if not stopped_too:
             marks.test(self._store.marks(), _stops(caller))
+        if workload.attested_by == "jwt":
+            return await self._pinned_to_key(self._proved(request, caller, now), now, spend=not proof)
         return self._proved(request, caller, now) if proof else caller
+
+    async def _pinned_to_key(self, caller: Caller, now: float, *, spend: bool) -> Caller:
+        """A bearer serves one key: the first that was shown with it, whoever shows it.
+
+        spend: no write of the verb will use up the key's proof, so it is used up here.
+        """
+        svid, jkt = caller.workload.serial, caller.jkt or ""
+        if spend or self._pinned.get(svid) != jkt:
+            proofs = proof_uses(caller) if spend else ()
+            until = caller.workload.expires_at
+            await self._store.pin(KeyPin(svid=svid, jkt=jkt, until=until, proofs=proofs, now=now))
+            self._pinned[svid] = jkt
+            if len(self._pinned) > PINNED_MAX:
+                self._pinned.popitem(last=False)
+        return caller
 
     def _proved(self, request: Request, caller: Caller, now: float) -> Caller:
         unverified = request.header(b"dpop")
         if unverified is None:
             raise Unproven("invalid_proof", "a DPoP header is required here")
         shown = self._shown(request, unverified, now)
-        if len(shown.jti) > 256:
-            raise Malformed("invalid_request", "jti: at most 256 characters")
+        if self._nonces is not None and not self._nonces.is_ours(shown.nonce, now):
+            raise Unproven("use_dpop_nonce", "the DPoP proof needs the nonce of this answer's DPoP-Nonce")
         return Caller(
             workload=caller.workload,
             entry=caller.entry,

@@ -62,8 +62,14 @@ class Request:
         """The body as a wire shape. Raises Malformed."""
         return shaped(kind, self.body)
 
-    def form(self) -> dict[str, str]:
-        """The body as a form, no field twice. Raises Malformed."""
+    def form(self) -> Mapping[str, str]:
+        """The body as a form, no field twice; read once. Raises Malformed."""
+        read: Mapping[str, str] | None = self.scope.get("stepwrit.form")
+        if read is None:
+            read = self.scope["stepwrit.form"] = self._form()
+        return read
+
+    def _form(self) -> dict[str, str]:
         content = (self.header(b"content-type") or "").partition(";")[0].strip().lower()
         if content != "application/x-www-form-urlencoded":
             raise Malformed("invalid_request", "the body must be application/x-www-form-urlencoded")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -42,10 +42,13 @@ async def is_theirs(house: House, who: Reader, target: str) -> bool:
     return sees_all(house, who) or await revoke.tenant_of(house, kind, name) == who.tenant
 
 
-def by_socket(uids: frozenset[int]) -> Callable[[Request], Reader]:
+Asked = Callable[[Request], Awaitable[Reader]]
+
+
+def by_socket(uids: frozenset[int]) -> Asked:
     """Root, the broker's own uid and `admin_uids`; the uid is what the ledger records."""
 
-    def reader(request: Request) -> Reader:
+    async def reader(request: Request) -> Reader:
         peer = cast("UnixPeer | None", request.scope.get("extensions", {}).get("stepwrit.unix"))
         if peer is None:
             raise Unproven("unattested", "the admin socket could not see who is calling")
@@ -61,12 +64,12 @@ def by_socket(uids: frozenset[int]) -> Callable[[Request], Reader]:
     return reader
 
 
-def by_svid(callers: Callers) -> Callable[[Request], Reader]:
+def by_svid(callers: Callers) -> Asked:
     """Role `operator` may change things, role `auditor` may read; both within their tenant."""
 
-    def reader(request: Request) -> Reader:
+    async def reader(request: Request) -> Reader:
         bare = Bare(scope=request.scope, method=request.method, path=request.url.path, body=b"")
-        caller = callers.of(bare, proof=False)
+        caller = await callers.of(bare, proof=False)
         if caller.entry.role not in ("operator", "auditor"):
             raise Refused("wrong_workload", "this needs the role operator or auditor", rule="registry role")
         return Reader(

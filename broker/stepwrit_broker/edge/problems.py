@@ -25,6 +25,12 @@ _OAUTH = {
 }
 
 
+_CHALLENGE = {  # RFC 9449 sections 7.1 and 9
+    "use_dpop_nonce": b'DPoP error="use_dpop_nonce", algs="ES256"',
+    "invalid_proof": b'DPoP error="invalid_dpop_proof", algs="ES256"',
+}
+
+
 def refusal_of(problem: Problem) -> Refusal:
     """The typed shape that every face carries."""
     return Refusal(
@@ -50,7 +56,7 @@ def render(problem: Problem) -> Response:
     }
     headers = _headers(problem)
     if status == 401:  # RFC 9110 section 15.5.2: a 401 names a scheme
-        headers = (*headers, (b"www-authenticate", b'DPoP algs="ES256"'))
+        headers = (*headers, (b"www-authenticate", _CHALLENGE.get(problem.code, b'DPoP algs="ES256"')))
     return Response(status=status, value=body, content_type=b"application/problem+json", headers=headers)
 
 

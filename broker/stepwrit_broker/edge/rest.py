@@ -15,7 +15,7 @@ from stepwrit_broker.core.errors import Malformed, Problem
 from stepwrit_broker.edge.admin import AdminPorts, admin_router
 from stepwrit_broker.edge.caller import record
 from stepwrit_broker.edge.http import BodyLimit
-from stepwrit_broker.edge.operator import Reader
+from stepwrit_broker.edge.operator import Asked
 from stepwrit_broker.edge.problems import render
 from stepwrit_broker.flows.house import Refusals
 
@@ -27,7 +27,7 @@ def rest_app(
     title: str,
     metadata: Callable[[], dict[str, object]] | None,
     jwks: Callable[[], dict[str, object]] | None,
-    admin: tuple[AdminPorts, Callable[[Request], Reader]] | None,
+    admin: tuple[AdminPorts, Asked] | None,
 ) -> FastAPI:
     """One listener's quiet routes; a part that is None is not served there."""
     app = FastAPI(

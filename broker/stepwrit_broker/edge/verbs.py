@@ -65,7 +65,7 @@ class Verbs:
 
     async def open(self, request: Request, _: str) -> Response:
         """`POST /v1/steps`."""
-        caller = self._callers.of(request, proof=True)
+        caller = await self._callers.of(request, proof=True)
         asked = request.shape(OpenStepRequest)
         ready = await opening.open_step(self._house, caller, asked, request.operation, request.digest)
         self._metrics.opened(ready.record.step.origin)
@@ -73,12 +73,12 @@ class Verbs:
 
     async def token(self, request: Request, step: str) -> Response:
         """`POST /v1/steps/{id}/token`."""
-        caller = self._callers.of(request, proof=True)
+        caller = await self._callers.of(request, proof=True)
         return _opened(await opening.renew_token(self._house, caller, step))
 
     async def accept(self, request: Request, step: str) -> Response:
         """`POST /v1/steps/{id}/accept`."""
-        caller = self._callers.of(request, proof=False)
+        caller = await self._callers.of(request, proof=False)
         asked = request.shape(AcceptRequest)
         got = await performing.accept(self._house, caller, step, asked, request.operation, request.digest)
         if got.self_grant is not None:
@@ -87,7 +87,7 @@ class Verbs:
 
     async def wait(self, request: Request, step: str) -> Response:
         """`POST /v1/steps/{id}/wait`."""
-        caller = self._callers.of(request, proof=False)
+        caller = await self._callers.of(request, proof=False)
         asked = request.shape(WaitRequest)
         moved = await performing.wait(
             self._house, caller, step, asked.round, request.operation, request.digest
@@ -96,14 +96,14 @@ class Verbs:
 
     async def heartbeat(self, request: Request, step: str) -> Response:
         """`POST /v1/steps/{id}/heartbeat`."""
-        caller = self._callers.of(request, proof=False, stopped_too=True)
+        caller = await self._callers.of(request, proof=False, stopped_too=True)
         return _status(
             await performing.heartbeat(self._house, caller, step, request.operation, request.digest)
         )
 
     async def close(self, request: Request, step: str) -> Response:
         """`POST /v1/steps/{id}/close`."""
-        caller = self._callers.of(request, proof=False, stopped_too=True)
+        caller = await self._callers.of(request, proof=False, stopped_too=True)
         asked = request.shape(CloseRequest)
         moved = await performing.close(
             self._house, caller, step, asked.outcome, request.operation, request.digest
@@ -113,7 +113,7 @@ class Verbs:
 
     async def redeem(self, request: Request, _: str) -> Response:
         """`POST /v1/redeem`."""
-        caller = self._callers.of(request, proof=False)
+        caller = await self._callers.of(request, proof=False)
         asked = request.shape(RedeemRequest)
         spent = await redeeming.redeem(self._house, caller, asked, request.operation, request.digest)
         self._metrics.redeemed(_tool(spent.step.step), spent.step.step.origin)
@@ -121,7 +121,7 @@ class Verbs:
 
     async def revoke(self, request: Request, _: str) -> Response:
         """`POST /v1/revocations`: an operator's any mark, a workload's own step."""
-        caller = self._callers.of(request, proof=False)
+        caller = await self._callers.of(request, proof=False)
         asked = request.shape(MarkRequest)
         if caller.entry.role == "operator":
             who = revoke.Operator(name=caller.workload.id, tenant=caller.entry.tenant)

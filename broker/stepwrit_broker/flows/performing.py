@@ -8,14 +8,15 @@ from stepwrit.tokens import StepToken
 from stepwrit.wire import AcceptRequest, Outcome
 from stepwrit_broker.core import marks
 from stepwrit_broker.core.caller import Caller
+from stepwrit_broker.core.document import credential_question
 from stepwrit_broker.core.errors import Malformed, Problem, Refused
 from stepwrit_broker.core.grant import Grant
 from stepwrit_broker.core.ids import is_id, shard_of
 from stepwrit_broker.core.limits import Lives
 from stepwrit_broker.core.registry import matches
 from stepwrit_broker.core.step import Step, StepRecord, deadline
-from stepwrit_broker.flows.house import House, check_performer, operation, same_tenant
-from stepwrit_broker.ports import AcceptCommand, Evidence, MoveCommand, Moved, ProofUse
+from stepwrit_broker.flows.house import House, check_performer, operation, same_tenant, settle
+from stepwrit_broker.ports import AcceptCommand, Evidence, InForce, MoveCommand, Moved, ProofUse
 
 FINDINGS = frozenset(
     {
@@ -55,6 +56,7 @@ async def accept(
         about["txn"], about["tool"] = token.txn, token.tool
         record = same_tenant(await house.store.step(step_id) if is_id("stp", step_id) else None, caller)
         _check(caller, record.step, token, request)
+        _check_bearer(force, caller, record.step, now)
         proof = house.step_tokens.initiated(
             request.proof,
             token=request.token,
@@ -85,6 +87,19 @@ def _check(caller: Caller, step: Step, token: StepToken, request: AcceptRequest)
     if not request.args == step.action.args == token.args:
         raise Refused(
             "arguments_changed", "the arguments that arrived are not those the step was opened with"
+        )
+
+
+def _check_bearer(force: InForce, caller: Caller, step: Step, now: float) -> None:
+    """Policy could not know, when the step was opened, that its performer would only show a bearer.
+
+    A credential is decided again anyway; a tool that is its own resource has none. Raises Refused.
+    """
+    if caller.workload.attested_by == "jwt":
+        initiator = force.registry.entry_for(step.initiator)
+        settle(
+            force,
+            credential_question(caller=caller, step=step, initiator=initiator, audience=None, now=now),
         )
 
 

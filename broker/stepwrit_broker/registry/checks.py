@@ -22,7 +22,7 @@ def registry_problems(doc: dict[str, Any]) -> list[Problem]:
     """Every problem of meaning in a document of the right shape."""
     entries: list[Entry] = doc["entries"]
     default: str = doc.get("tenant", DEFAULT_TENANT)
-    found = [*_count(doc, entries), *_overlaps(entries), *_unique(entries)]
+    found = [*_count(doc, entries), *_overlaps(entries), *_unique(entries), *_domains(doc, entries)]
     audiences = {each["audience"]: each.get("tenant", default) for each in entries if "audience" in each}
     tools = {
         each["name"]: (each.get("tenant", default), each["tools"]) for each in entries if "tools" in each
@@ -56,6 +56,20 @@ def _overlaps(entries: list[Entry]) -> Iterator[Problem]:
             if other is not None and other["role"] != entry["role"]:
                 at: Path = ("entries", number, "id")
                 yield at, f"has role {entry['role']}, but {wider} covers it as {other['role']}"
+
+
+def _domains(doc: dict[str, Any], entries: list[Entry]) -> Iterator[Problem]:
+    """All entries are of one trust domain, the broker's own, but for the foreign ones that are named."""
+    foreign = set(doc.get("trust_domains", ()))
+    own: str | None = None
+    for number, entry in enumerate(entries):
+        domain = entry["id"].removeprefix("spiffe://").partition("/")[0]
+        if domain in foreign:
+            continue
+        own = own or domain
+        if domain != own:
+            at: Path = ("entries", number, "id")
+            yield at, f"is of trust domain {domain}, not {own}: a foreign one must stand in trust_domains"
 
 
 def _above(pattern: str) -> Iterator[str]:

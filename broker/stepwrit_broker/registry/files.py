@@ -32,7 +32,12 @@ def compile_registry(doc: str, version: int) -> Registry:
     read = from_doc(doc, "registry", registry_problems)
     default: str = read.get("tenant", DEFAULT_TENANT)
     entries = tuple(_entry(each, default) for each in read["entries"])
-    return Registry(version=version, entries=entries, digest=digest_of(doc))
+    return Registry(
+        version=version,
+        entries=entries,
+        trust_domains=frozenset(read.get("trust_domains", ())),
+        digest=digest_of(doc),
+    )
 
 
 def _entry(read: dict[str, Any], tenant: str) -> Entry:
@@ -42,6 +47,7 @@ def _entry(read: dict[str, Any], tenant: str) -> Entry:
         name=name,
         role=read["role"],
         tenant=read.get("tenant", tenant),
+        attest=frozenset(read.get("attest", ("x509",))),
         url=read.get("url"),
         tools={each: _tool(f"{name}/{each}", tool) for each, tool in read.get("tools", {}).items()},
         may_start=_ceiling(read),

@@ -34,7 +34,7 @@ _DEFAULT_LIVES: Final = Lives(
 _encoded: Final = msgspec.json.Encoder(order="sorted").encode
 
 
-def _name(*parts: str) -> bytes:
+def name_of(*parts: str) -> bytes:
     """Sixteen bytes for some strings; lengths go in, so that no two lists of parts say the same."""
     sized = "".join([f"{len(part)}:{part}" for part in parts])
     return hashlib.sha256(sized.encode("utf-8", "surrogatepass")).digest()[:16]
@@ -42,7 +42,7 @@ def _name(*parts: str) -> bytes:
 
 def op_key(op: Operation) -> bytes:
     """An operation's name within its scope (caller, key, verb)."""
-    return _name(op.caller, op.key, op.verb, op.id)
+    return name_of(op.caller, op.key, op.verb, op.id)
 
 
 def answered(state: State, key: bytes, op: Operation) -> str | None:
@@ -63,7 +63,7 @@ def answer(state: State, key: bytes, op: Operation, says: str, now: float) -> No
 def spend_proofs(state: State, proofs: tuple[ProofUse, ...]) -> None:
     """Use each proof once and for all. Raises Refused(`replay`) for one that was seen."""
     for proof in proofs:
-        put = state.conn.execute(_PROOF_PUT, (_name(proof.kind, proof.key), proof.until))
+        put = state.conn.execute(_PROOF_PUT, (name_of(proof.kind, proof.key), proof.until))
         if put.rowcount != 1:
             raise Refused("replay", f"this {proof.kind} proof was used before", rule=f"proof {proof.kind}")
 

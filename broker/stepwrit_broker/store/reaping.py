@@ -32,6 +32,9 @@ _OLD_OPS: Final = (
 _OLD_PROOFS: Final = (
     "DELETE FROM proofs WHERE key IN (SELECT key FROM proofs WHERE until < ? ORDER BY until LIMIT ?)"
 )
+_OLD_PINS: Final = (
+    "DELETE FROM pins WHERE key IN (SELECT key FROM pins WHERE until < ? ORDER BY until LIMIT ?)"
+)
 _OTHERS: Final = "SELECT count(*) FROM steps WHERE txn = ? AND id <> ?"
 _UNWALKED: Final = "SELECT target FROM marks WHERE walked = 0 AND verb = 'revoke'"
 _LIVE_AFTER: Final = "SELECT seq, id FROM steps WHERE ended_at = 0 AND seq > ? ORDER BY seq LIMIT ?"
@@ -169,12 +172,14 @@ def _drop_mark(state: State, target: str) -> None:
 
 
 def purge_answers(state: State, now: float) -> tuple[Reaped, bool]:
-    """Operations that nobody repeats any more, and proofs that are too old to be shown again."""
+    """Operations that nobody repeats any more; proofs and bearers that are too old to be shown again."""
     now = state.at(now)
     ops = state.conn.execute(_OLD_OPS, (now - KEEP_S, CHUNK)).rowcount
     proofs = state.conn.execute(_OLD_PROOFS, (now, CHUNK)).rowcount
-    state.save_time(at_once=ops + proofs > 0)  # a purge never happens at a time that could come again
-    return Reaped(steps=0, grants=0, purged=ops + proofs), CHUNK in (ops, proofs)
+    pins = state.conn.execute(_OLD_PINS, (now, CHUNK)).rowcount
+    gone = ops + proofs + pins
+    state.save_time(at_once=gone > 0)  # a purge never happens at a time that could come again
+    return Reaped(steps=0, grants=0, purged=gone), CHUNK in (ops, proofs, pins)
 
 
 def prune_counters(state: State, now: float) -> None:

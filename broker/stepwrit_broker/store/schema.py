@@ -13,11 +13,18 @@ from urllib.parse import quote
 from stepwrit_broker.core.errors import Unavailable
 
 APPLICATION_ID: Final = 0x53545057
-VERSION: Final = 1
+VERSION: Final = 2
+PINS: Final = """
+CREATE TABLE IF NOT EXISTS pins (
+    key BLOB PRIMARY KEY, jkt TEXT NOT NULL, until REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS pins_by_until ON pins (until);
+"""
 # From the version before to the one named; a file that is older than these reach is refused.
-UPGRADES: Final[Mapping[int, str]] = {}
+UPGRADES: Final[Mapping[int, str]] = {2: PINS}
 
-SCHEMA: Final = """
+SCHEMA: Final = (
+    """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS txns (
     txn TEXT PRIMARY KEY, root TEXT NOT NULL, intent TEXT NOT NULL, steps INTEGER NOT NULL,
@@ -53,6 +60,8 @@ CREATE TABLE IF NOT EXISTS versions (
     PRIMARY KEY (kind, number)
 ) STRICT, WITHOUT ROWID;
 """
+    + PINS
+)
 
 _PRAGMAS: Final = (
     "PRAGMA trusted_schema = OFF",

@@ -19,6 +19,7 @@ from stepwrit_broker.core.versions import StoredVersion, VersionKind
 from stepwrit_broker.ports import (
     AcceptCommand,
     Happening,
+    KeyPin,
     MarkCommand,
     MoveCommand,
     Moved,
@@ -28,7 +29,7 @@ from stepwrit_broker.ports import (
     ReserveCommand,
     VersionCommand,
 )
-from stepwrit_broker.store import accepting, granting, moving, opening, reaping, ruling
+from stepwrit_broker.store import accepting, granting, moving, opening, pinning, reaping, ruling
 from stepwrit_broker.store.backup import copy_to
 from stepwrit_broker.store.disk import Headroom
 from stepwrit_broker.store.reading import SELECT_GRANT, SELECT_STEP, SELECT_TXN
@@ -124,6 +125,10 @@ class SqliteStore:
         version = await self._ruled(lambda: ruling.apply(self._state, command))
         await self._anchored()
         return version
+
+    async def pin(self, pin: KeyPin) -> None:
+        """The first key shown with a bearer document stays its only one."""
+        await self._writer.submit(lambda: pinning.pin(self._state, pin))
 
     async def record(self, happening: Happening) -> None:
         """One entry; shed when many operations wait."""

@@ -16,8 +16,10 @@ import httpx2
 import structlog
 
 from stepwrit.identity import WorkloadIdentity
+from stepwrit.jwt_bundles import JwtBundleWatch
 from stepwrit.wire import CREDENTIAL_MAX_S, STEP_TOKEN_MAX_S
-from stepwrit_broker.attest.bundles import BundleSource
+from stepwrit_broker.attest.bundles import AuthoritySource, BundleSource
+from stepwrit_broker.attest.jwt import JwtAttestor
 from stepwrit_broker.attest.person import OidcPeople
 from stepwrit_broker.attest.x509 import X509Attestor
 from stepwrit_broker.clock import SystemClock, SystemEntropy
@@ -25,8 +27,9 @@ from stepwrit_broker.core import ids
 from stepwrit_broker.core.errors import Problem, Unavailable
 from stepwrit_broker.core.versions import VersionKind
 from stepwrit_broker.edge.admin import AdminPorts
-from stepwrit_broker.edge.app import WorkloadApp
+from stepwrit_broker.edge.app import BEARER_VERBS, WorkloadApp
 from stepwrit_broker.edge.caller import Callers
+from stepwrit_broker.edge.http import Asgi
 from stepwrit_broker.edge.listeners import (
     Listener,
     mtls_listener,
@@ -34,8 +37,10 @@ from stepwrit_broker.edge.listeners import (
     tls_listener,
     unix_listener,
 )
+from stepwrit_broker.edge.nonces import Nonces
 from stepwrit_broker.edge.oauth.token_8693 import TokenEndpoint
 from stepwrit_broker.edge.operator import by_socket, by_svid
+from stepwrit_broker.edge.proving import ByAssertion, ByCertificate, Proving
 from stepwrit_broker.edge.rest import authorization_server_metadata, ops_app, rest_app
 from stepwrit_broker.edge.verbs import Verbs
 from stepwrit_broker.flows.house import House
@@ -238,21 +243,10 @@ class Broker:
 
     async def _listen(self) -> None:
         settings = self.settings
-        callers = Callers(
-            attestor=X509Attestor(self.bundles),
-            settings=self.live,
-            store=self.store,
-            clock=self.clock,
-            bases=lambda: (self.mtls_url,),
-            seen=self.metrics.caller_seen,
-        )
+        callers = self._callers(ByCertificate(X509Attestor(self.bundles)), lambda: (self.mtls_url,))
         admin = self._admin_ports()
         quiet = rest_app(
             title="Stepwrit", metadata=self._metadata, jwks=self._jwks, admin=(admin, by_svid(callers))
-        )
-        verbs, token = (
-            Verbs(self.house, callers, self.metrics),
-            TokenEndpoint(self.house, callers, self.metrics),
         )
         self.mtls = mtls_listener(
             settings.mtls.host,
@@ -260,7 +254,7 @@ class Broker:
             self.identity,
             on_handshake_refused=self.metrics.handshake_refused,
         )
-        await self._serve(self.mtls, WorkloadApp(verbs, token, quiet, self.metrics))
+        await self._serve(self.mtls, self._workloads(callers, quiet))
         self.ops = plain_listener(settings.ops.host, settings.ops.port)
         await self._serve(
             self.ops, ops_app(text=self.metrics.text, ready=self._not_ready, health=self._health)
@@ -284,8 +278,44 @@ class Broker:
             settings.tls_key,
             on_handshake_refused=self.metrics.handshake_refused,
         )
-        await self._serve(
-            self.tls, rest_app(title="Stepwrit", metadata=self._metadata, jwks=self._jwks, admin=None)
+        nonces = Nonces(self._pepper_bytes)
+        attestor = JwtAttestor(self._authorities(), audience=settings.issuer)
+        callers = self._callers(ByAssertion(attestor), lambda: (settings.issuer,), nonces)
+        quiet = rest_app(title="Stepwrit", metadata=self._metadata, jwks=self._jwks, admin=None)
+        await self._serve(self.tls, self._workloads(callers, quiet, nonces))
+
+    def _authorities(self) -> AuthoritySource:
+        """The JWT authorities, watched from now on."""
+        watch = self.jwt_bundles = JwtBundleWatch(self.settings.spiffe_socket)
+        watch.start()
+        self._stack.push_async_callback(asyncio.to_thread, watch.close)
+        return AuthoritySource(
+            watch, max_age=self.settings.bundle_max_age_s, refuse=self.settings.refused_domains
+        )
+
+    def _callers(
+        self, proving: Proving, bases: Callable[[], tuple[str, ...]], nonces: Nonces | None = None
+    ) -> Callers:
+        return Callers(
+            proving=proving,
+            settings=self.live,
+            store=self.store,
+            clock=self.clock,
+            home=self.settings.trust_domain,
+            bases=bases,
+            seen=self.metrics.caller_seen,
+            nonces=nonces,
+        )
+
+    def _workloads(self, callers: Callers, rest: Asgi, nonces: Nonces | None = None) -> WorkloadApp:
+        """A listener's application; one that gives nonces knows its callers by bearers alone."""
+        return WorkloadApp(
+            verbs=Verbs(self.house, callers, self.metrics),
+            oauth={"/oauth/token": ("token", TokenEndpoint(self.house, callers, self.metrics))},
+            rest=rest,
+            metrics=self.metrics,
+            only=None if nonces is None else BEARER_VERBS,
+            nonce=None if nonces is None else lambda: nonces.fresh(self.clock.now()),
         )
 
     async def _serve(self, listener: Listener, app: object) -> None:

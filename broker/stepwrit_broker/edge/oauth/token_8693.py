@@ -41,6 +41,7 @@ _KNOWN = frozenset(
         "client_id",
     }
 )
+_ASSERTION = frozenset({"client_assertion", "client_assertion_type"})
 
 
 class TokenEndpoint:
@@ -52,7 +53,7 @@ class TokenEndpoint:
     async def __call__(self, request: Request) -> Response:
         """Raises Malformed, Unproven, Refused, Conflict, Unavailable."""
         stages = self._metrics.stages()
-        caller = self._callers.of(request, proof=True)
+        caller = await self._callers.of(request, proof=True)
         form = request.form()
         _check_form(form, caller)
         wanted = form.get("requested_token_type", TOKEN_TYPE_ACCESS)
@@ -128,11 +129,12 @@ class TokenEndpoint:
 def _check_form(form: Mapping[str, str], caller: Caller) -> None:
     if form.get("grant_type") != GRANT_TOKEN_EXCHANGE:
         raise Malformed("invalid_request", "grant_type must be token exchange (RFC 8693)")
-    unknown = sorted(set(form) - _KNOWN)
+    known = _KNOWN | _ASSERTION if caller.workload.attested_by == "jwt" else _KNOWN
+    unknown = sorted(set(form) - known)
     if unknown:
         raise Malformed("invalid_request", f"unknown parameter {unknown[0]}"[:200])
     if form.get("client_id", caller.workload.id) != caller.workload.id:
-        raise Unproven("unattested", "client_id is not the SPIFFE ID of the certificate")
+        raise Unproven("unattested", "client_id is not the SPIFFE ID that was proved")
 
 
 def _check_self(subject: str, caller: Caller) -> None:

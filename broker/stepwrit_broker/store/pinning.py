@@ -1,0 +1,30 @@
+"""Bearer documents and the first key shown with each."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from stepwrit_broker.core.errors import Refused
+from stepwrit_broker.ports import KeyPin
+from stepwrit_broker.store.common import name_of, spend_proofs
+from stepwrit_broker.store.state import State
+
+_GET: Final = "SELECT jkt FROM pins WHERE key = ?"
+_PUT: Final = "INSERT INTO pins (key, jkt, until) VALUES (?, ?, ?)"
+
+
+def pin(state: State, wanted: KeyPin) -> None:
+    """Keep the first pair; Refused for another key. Only then are its proofs used up."""
+    key = name_of("jwt-svid", wanted.svid)
+    row: tuple[str] | None = state.conn.execute(_GET, (key,)).fetchone()
+    if row is None:
+        state.at(wanted.now)
+        state.conn.execute(_PUT, (key, wanted.jkt, wanted.until))
+    elif row[0] != wanted.jkt:
+        raise Refused(
+            "replay",
+            "this JWT-SVID was first shown with another key: it may have been stolen",
+            rule="second_key",
+            who_can_change_it="the operator of the caller (a fresh JWT-SVID)",
+        )
+    spend_proofs(state, wanted.proofs)
