@@ -47,6 +47,7 @@ from stepwrit.wire import (
 )
 from stepwrit_broker.attest.person import Issuer
 from stepwrit_broker.dev.oidc import DevIssuer
+from stepwrit_broker.dev.tlsfiles import write_tls_files
 from stepwrit_broker.dev.workload_api import DevTrustDomain
 from stepwrit_broker.policy.files import stance
 from stepwrit_broker.ports import LoggedEntry
@@ -54,6 +55,7 @@ from stepwrit_broker.wiring.broker import Broker
 from stepwrit_broker.wiring.settings import Address, BrokerSettings
 
 DOMAIN = "stage.test"
+ISSUER = "https://broker.stage.test"
 BANK, SHOP, BLUE = "https://bank.example", "https://shop.example", "https://blue.example"
 URL = f"{BANK}/v1/transfers"
 BODY = b'{"cents":500}'
@@ -328,7 +330,9 @@ class Stage:
         limits: str = LIMITS,
         domain: str = DOMAIN,
         policy: str = "approval",
+        foreign: tuple[str, ...] = (),
     ) -> None:
+        self.foreign = foreign
         self.entries = ENTRIES if entries is None else entries
         self.limits, self.domain, self.policy = limits, domain, policy
         self.folder = Path(tempfile.mkdtemp(prefix="sw-"))  # short: Unix sockets live below it
@@ -390,9 +394,10 @@ class Stage:
 
     def settings(self) -> BrokerSettings:
         folder = self.folder
+        cert, key = write_tls_files(folder)
         return BrokerSettings(
             trust_domain=self.domain,
-            issuer="https://broker.stage.test",
+            issuer=ISSUER,
             broker_id=spiffe("stepwrit/broker", self.domain),
             spiffe_socket=self.trust.socket_for("stepwrit/broker"),
             store_path=folder / "store" / "stepwrit.db",
@@ -403,6 +408,9 @@ class Stage:
             limits=folder / "limits.yaml",
             policy=folder / "policy",
             mtls=Address(host="127.0.0.1", port=0),
+            tls=Address(host="127.0.0.1", port=0),
+            tls_cert=cert,
+            tls_key=key,
             ops=Address(host="127.0.0.1", port=0),
             admin=folder / "admin.sock",
             oidc=(Issuer(issuer=self.issuer.url, algorithms=("ES256",)),),
@@ -411,11 +419,18 @@ class Stage:
 
     def write_registry(self, entries: list[dict[str, Any]]) -> None:
         read = [self._entry(each) for each in json.loads(json.dumps(entries))]
-        document = {"version": 1, "tenant": "default", "entries": read, "count": len(read)}
+        document = {
+            "version": 1,
+            "tenant": "default",
+            "trust_domains": list(self.foreign),
+            "entries": read,
+            "count": len(read),
+        }
         (self.folder / "registry.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
 
     def _entry(self, entry: dict[str, Any]) -> dict[str, Any]:
-        entry["id"] = spiffe(entry["id"], self.domain)
+        if not entry["id"].startswith("spiffe://"):  # a foreign workload says its whole ID
+            entry["id"] = spiffe(entry["id"], self.domain)
         if "clients" in entry:
             entry["clients"] = [{"issuer": self.issuer.url, "client_id": name} for name in entry["clients"]]
         return entry
@@ -423,6 +438,12 @@ class Stage:
     @property
     def url(self) -> str:
         return self.broker.mtls_url
+
+    @property
+    def tls_url(self) -> str:
+        """Where the listener without client certificates really is; key proofs name ISSUER."""
+        assert self.broker.tls is not None
+        return self.broker.tls.url
 
     def now(self) -> float:
         """Seconds since the epoch, by the clock of the broker and of all actors."""

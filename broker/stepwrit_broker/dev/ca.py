@@ -105,16 +105,19 @@ class DevCa:
             key=key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
         )
 
-    def jwt_svid(self, spiffe_id: str, audience: Sequence[str], life: float | None = None) -> str:
-        """A JWT-SVID (ES256). LookupError after `withdraw`."""
+    def jwt_svid(
+        self, spiffe_id: str, audience: Sequence[str], life: float | None = None, **claims: object
+    ) -> str:
+        """A JWT-SVID (ES256) with further `claims`. LookupError after `withdraw`."""
         now = int(self._clock())
-        claims = {
+        claimed = {
             "sub": spiffe_id,
             "aud": list(audience),
             "iat": now,
             "exp": now + int(life or self._jwt_life),
+            **claims,
         }
-        return jwt.encode(claims, self._jwt_keys[self._kid], "ES256", headers={"kid": self._kid})
+        return jwt.encode(claimed, self._jwt_keys[self._kid], "ES256", headers={"kid": self._kid})
 
     def validate_jwt(self, token: str, audience: str) -> dict[str, Any]:
         """The claims of one of our JWT-SVIDs; jwt.PyJWTError or LookupError if it is none."""

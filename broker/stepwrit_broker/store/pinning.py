@@ -23,8 +23,8 @@ def pin(state: State, wanted: KeyPin) -> None:
     elif row[0] != wanted.jkt:
         raise Refused(
             "replay",
-            "this JWT-SVID was first shown with another key: it may have been stolen",
+            "this JWT-SVID was first shown with another key: it was stolen, or two processes share it",
             rule="second_key",
-            who_can_change_it="the operator of the caller (a fresh JWT-SVID)",
+            who_can_change_it="the operator of the caller (one SPIFFE ID, or one key, for each process)",
         )
     spend_proofs(state, wanted.proofs)
