@@ -13,7 +13,8 @@ from tests.fakes import build
 from tests.fakes.build import AGENT, AUDIENCE, KEY, RESOURCE, SERVER
 
 from stepwrit_broker.core import marks
-from stepwrit_broker.ports import Evidence, Happening
+from stepwrit_broker.core.errors import Refused
+from stepwrit_broker.ports import Evidence, Happening, KeyPin, ProofUse
 
 
 class MarkContract:
@@ -326,3 +327,46 @@ class CopyContract:
         assert target.stat().st_size > 0
         assert await code(house.store.backup(str(target))) == "wrong_state"
         assert before.step.id != later.step.id
+
+
+class PinContract:
+    """The first key shown with a bearer document stays its only one."""
+
+    async def test_the_first_key_stays_and_another_is_refused(self, house: House) -> None:
+        await house.store.pin(pinned(house))
+        await house.store.pin(pinned(house))
+        with pytest.raises(Refused) as second:
+            await house.store.pin(pinned(house, jkt="b" * 43))
+        assert (second.value.code, second.value.rule) == ("replay", "second_key")
+        await house.store.pin(pinned(house, svid="another", jkt="b" * 43))
+        await house.store.pin(pinned(house))
+
+    async def test_of_many_keys_at_once_one_wins(self, house: House) -> None:
+        keys = [f"{at:043d}" for at in range(32)]
+        tried = [house.store.pin(pinned(house, jkt=key)) for key in keys]
+        results = await asyncio.gather(*tried, return_exceptions=True)
+        assert [result for result in results if result is None] == [None]
+        assert sum(isinstance(result, Refused) for result in results) == 31
+
+    async def test_it_outlives_a_restart_and_is_purged_after_its_end(self, house: House) -> None:
+        await house.store.pin(pinned(house))
+        await house.reopen()
+        assert await code(house.store.pin(pinned(house, jkt="b" * 43))) == "replay"
+        house.pass_time(301)
+        await house.store.reap(house.now)
+        await house.store.pin(pinned(house, jkt="b" * 43))
+
+    async def test_its_proofs_serve_once_and_only_for_the_right_key(self, house: House) -> None:
+        proof = ProofUse(kind="dpop", key="k.1", until=house.now + 60)
+        await house.store.pin(pinned(house))
+        assert await code(house.store.pin(pinned(house, jkt="b" * 43, proofs=(proof,)))) == "replay"
+        await house.store.pin(pinned(house, proofs=(proof,)))
+        with pytest.raises(Refused) as again:
+            await house.store.pin(pinned(house, proofs=(proof,)))
+        assert again.value.rule == "proof dpop"
+
+
+def pinned(
+    house: House, *, svid: str = "document", jkt: str = "a" * 43, proofs: tuple[ProofUse, ...] = ()
+) -> KeyPin:
+    return KeyPin(svid=svid, jkt=jkt, until=house.now + 300, proofs=proofs, now=house.now)

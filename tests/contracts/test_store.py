@@ -93,3 +93,7 @@ class TestReap(store_suite_rules.ReapContract):
 
 class TestCopy(store_suite_rules.CopyContract):
     pass
+
+
+class TestPins(store_suite_rules.PinContract):
+    pass

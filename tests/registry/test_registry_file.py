@@ -237,3 +237,22 @@ def test_yaml_with_more_than_one_meaning_is_refused(text: str, said: str) -> Non
 def test_characters_that_yaml_forbids_are_refused() -> None:
     with pytest.raises(Malformed, match="characters that YAML does not allow"):
         load_registry("a: \x00", name="r")
+
+
+def test_a_foreign_trust_domain_must_be_named() -> None:
+    foreign = changed("spiffe://prod.example/alice", "spiffe://partner.example/alice")
+    said = "is of trust domain partner.example, not prod.example: a foreign one must stand in trust_domains"
+    assert foreign == [f"37:6: entries[5].id: {said}"]
+    text = REGISTRY.replace("spiffe://prod.example/alice", "spiffe://partner.example/alice").replace(
+        "tenant: default\n", "tenant: default\ntrust_domains: [partner.example]\n"
+    )
+    _, registry = load_registry(text, name="registry.yaml")
+    assert registry.trust_domains == {"partner.example"}
+
+
+def test_a_bearer_is_admitted_entry_by_entry_and_never_for_roles_that_operate_or_redeem() -> None:
+    _, registry = load_registry(REGISTRY.replace("max_auth_age: 30m", "attest: [jwt]"), name="registry.yaml")
+    assert {entry.name: set(entry.attest) for entry in registry.entries}["chat"] == {"jwt"}
+    assert {entry.name: set(entry.attest) for entry in registry.entries}["ledger"] == {"x509"}
+    for line in ("name: alice", "name: bank"):
+        assert changed(line, f"{line}, attest: [jwt]"), line
