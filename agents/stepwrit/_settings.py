@@ -14,15 +14,20 @@ from stepwrit.spiffe_id import check_workload_id
 SOCKET: Final = "SPIFFE_ENDPOINT_SOCKET"
 BROKER: Final = "STEPWRIT_BROKER"
 BROKER_ID: Final = "STEPWRIT_BROKER_ID"
+HINT: Final = "STEPWRIT_SPIFFE_HINT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """socket: of the Workload API. broker: base URL. broker_id: its SPIFFE ID, None for the usual one."""
+    """socket: of the Workload API. broker: base URL. broker_id: its SPIFFE ID, None for the usual one.
+
+    hint: which of our SVIDs, None for the first.
+    """
 
     socket: str
     broker: str
     broker_id: str | None
+    hint: str | None = None
 
     @staticmethod
     def read(environ: Mapping[str, str] | None = None) -> Settings:
@@ -32,6 +37,7 @@ class Settings:
             socket=_needed(environ, SOCKET, "the Workload API's socket, unix:///path"),
             broker=_base_url(_needed(environ, BROKER, "the broker's base URL, https://host:8443")),
             broker_id=_checked_id(environ.get(BROKER_ID) or None),
+            hint=environ.get(HINT) or None,
         )
 
 

@@ -10,6 +10,7 @@ bundle is empty, which is a partner's way to say "trust nobody of mine".
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,10 +129,15 @@ def _ended(code: grpc.StatusCode, socket: str) -> WatchEnded:
     denied = code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT)
     why = f"the Workload API answered {code.name}"
     if code is grpc.StatusCode.PERMISSION_DENIED:
-        why += ": no registration entry matches this process (stepwrit spire entries)"
+        why += f": no registration entry matches this process ({_me()}); see stepwrit spire entries"
     elif code is grpc.StatusCode.UNAVAILABLE:
         why += f": {_unreachable(Path(socket.removeprefix('unix:')))}"
     return WatchEnded(why, withdrawn=denied)
+
+
+def _me() -> str:
+    """What a `unix` workload attestor would see of us."""
+    return f"uid {os.geteuid()}, pid {os.getpid()}, {os.path.realpath(sys.executable)}"
 
 
 def _unreachable(path: Path) -> str:
@@ -180,8 +186,11 @@ def _choose(message: workload_pb2.X509SVIDResponse, hint: str | None) -> workloa
     for svid in message.svids:
         if hint is None or svid.hint == hint:
             return svid
-    wanted = "no X.509-SVID" if hint is None else f"no X.509-SVID with the hint {hint!r}"
-    raise WatchEnded(f"the Workload API gave {wanted}", withdrawn=True)
+    why = "the Workload API gave no X.509-SVID"
+    if hint is not None:
+        offered = ", ".join(repr(svid.hint) if svid.hint else "one without a hint" for svid in message.svids)
+        why += f" with the hint {hint!r}; it offers {offered or 'none at all'}"
+    raise WatchEnded(why, withdrawn=True)
 
 
 def _bundles(

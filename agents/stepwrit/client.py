@@ -73,9 +73,12 @@ class Broker(Client):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """By SPIFFE_ENDPOINT_SOCKET, STEPWRIT_BROKER and STEPWRIT_BROKER_ID. Raises ConfigurationError."""
+        """By SPIFFE_ENDPOINT_SOCKET, STEPWRIT_SPIFFE_HINT, STEPWRIT_BROKER and STEPWRIT_BROKER_ID.
+
+        Raises ConfigurationError.
+        """
         settings = Settings.read(environ)
-        identity = WorkloadIdentity(settings.socket)
+        identity = WorkloadIdentity(settings.socket, hint=settings.hint)
         transport = HttpTransport(settings.broker, identity, settings.broker_id)
         return cls(transport, Attested(identity), Parts(base_url=settings.broker))
 
@@ -204,9 +207,12 @@ class SyncBroker(Client):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """By SPIFFE_ENDPOINT_SOCKET, STEPWRIT_BROKER and STEPWRIT_BROKER_ID. Raises ConfigurationError."""
+        """By SPIFFE_ENDPOINT_SOCKET, STEPWRIT_SPIFFE_HINT, STEPWRIT_BROKER and STEPWRIT_BROKER_ID.
+
+        Raises ConfigurationError.
+        """
         settings = Settings.read(environ)
-        identity = WorkloadIdentity(settings.socket)
+        identity = WorkloadIdentity(settings.socket, hint=settings.hint)
         transport = SyncHttpTransport(settings.broker, identity, settings.broker_id)
         return cls(transport, Attested(identity), Parts(base_url=settings.broker))
 

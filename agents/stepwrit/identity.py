@@ -52,8 +52,10 @@ class X509Snapshot:
 class WorkloadIdentity:
     """The supervised identity of this process.
 
-    socket: `unix:///absolute/path` of the Workload API. hint: which SVID, if the API has several for us
-    (None: the first). clock: seconds since the epoch. Raises ConfigurationError for another socket shape.
+    socket: `unix:///absolute/path` of the Workload API. hint: which SVID, if the API has several for us:
+    exactly the one whose hint this is, never another in its place; None takes the first
+    (SPIFFE_Workload_API.md section 5.2.1). clock: seconds since the epoch. Raises ConfigurationError for
+    another socket shape.
     """
 
     def __init__(self, socket: str, *, hint: str | None = None, clock: Clock = time.time) -> None:

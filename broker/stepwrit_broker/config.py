@@ -160,6 +160,13 @@ class Config:
     spiffe_socket: Annotated[
         str, Means(text="The Workload API's address. Empty: `SPIFFE_ENDPOINT_SOCKET` of the environment.")
     ] = ""
+    spiffe_hint: Annotated[
+        str,
+        Means(
+            text="Which SVID, where the Workload API gives this process several: the one with this hint. "
+            "Empty: the first."
+        ),
+    ] = ""
     listen: Listen = field(default_factory=Listen)
     store: Store = field(default_factory=Store)
     ledger: Ledger = field(default_factory=Ledger)

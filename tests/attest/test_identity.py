@@ -217,8 +217,20 @@ def test_the_hint_chooses_and_a_missing_one_is_no_identity(api: ScriptedWorkload
     assert identity.wait_ready_sync(10).spiffe_id == other
     api.say_badly(response(both[:1], {}))
     eventually(lambda: gone(identity))
-    with pytest.raises(IdentityUnavailable, match="'internal'"):
+    with pytest.raises(IdentityUnavailable, match="'internal'; it offers one without a hint"):
         identity.snapshot()
+    api.say_badly(response([svid(other, ca.issue(other), ca.der, hint="outside"), both[0]], {}))
+    eventually(lambda: "'outside', one without a hint" in identity.health().why)
+    identity.close_sync()
+
+
+def test_without_a_hint_the_first_counts(api: ScriptedWorkloadApi, ca: FakeCa) -> None:
+    other = "spiffe://a.test/other"
+    both = [svid(other, ca.issue(other), ca.der, hint="internal"), svid(AGENT, ca.issue(AGENT), ca.der)]
+    identity = WorkloadIdentity(api.address)
+    api.say(response(both, {}))
+    identity.start_sync()
+    assert identity.wait_ready_sync(10).spiffe_id == other
     identity.close_sync()
 
 

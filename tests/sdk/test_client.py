@@ -16,6 +16,7 @@ from tests.sdk.test_client_fakes import (
     refused,
 )  # fmt: skip
 
+from stepwrit._settings import Settings
 from stepwrit.client import Broker, SyncBroker
 from stepwrit.errors import ConfigurationError, IdentityUnavailable, RefusedError, UnavailableError
 from stepwrit.jws import SigningKey, TokenRefused, UnknownKey
@@ -166,6 +167,8 @@ async def test_from_env_starts_nothing(tmp_path: object) -> None:
     assert repr(broker) == "Broker('https://127.0.0.1:1')"
     await broker.aclose()
     SyncBroker.from_env(environ).close()
+    assert Settings.read(environ).hint is None
+    assert Settings.read({**environ, "STEPWRIT_SPIFFE_HINT": "chat"}).hint == "chat"
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def spiffe(config: Config) -> Check:
         todo = "set spiffe_socket in broker.toml, or SPIFFE_ENDPOINT_SOCKET"
         return Check(name="spiffe", ok=False, said="no Workload API is named", todo=todo)
     try:
-        identity = WorkloadIdentity(socket)
+        identity = WorkloadIdentity(socket, hint=config.spiffe_hint or None)
         identity.start_sync()
         try:
             svid = identity.wait_ready_sync(SPIFFE_S)

@@ -89,7 +89,7 @@ def _over_mtls(place: Place) -> Generator[httpx2.Client]:
     api = os.environ.get("SPIFFE_ENDPOINT_SOCKET")
     if not api:
         raise ConfigurationError("SPIFFE_ENDPOINT_SOCKET is not set; an operator proves itself with its SVID")
-    identity = WorkloadIdentity(api)
+    identity = WorkloadIdentity(api, hint=os.environ.get("STEPWRIT_SPIFFE_HINT") or None)
     identity.start_sync()
     try:
         identity.wait_ready_sync(IDENTITY_S)

@@ -112,7 +112,7 @@ class Broker:
 
     async def _identify(self) -> None:
         """Our own SVID, over the Workload API, before anything else."""
-        self.identity = WorkloadIdentity(self.settings.spiffe_socket)
+        self.identity = WorkloadIdentity(self.settings.spiffe_socket, hint=self.settings.spiffe_hint)
         await self.identity.start()
         self._stack.push_async_callback(self.identity.close)
         snapshot = await self.identity.wait_ready(self.settings.ready_timeout_s)

@@ -40,6 +40,7 @@ def settings_of(config: Config) -> BrokerSettings:
         issuer=config.issuer,
         broker_id=config.broker_id,
         spiffe_socket=config.spiffe_socket,
+        spiffe_hint=config.spiffe_hint or None,
         store_path=config.store.path,
         anchor_path=config.store.anchor,
         disk_reserve_bytes=config.store.disk_reserve_bytes,

@@ -22,7 +22,7 @@ class BrokerSettings:
 
     mtls_url: the URL under which workloads reach the mtls listener; None takes what was bound.
     tls: None serves no listener without client certificates. refused_domains: trust domains that are never
-    believed, whatever the Workload API says.
+    believed, whatever the Workload API says. spiffe_hint: which of the broker's SVIDs; None takes the first.
     """
 
     trust_domain: str
@@ -45,6 +45,7 @@ class BrokerSettings:
     mtls_url: str | None = None
     admin_uids: frozenset[int] = field(default_factory=frozenset)
     oidc: tuple[Issuer, ...] = ()
+    spiffe_hint: str | None = None
     refused_domains: frozenset[str] = field(default_factory=frozenset)
     bundle_max_age_s: float = 600.0
     checkpoint_every_s: float = 1.0
