@@ -166,6 +166,8 @@ class Supervisor(Generic[U]):
 
     def _well(self) -> None:
         with self._lock:
+            if self._health.tries:
+                _log.warning("%s: well again after %d tries", self._socket, self._health.tries)
             self._lost_at, self._nudged_at = None, self._clock()
             self._set("ok", "no newer one came")
 
@@ -173,8 +175,12 @@ class Supervisor(Generic[U]):
         with self._lock:
             if self._lost_at is None:
                 self._lost_at = self._clock()
-            self._set(self._after(ended), ended.why, self._health.tries + 1)
-        _log.warning("%s: %s%s", self._socket, ended.why, "; withdrawn" if ended.withdrawn else "")
+            before = self._health
+            self._set(self._after(ended), ended.why, before.tries + 1)
+            news = (before.state, before.why) != (self._health.state, self._health.why)
+        withdrawn = "; withdrawn" if ended.withdrawn else ""
+        # an outage is told once, not at every try
+        _log.log(logging.WARNING if news else logging.DEBUG, "%s: %s%s", self._socket, ended.why, withdrawn)
         if ended.withdrawn:
             self._withdraw_from()
 

@@ -132,6 +132,12 @@ class Metrics:
         self.own_svid = Gauge(
             "stepwrit_svid_seconds_left", "Time left on the broker's own SVID", registry=self.registry
         )
+        self.identity_state = Gauge(
+            "stepwrit_identity_state",
+            "1 for the state that a stream of the Workload API is in",
+            ("stream", "state"),
+            registry=self.registry,
+        )
         self.ledger_entries = Gauge(
             "stepwrit_ledger_entries", "Entries of the ledger", registry=self.registry
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import sqlite3
@@ -15,6 +16,7 @@ from typing import Self
 import httpx2
 import structlog
 
+from stepwrit.errors import IdentityUnavailable
 from stepwrit.identity import WorkloadIdentity
 from stepwrit.jwt_bundles import JwtBundleWatch
 from stepwrit.wire import CREDENTIAL_MAX_S, STEP_TOKEN_MAX_S
@@ -57,6 +59,7 @@ from stepwrit_broker.registry.limits_file import set_rate
 from stepwrit_broker.store.disk import Disk
 from stepwrit_broker.store.sqlite import SqliteStore
 from stepwrit_broker.store.start import open_store
+from stepwrit_broker.wiring import health
 from stepwrit_broker.wiring.documents import OperatorDocuments, document_text
 from stepwrit_broker.wiring.ledgering import Ledgering, signer
 from stepwrit_broker.wiring.settings import BrokerSettings
@@ -73,6 +76,7 @@ class Broker:
         self.clock, self.entropy, self.metrics = SystemClock(), SystemEntropy(), Metrics()
         self._stack = AsyncExitStack()
         self._ready = False
+        self._svid_ends = 0.0
         self._stamps: dict[VersionKind, tuple[tuple[str, int, int], ...]] = {}
         self.identity: WorkloadIdentity
         self.store: SqliteStore
@@ -113,9 +117,11 @@ class Broker:
     async def _identify(self) -> None:
         """Our own SVID, over the Workload API, before anything else."""
         self.identity = WorkloadIdentity(self.settings.spiffe_socket, hint=self.settings.spiffe_hint)
+        self._streams: dict[str, health.Watched] = {"identity": self.identity}
         await self.identity.start()
         self._stack.push_async_callback(self.identity.close)
         snapshot = await self.identity.wait_ready(self.settings.ready_timeout_s)
+        self._svid_ends = snapshot.expires_at
         if snapshot.spiffe_id != self.settings.broker_id:
             raise Unavailable(
                 "unavailable",
@@ -286,7 +292,7 @@ class Broker:
 
     def _authorities(self) -> AuthoritySource:
         """The JWT authorities, watched from now on."""
-        watch = self.jwt_bundles = JwtBundleWatch(self.settings.spiffe_socket)
+        watch = self._streams["jwt_bundles"] = JwtBundleWatch(self.settings.spiffe_socket)
         watch.start()
         self._stack.push_async_callback(asyncio.to_thread, watch.close)
         return AuthoritySource(
@@ -367,11 +373,7 @@ class Broker:
 
     def _health(self) -> dict[str, object]:
         """Dependencies in doubt are told here and in metrics, never by unreadiness."""
-        return {"store": "ok" if self.store.owed == 0 else "in doubt", "identity": self._identity_health()}
-
-    def _identity_health(self) -> str:
-        lost = self.identity.lost_at()
-        return "ok" if lost is None else f"no news since {lost:.0f}"
+        return {"store": "ok" if self.store.owed == 0 else "in doubt", **health.told(self._streams)}
 
     # --- in the background
 
@@ -444,10 +446,18 @@ class Broker:
         self.metrics.ledger_entries.set(room.entries)
         self.metrics.ledger_bytes.set(room.ledger)
         self.metrics.standing.set(len(self.store.marks()))
-        self.metrics.own_svid.set(round(self.identity.snapshot().expires_at - now, 1))
+        self._gauge_identity(now)
         versions = self.live.now_in_force().versions
         for kind in ("policy", "registry", "limits", "bundles"):
             self.metrics.versions.labels(kind).set(getattr(versions, kind))
+
+    def _gauge_identity(self, now: float) -> None:
+        """Also when there is none: that is when the gauge is looked at."""
+        with contextlib.suppress(IdentityUnavailable):
+            self._svid_ends = self.identity.snapshot().expires_at
+        self.metrics.own_svid.set(round(self._svid_ends - now, 1))
+        for (stream, state), is_it in health.states(self._streams).items():
+            self.metrics.identity_state.labels(stream, state).set(is_it)
 
     async def _say(self, kind: str, facts: dict[str, object]) -> None:
         ref = ids.make_ref(self.entropy.bytes(ids.REF_BYTES))
