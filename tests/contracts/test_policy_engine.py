@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
-from tests.policy.world import AGENT, CRON, SERVER, Scene, issuing, opening, starting
+from tests.policy.world import (
+    AGENT,
+    CRON,
+    PARTNER_AGENT,
+    PARTNER_BANK,
+    PARTNER_SERVER,
+    SERVER,
+    Scene,
+    issuing,
+    opening,
+    starting,
+)
 
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Question, Verdict
 from stepwrit_broker.policy.cedar import CedarEngine
@@ -24,6 +35,7 @@ class Engines:
     empty: Callable[[], PolicyEngine]
     failing: Callable[[], PolicyEngine]
     obliging: Callable[[], PolicyEngine]
+    naming: Callable[[str, str], PolicyEngine]
 
 
 def _cedar(*texts: str) -> PolicyEngine:
@@ -38,6 +50,15 @@ CEDAR = Engines(
         f'@id("no") {YES.replace("permit", "forbid")} when {{ context.now * 9223372036854775807 == 0 }};',
     ),
     obliging=lambda: _cedar(f'@id("yes") @obligation("tell_the_owner") {YES};'),
+    naming=lambda name, domain: compile_policy(
+        load(
+            {
+                file: text.replace("[context.home].", f'[context.home, "{domain}"].')
+                for file, text in stance(name).items()
+            }
+        ).doc,
+        7,
+    ),
 )
 
 
@@ -123,3 +144,38 @@ def test_an_empty_set_an_error_and_an_unknown_obligation_deny(engines: Engines) 
 
 def test_the_engine_tells_its_version(engines: Engines) -> None:
     assert engines.stance("low-risk").version == 7
+
+
+LOW = Scene(origin="model", impact="low")
+# name, scene, whether opening is refused, whether a credential is refused
+FOREIGN = [
+    ("an agent of another domain", replace(LOW, agent=PARTNER_AGENT), True, True),
+    ("a server of another domain", replace(LOW, server=PARTNER_SERVER), True, True),
+    ("a resource of another domain", replace(LOW, bank=PARTNER_BANK), False, True),
+]
+
+
+@pytest.mark.parametrize("name", ["low-risk", "approval"])
+@pytest.mark.parametrize(("scene", "opens", "issues"), [f[1:] for f in FOREIGN], ids=[f[0] for f in FOREIGN])
+def test_other_trust_domains_are_refused_until_policy_names_them(
+    engines: Engines, name: str, scene: Scene, opens: bool, issues: bool
+) -> None:
+    shipped, naming = engines.stance(name), engines.naming(name, "partner.example")
+    elsewhere = engines.naming(name, "third.example")
+    assert kind(shipped.decide(opening(LOW))) == kind(shipped.decide(issuing(LOW))) == "permit"
+    for ask, refused in ((opening, opens), (issuing, issues)):
+        assert kind(naming.decide(ask(scene))) == "permit"
+        for engine in (shipped, elsewhere):
+            assert kind(engine.decide(ask(scene))) == ("deny" if refused else "permit")
+
+
+@pytest.mark.parametrize("name", ["low-risk", "approval"])
+def test_an_intent_of_another_domains_agent_is_refused_until_policy_names_it(
+    engines: Engines, name: str
+) -> None:
+    mine, theirs = starting(person=True, opener=AGENT), starting(person=True, opener=PARTNER_AGENT)
+    assert kind(engines.stance(name).decide(mine)) == "permit"
+    assert kind(engines.naming(name, "partner.example").decide(theirs)) == "permit"
+    verdict = engines.stance(name).decide(theirs)
+    assert isinstance(verdict, Deny)
+    assert verdict.policies == ("foreign-workloads",)

@@ -23,6 +23,10 @@ CHILD = MAKE.child_step(StepRecord(step=ROOT, life=LIFE))
 AGENT_ENTRY = Entry(id=AGENT, name="chat", role="agent", tenant="acme")
 SERVER_ENTRY = Entry(id=SERVER, name="mail", role="mcp-server", tenant="acme")
 
+BANK_ENTRY = Entry(
+    id="spiffe://partner.test/bank/*", name="x", role="resource", tenant="acme", audience="https://x.example"
+)
+
 
 def caller(entry: Entry) -> Caller:
     workload = Workload(
@@ -32,7 +36,7 @@ def caller(entry: Entry) -> Caller:
 
 
 def test_an_intents_question_has_no_action_and_names_the_transaction() -> None:
-    asked = document.intent_question(caller=caller(AGENT_ENTRY), step=ROOT, now=NOW)
+    asked = document.intent_question(caller=caller(AGENT_ENTRY), step=ROOT, home="example.test", now=NOW)
     assert (asked.asking, asked.principal, asked.resource) == ("start_intent", AGENT, ROOT.txn)
     assert (asked.document["action"], asked.document["facts"], asked.document["plan"]) == (None, {}, [])
     assert asked.document["requester"] == {
@@ -44,11 +48,14 @@ def test_an_intents_question_has_no_action_and_names_the_transaction() -> None:
 
 
 def test_a_steps_question_names_both_ends_and_the_deed() -> None:
-    asked = document.step_question(caller=caller(AGENT_ENTRY), step=CHILD, performer=SERVER_ENTRY, now=NOW)
+    asked = document.step_question(
+        caller=caller(AGENT_ENTRY), step=CHILD, performer=SERVER_ENTRY, home="example.test", now=NOW
+    )
     told = asked.document
     assert (asked.asking, asked.resource) == ("open_step", "mail/send")
     assert told["initiator"] == {
         "id": AGENT,
+        "trust_domain": "example.test",
         "name": "chat",
         "role": "agent",
         "tenant": "acme",
@@ -56,6 +63,7 @@ def test_a_steps_question_names_both_ends_and_the_deed() -> None:
     }
     assert told["performer"] == {
         "id": SERVER,
+        "trust_domain": "example.test",
         "name": "mail",
         "role": "mcp-server",
         "tenant": "acme",
@@ -67,7 +75,9 @@ def test_a_steps_question_names_both_ends_and_the_deed() -> None:
 
 
 def test_what_the_initiators_own_client_performs_is_the_clients() -> None:
-    asked = document.step_question(caller=caller(SERVER_ENTRY), step=CHILD, performer=None, now=NOW)
+    asked = document.step_question(
+        caller=caller(SERVER_ENTRY), step=CHILD, performer=None, home="example.test", now=NOW
+    )
     performer = asked.document["performer"]
     assert isinstance(performer, dict)
     assert (performer["name"], performer["role"]) == ("client", "agent")
@@ -75,19 +85,32 @@ def test_what_the_initiators_own_client_performs_is_the_clients() -> None:
 
 def test_a_credentials_question_needs_an_initiator_who_is_still_registered() -> None:
     asked = document.credential_question(
-        caller=caller(SERVER_ENTRY), step=CHILD, initiator=AGENT_ENTRY, audience="https://x.example", now=NOW
+        caller=caller(SERVER_ENTRY),
+        step=CHILD,
+        initiator=AGENT_ENTRY,
+        redeemer=BANK_ENTRY,
+        home="example.test",
+        now=NOW,
     )
     assert (asked.asking, asked.document["audience"]) == ("issue_credential", "https://x.example")
+    redeemer = asked.document["redeemer"]
+    assert isinstance(redeemer, dict)
+    assert (redeemer["trust_domain"], asked.document["home"]) == ("partner.test", "example.test")
     with pytest.raises(Refused) as refused:
         document.credential_question(
-            caller=caller(SERVER_ENTRY), step=CHILD, initiator=None, audience=None, now=NOW
+            caller=caller(SERVER_ENTRY),
+            step=CHILD,
+            initiator=None,
+            redeemer=None,
+            home="example.test",
+            now=NOW,
         )
     assert refused.value.code == "not_registered"
 
 
 def test_a_question_is_plain_json_without_fractions_and_unknown_is_null() -> None:
     owned = replace(ROOT, intent=replace(ROOT.intent, requester=None, owner="team"), influence=("stp_1",))
-    asked = document.intent_question(caller=caller(AGENT_ENTRY), step=owned, now=NOW)
+    asked = document.intent_question(caller=caller(AGENT_ENTRY), step=owned, home="example.test", now=NOW)
     assert json.loads(json.dumps(asked.document)) == asked.document
     assert "." not in "".join(
         str(value) for value in asked.document.values() if isinstance(value, int | float)

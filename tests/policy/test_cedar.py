@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from tests.policy.world import AGENT, NOW, SERVER, Scene, caller, issuing, opening, starting, step
+from tests.policy.world import AGENT, HOME, NOW, SERVER, Scene, caller, issuing, opening, starting, step
 
 from stepwrit.wire import Impact, Origin
 from stepwrit_broker.core.document import credential_question
@@ -78,7 +78,7 @@ def test_a_known_obligation_is_handed_on() -> None:
 
 
 def test_a_credential_for_an_initiator_that_is_no_longer_registered_is_refused() -> None:
-    asked = {"caller": caller(SERVER), "step": step(LOW), "audience": None, "now": NOW}
+    asked = {"caller": caller(SERVER), "step": step(LOW), "redeemer": None, "home": HOME, "now": NOW}
     assert isinstance(engine(YES).decide(issuing(LOW)), Permit)
     with pytest.raises(Refused, match="not_registered"):
         credential_question(initiator=None, **asked)  # type: ignore[arg-type]

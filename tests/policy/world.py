@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stepwrit.wire import HopSpec, Impact, Origin, PlanItem
 from stepwrit_broker.core.caller import Caller
@@ -11,13 +11,26 @@ from stepwrit_broker.core.document import credential_question, intent_question, 
 from stepwrit_broker.core.registry import Entry
 from stepwrit_broker.core.step import Action, Intent, Requester, Step
 from stepwrit_broker.core.verdict import Question
-from stepwrit_broker.core.workload import AttestedBy, Workload, parse_spiffe_id
+from stepwrit_broker.core.workload import AttestedBy, SpiffeId, Workload, parse_spiffe_id
 
 NOW = 1_800_000_000.25
 AGENT = parse_spiffe_id("spiffe://prod.example/agent/chat")
 SERVER = parse_spiffe_id("spiffe://prod.example/ns/pay/sa/ledger-mcp")
 CRON = parse_spiffe_id("spiffe://prod.example/cron")
+HOME = "prod.example"
+PARTNER_AGENT = parse_spiffe_id("spiffe://partner.example/agent")
+PARTNER_SERVER = parse_spiffe_id("spiffe://partner.example/mcp")
+BANK = Entry(
+    id="spiffe://prod.example/bank/*",
+    name="bank",
+    role="resource",
+    tenant="default",
+    audience="https://bank.example",
+)
+PARTNER_BANK = replace(BANK, id="spiffe://partner.example/bank")
 ENTRIES = {
+    PARTNER_AGENT: Entry(id=PARTNER_AGENT, name="guest", role="agent", tenant="default"),
+    PARTNER_SERVER: Entry(id=PARTNER_SERVER, name="ledger", role="mcp-server", tenant="default"),
     AGENT: Entry(id=AGENT, name="chat", role="agent", tenant="default"),
     SERVER: Entry(id=SERVER, name="ledger", role="mcp-server", tenant="default"),
     CRON: Entry(id=CRON, name="nightly", role="trigger", tenant="default", owner="ops@prod.example"),
@@ -27,13 +40,18 @@ PERSON = Requester(opaque="per_1", issuer="https://idp.example", subject="alice"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """What is asked: who opens what, below which origin, attested how, with which facts."""
+    """What is asked: who opens what, below which origin, attested how, with which facts; who performs it, and
+    what it opens.
+    """
 
     origin: Origin
     impact: Impact
     attested_by: AttestedBy = "x509"
     facts: tuple[tuple[str, str | int | bool], ...] = ()
     person: bool = True
+    agent: SpiffeId = AGENT
+    server: SpiffeId = SERVER
+    bank: Entry = BANK
 
 
 def caller(workload: str, attested_by: AttestedBy = "x509") -> Caller:
@@ -46,10 +64,10 @@ def caller(workload: str, attested_by: AttestedBy = "x509") -> Caller:
 
 
 def step(scene: Scene) -> Step:
-    opener = SERVER if scene.origin == "server" else AGENT
+    opener = scene.server if scene.origin == "server" else scene.agent
     root = "stp_root"
     hop = HopSpec(
-        step="stp_1", initiator=opener, performer=SERVER, origin=scene.origin, tool="ledger/transfer"
+        step="stp_1", initiator=opener, performer=scene.server, origin=scene.origin, tool="ledger/transfer"
     )
     return Step(
         id="stp_1",
@@ -60,10 +78,10 @@ def step(scene: Scene) -> Step:
         chain=(hop,),
         initiator=opener,
         initiator_jkt="k",
-        performer=SERVER,
+        performer=scene.server,
         origin=scene.origin,
         action=Action(
-            server=SERVER,
+            server=scene.server,
             tool="ledger/transfer",
             args="A" * 43,
             impact=scene.impact,
@@ -120,16 +138,20 @@ def root(*, person: bool, opener: str) -> Step:
 def opening(scene: Scene) -> Question:
     made = step(scene)
     who = caller(made.initiator, scene.attested_by)
-    return step_question(caller=who, step=made, performer=ENTRIES[SERVER], now=NOW)
+    return step_question(caller=who, step=made, performer=ENTRIES[scene.server], home=HOME, now=NOW)
 
 
 def issuing(scene: Scene) -> Question:
     made = step(scene)
-    who = caller(SERVER, scene.attested_by)
     return credential_question(
-        caller=who, step=made, initiator=ENTRIES[made.initiator], audience="https://bank.example", now=NOW
+        caller=caller(scene.server, scene.attested_by),
+        step=made,
+        initiator=ENTRIES[made.initiator],
+        redeemer=scene.bank,
+        home=HOME,
+        now=NOW,
     )
 
 
 def starting(*, person: bool, opener: str) -> Question:
-    return intent_question(caller=caller(opener), step=root(person=person, opener=opener), now=NOW)
+    return intent_question(caller=caller(opener), step=root(person=person, opener=opener), home=HOME, now=NOW)

@@ -1,12 +1,14 @@
 """The decision document: what every policy engine is asked, in one shape. Pure.
 
 Its shape is published as docs/reference/schemas/decision.schema.json. What nobody knows is `null`, never
-empty; times are whole seconds since the epoch; there are no fractions anywhere.
+empty; times are whole seconds since the epoch; there are no fractions anywhere. `home` is everywhere the
+broker's own trust domain: policy compares it with each party's, and refuses the others unless it names them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from stepwrit_broker.core.caller import Caller
@@ -14,33 +16,35 @@ from stepwrit_broker.core.errors import Refused
 from stepwrit_broker.core.registry import Entry
 from stepwrit_broker.core.step import Step
 from stepwrit_broker.core.verdict import Asking, Question
+from stepwrit_broker.core.workload import SpiffeId, trust_domain_of
 
 DOCUMENT_V: Final = 1
 Party = Mapping[str, object]
 
 
-def intent_question(*, caller: Caller, step: Step, now: float) -> Question:
+def intent_question(*, caller: Caller, step: Step, home: str, now: float) -> Question:
     """May this caller start the transaction whose root is `step`? The resource is the transaction's id."""
     me = _party(caller.entry, caller.workload.id, caller.workload.attested_by)
-    return _question("start_intent", caller, step, initiator=me, performer=me, audience=None, now=now)
+    return _question("start_intent", caller, step, _Parties(initiator=me, performer=me), home, now)
 
 
-def step_question(*, caller: Caller, step: Step, performer: Entry | None, now: float) -> Question:
+def step_question(*, caller: Caller, step: Step, performer: Entry | None, home: str, now: float) -> Question:
     """May this caller open `step`? `performer`: None when the initiator's own client is to perform it.
 
     The resource is the tool. The performer's id may still be a pattern: nobody has accepted yet.
     """
     me = _party(caller.entry, caller.workload.id, caller.workload.attested_by)
     other = _client(step) if performer is None else _party(performer, step.performer, None)
-    return _question("open_step", caller, step, initiator=me, performer=other, audience=None, now=now)
+    return _question("open_step", caller, step, _Parties(initiator=me, performer=other), home, now)
 
 
 def credential_question(
-    *, caller: Caller, step: Step, initiator: Entry | None, audience: str | None, now: float
+    *, caller: Caller, step: Step, initiator: Entry | None, redeemer: Entry | None, home: str, now: float
 ) -> Question:
-    """May this caller, the step's performer, have a credential for `audience`? The resource is the tool.
+    """May this caller, the step's performer, have a credential? The resource is the tool.
 
-    initiator: the entry in force of the step's initiator. Raises Refused(`not_registered`) when it has none.
+    initiator: the entry in force of the step's initiator. redeemer: the resource that it is for, None for a
+    tool that is its own. Raises Refused(`not_registered`) when the initiator has none.
     """
     if initiator is None:
         raise Refused(
@@ -51,20 +55,26 @@ def credential_question(
         )
     other = _party(initiator, step.initiator, None)
     me = _party(caller.entry, caller.workload.id, caller.workload.attested_by)
-    return _question(
-        "issue_credential", caller, step, initiator=other, performer=me, audience=audience, now=now
+    opened = None if redeemer is None else _party(redeemer, redeemer.id, None)
+    parties = _Parties(
+        initiator=other,
+        performer=me,
+        redeemer=opened,
+        audience=None if redeemer is None else redeemer.audience,
     )
+    return _question("issue_credential", caller, step, parties, home, now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parties:
+    initiator: Party
+    performer: Party
+    redeemer: Party | None = None
+    audience: str | None = None
 
 
 def _question(
-    asking: Asking,
-    caller: Caller,
-    step: Step,
-    *,
-    initiator: Party,
-    performer: Party,
-    audience: str | None,
-    now: float,
+    asking: Asking, caller: Caller, step: Step, parties: _Parties, home: str, now: float
 ) -> Question:
     return Question(
         asking=asking,
@@ -74,9 +84,11 @@ def _question(
             "v": DOCUMENT_V,
             "asking": asking,
             "attested_by": caller.workload.attested_by,
-            "initiator": initiator,
-            "performer": performer,
-            "audience": audience,
+            "home": home,
+            "initiator": parties.initiator,
+            "performer": parties.performer,
+            "redeemer": parties.redeemer,
+            "audience": parties.audience,
             "now": int(now),
             **_lineage(step),
             **_deed(step),
@@ -138,6 +150,7 @@ def _requester(step: Step) -> dict[str, object] | None:
 def _party(entry: Entry, workload: str, attested_by: str | None) -> Party:
     return {
         "id": workload,
+        "trust_domain": trust_domain_of(SpiffeId(workload)),
         "name": entry.name,
         "role": entry.role,
         "tenant": entry.tenant,
@@ -149,6 +162,7 @@ def _client(step: Step) -> Party:
     """What the initiator's own client does (elicitation) is performed there."""
     return {
         "id": step.performer,
+        "trust_domain": trust_domain_of(SpiffeId(step.performer)),
         "name": "client",
         "role": "agent",
         "tenant": step.tenant,

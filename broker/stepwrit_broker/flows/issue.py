@@ -107,7 +107,12 @@ async def _attempt(
     stages.mark("place")
     initiator = force.registry.entry_for(record.step.initiator)
     question = credential_question(
-        caller=caller, step=record.step, initiator=initiator, audience=audience, now=now
+        caller=caller,
+        step=record.step,
+        initiator=initiator,
+        redeemer=force.registry.resource(audience),
+        home=house.trust_domain,
+        now=now,
     )
     verdict = settle(force, question)  # 3, 4
     stages.mark("decide")

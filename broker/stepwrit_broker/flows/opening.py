@@ -86,7 +86,9 @@ async def _attempt(
         raise Malformed("invalid_request", "parent is not a step id")
     parent = same_tenant(await house.store.step(request.parent), caller)
     placed = _place(house, caller, request, parent, force, now)  # 2
-    question = step_question(caller=caller, step=placed.step, performer=placed.performer, now=now)
+    question = step_question(
+        caller=caller, step=placed.step, performer=placed.performer, home=house.trust_domain, now=now
+    )
     verdict = settle(force, question)  # 3, 4
     record = await house.store.open(  # 5
         OpenCommand(

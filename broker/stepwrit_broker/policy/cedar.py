@@ -154,7 +154,7 @@ def _ask(request: dict[str, Any], policies: cedarpy.PolicySet) -> tuple[str, tup
     return decision.value.lower(), tuple(sorted(found.reasons))
 
 
-_PLAIN: Final = ("attested_by", "tenant", "origin", "depth", "deferred", "now", "ceiling", "budgets")
+_PLAIN: Final = ("attested_by", "home", "tenant", "origin", "depth", "deferred", "now", "ceiling", "budgets")
 _OPTIONAL: Final = ("requester", "owner", "proof", "influence", "approval", "workflow", "audience")
 
 
@@ -164,6 +164,8 @@ def _context(document: Mapping[str, Any], facts: Mapping[str, object]) -> dict[s
     context.update({name: document[name] for name in _OPTIONAL if document[name] is not None})
     context["initiator"] = _without_nulls(document["initiator"])
     context["performer"] = _without_nulls(document["performer"])
+    if document["redeemer"] is not None:
+        context["redeemer"] = _without_nulls(document["redeemer"])
     if document["action"] is not None:
         context["action"] = _without_nulls(document["action"])
         context["facts"] = facts
