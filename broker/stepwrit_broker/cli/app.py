@@ -14,6 +14,7 @@ from stepwrit_broker.cli import (
     ledgers,
     running,
     scaffolding,
+    spire,
     stores,
     telling,
 )
@@ -63,6 +64,7 @@ def _assemble() -> None:
     running.register(app)
     scaffolding.register(app)
     doctor.register(app)
+    app.add_typer(spire.app, name="spire", rich_help_panel="Run it")
     telling.register(app)
     brake.register(app)
     documents.register(app)
