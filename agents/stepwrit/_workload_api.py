@@ -18,7 +18,6 @@ from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar, cast
 
 import grpc
-from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_private_key
@@ -27,7 +26,7 @@ from spiffe._proto import workload_pb2, workload_pb2_grpc  # pyright: ignore[rep
 from stepwrit.errors import ConfigurationError, IdentityUnavailable
 from stepwrit.spiffe_bundle import BundleRefused, JwtAuthorities, parse_jwt_authorities
 from stepwrit.spiffe_id import SCHEME, check_trust_domain, trust_domain_of
-from stepwrit.x509svid import SvidRefused, leaf_spiffe_id
+from stepwrit.x509svid import SvidRefused, load_authority, read_leaf
 
 U = TypeVar("U")
 _HEADER: Final = (("workload.spiffe.io", "true"),)
@@ -166,8 +165,7 @@ def parse_update(message: workload_pb2.X509SVIDResponse, hint: str | None) -> X5
     try:
         chain = tuple(split_der(chosen.x509_svid))
         key = load_der_private_key(chosen.x509_svid_key, None)
-        leaf = x509.load_der_x509_certificate(chain[0])
-        named = leaf_spiffe_id(leaf)
+        leaf, named = read_leaf(chain[0])
     except (ValueError, TypeError, IndexError, UnsupportedAlgorithm, SvidRefused) as error:
         raise WatchEnded(f"malformed X.509-SVID: {error}", withdrawn=True) from None
     if named != chosen.spiffe_id or leaf.public_key() != key.public_key():
@@ -234,7 +232,7 @@ def _authorities(der: bytes) -> tuple[bytes, ...]:
     try:
         found = tuple(split_der(der))
         for certificate in found:
-            x509.load_der_x509_certificate(certificate)
+            load_authority(certificate)
     except ValueError:
         return ()
     return found

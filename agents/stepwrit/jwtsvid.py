@@ -119,6 +119,7 @@ def split(token: str) -> Unverified:
         raise JwtSvidRefused("malformed", "not three parts")
     algorithm, kid = _header(_part(parts[0]))
     claims = _part(parts[1])
+    _decoded(parts[2])
     return Unverified(
         text=token, algorithm=algorithm, kid=kid, claims=claims, spiffe_id=_subject(claims.get("sub"))
     )
@@ -126,12 +127,20 @@ def split(token: str) -> Unverified:
 
 def _part(encoded: str) -> Mapping[str, JsonValue]:
     try:
-        value = parse_json(unb64u(encoded))
+        value = parse_json(_decoded(encoded))
     except DigestError as bad:
         raise JwtSvidRefused("malformed", str(bad)) from None
     if not isinstance(value, dict):
         raise JwtSvidRefused("malformed", "not a JSON object")
     return value
+
+
+def _decoded(encoded: str) -> bytes:
+    """Strict, also for the signature, which PyJWT would read with padding and strays (RFC 7515 section 2)."""
+    try:
+        return unb64u(encoded)
+    except DigestError as bad:
+        raise JwtSvidRefused("malformed", str(bad)) from None
 
 
 def _header(header: Mapping[str, JsonValue]) -> tuple[str, str]:

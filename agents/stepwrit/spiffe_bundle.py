@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, cast
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt import PyJWK, PyJWTError
 
 from stepwrit.spiffe_id import SCHEME, check_trust_domain
+from stepwrit.x509svid import load_authority
 
 MAX_BUNDLE_BYTES: Final = 1_048_576
 MAX_KEYS: Final = 1_000
@@ -77,7 +77,7 @@ def parse_bundle_map(raw: bytes) -> Mapping[str, SpiffeBundle]:
     Raises BundleRefused.
     """
     named = _object(_object(_parsed(raw), "the bundle map").get("trust_domains"), "trust_domains")
-    return MappingProxyType({_domain(name): _bundle(_object(doc, name), name) for name, doc in named.items()})
+    return MappingProxyType({_name(name): _bundle(_object(doc, name), name) for name, doc in named.items()})
 
 
 def _parsed(raw: bytes) -> object:
@@ -102,9 +102,13 @@ def _object(value: object, what: str) -> Mapping[str, object]:
     return cast("Mapping[str, object]", value)
 
 
-def _domain(name: str) -> str:
+def _domain(name_or_id: str) -> str:
+    return _name(name_or_id.removeprefix(SCHEME))
+
+
+def _name(name: str) -> str:
     try:
-        return check_trust_domain(name.removeprefix(SCHEME))
+        return check_trust_domain(name)
     except ValueError as bad:
         raise BundleRefused(str(bad)) from bad
 
@@ -149,9 +153,9 @@ def _x509_authorities(keys: Sequence[Mapping[str, object]]) -> tuple[bytes, ...]
 def _certificate(encoded: object) -> bytes:
     try:
         der = base64.b64decode(str(encoded), validate=True)
-        x509.load_der_x509_certificate(der)
+        load_authority(der)
     except ValueError as bad:
-        raise BundleRefused("x5c: not a certificate") from bad
+        raise BundleRefused("x5c: not the certificate of a CA") from bad
     return der
 
 

@@ -84,12 +84,8 @@ def verify_x509_svid(
     leaf_der: bytes, intermediates_der: Sequence[bytes], bundles: Bundles, now: float
 ) -> VerifiedSvid:
     """Verify one chain at `now` (seconds since the epoch); raise `SvidRefused` with the first fault found."""
-    try:
-        leaf = x509.load_der_x509_certificate(leaf_der)
-        intermediates = [x509.load_der_x509_certificate(der) for der in intermediates_der]
-        spiffe_id = leaf_spiffe_id(leaf)
-    except _PARSE_ERRORS as error:
-        raise SvidRefused("malformed", str(error)) from None
+    leaf, spiffe_id = read_leaf(leaf_der)
+    intermediates = _intermediates(intermediates_der)
     moment = datetime.fromtimestamp(now, UTC)
     _check_life(leaf, moment)
     chain = _verify_path(leaf, intermediates, _roots(bundles, trust_domain_of(spiffe_id)), moment)
@@ -101,11 +97,26 @@ def verify_x509_svid(
     )
 
 
-def leaf_spiffe_id(leaf: x509.Certificate) -> str:
-    """The SPIFFE ID of a certificate that obeys every leaf rule; `SvidRefused` if one is broken.
+def read_leaf(der: bytes) -> tuple[x509.Certificate, str]:
+    """A certificate that obeys every leaf rule, and its SPIFFE ID; `SvidRefused` if one is broken.
 
-    Says nothing about who signed it. Raises ValueError for extensions that do not parse.
+    Says nothing about who signed it.
     """
+    try:
+        leaf = x509.load_der_x509_certificate(der)
+        return leaf, _leaf_spiffe_id(leaf)
+    except _PARSE_ERRORS as error:
+        raise SvidRefused("malformed", str(error)) from None
+
+
+def _intermediates(ders: Sequence[bytes]) -> list[x509.Certificate]:
+    try:
+        return [x509.load_der_x509_certificate(der) for der in ders]
+    except _PARSE_ERRORS as error:
+        raise SvidRefused("malformed", str(error)) from None
+
+
+def _leaf_spiffe_id(leaf: x509.Certificate) -> str:
     extensions = leaf.extensions
     for extension in extensions:
         if extension.critical and extension.oid not in _UNDERSTOOD:
@@ -177,9 +188,24 @@ def _roots(bundles: Bundles, domain: str) -> list[x509.Certificate]:
     if not authorities:
         raise SvidRefused("empty_bundle", domain)
     try:
-        return [x509.load_der_x509_certificate(der) for der in authorities]
+        return [load_authority(der) for der in authorities]
     except ValueError as error:
         raise SvidRefused("empty_bundle", f"{domain}: {error}") from None
+
+
+def load_authority(der: bytes) -> x509.Certificate:
+    """A certificate that may stand in a bundle: one of a CA (X509-SVID.md sections 4.1 and 6.2), DER.
+
+    As a trust anchor any other would vouch for itself. Raises ValueError.
+    """
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        found = _find(certificate.extensions, x509.BasicConstraints)
+    except _PARSE_ERRORS as error:
+        raise ValueError(str(error)) from None
+    if found is None or not found.value.ca:
+        raise ValueError("not the certificate of a CA")
+    return certificate
 
 
 def _verify_path(

@@ -15,11 +15,11 @@ from typing import Any, cast
 import httpx2
 import jwt
 
+from stepwrit.wire import LEEWAY_S
 from stepwrit_broker.core.errors import Refused, Unavailable
 from stepwrit_broker.ports import PersonProof
 
 REFETCH_S = 10.0
-LEEWAY_S = 5
 MAX_TOKEN_BYTES = 16_384
 MAX_ANSWER_BYTES = 262_144
 _LATEST = 253_402_300_800.0  # the year 10000
