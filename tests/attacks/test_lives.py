@@ -8,9 +8,10 @@ import pytest
 import pytest_asyncio
 from tests.fakes.stage import LIMITS, Stage, redeemed, refused
 
+from stepwrit.wire import LEEWAY_S
+
 # short enough to tell the clocks apart, long enough for a busy machine; time is passed, not waited for
 SHORT = LIMITS.replace("step_token: 60s", "step_token: 20s").replace("credential: 60s", "credential: 20s")
-LEEWAY_S = 5  # of tokens' ends; a credential at redeem has none
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -55,18 +55,31 @@ class FakeCa:
     """An authority; with `parent`, an intermediate of it."""
 
     def __init__(
-        self, trust_domain: str, *, now: float = NOW, parent: FakeCa | None = None, key: str = "p256"
+        self,
+        trust_domain: str,
+        *,
+        now: float = NOW,
+        parent: FakeCa | None = None,
+        key: str = "p256",
+        begins: float = -3600,
+        ends: float = 86_400,
+        path_length: int | None = None,
+        usage: tuple[str, ...] = ("key_cert_sign", "crl_sign"),
     ):
+        """begins, ends: seconds from `now`. path_length, usage: what its own certificate says."""
         self.trust_domain = trust_domain
         self.now = now
+        self._life, self._path_length, self._usage = (begins, ends), path_length, usage
         self.parent = parent
         self.key = KEYS[key]()
         self.name = _name(f"{trust_domain} {x509.random_serial_number():x}")
         self.certificate = self._certify()
         self.der = self.certificate.public_bytes(Encoding.DER)
 
-    def intermediate(self) -> FakeCa:
-        return FakeCa(self.trust_domain, now=self.now, parent=self)
+    def intermediate(self, **shape: Any) -> FakeCa:
+        begins, ends = self._life
+        how = {"now": self.now, "parent": self, "begins": begins, "ends": ends, **shape}
+        return FakeCa(how.pop("trust_domain", self.trust_domain), **how)
 
     @property
     def intermediates(self) -> tuple[bytes, ...]:
@@ -83,9 +96,9 @@ class FakeCa:
         signer = self.parent or self
         public = self.key.public_key()
         builder = (
-            _builder(signer, public, self.name, -3600, 86_400)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(key_usage("key_cert_sign", "crl_sign"), critical=True)
+            _builder(signer, public, self.name, *self._life)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=self._path_length), critical=True)
+            .add_extension(key_usage(*self._usage), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
             .add_extension(_uris((f"spiffe://{self.trust_domain}",)), critical=False)
         )
