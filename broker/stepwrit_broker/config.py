@@ -10,24 +10,19 @@ relative to the file's folder. No setting holds a secret; what is secret is a pa
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal
 
-from stepwrit.digest import DigestError, normalise_url
+from stepwrit_broker.config_checks import meaning
 from stepwrit_broker.config_docs import reference, schema
 from stepwrit_broker.config_reader import Means, Reader, overlay
 from stepwrit_broker.core.errors import Malformed
-from stepwrit_broker.core.workload import parse_spiffe_id, parse_trust_domain, trust_domain_of
 
-LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-PORT_MAX: Final = 65_535
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["json", "text"]
 Algorithm = Literal["ES256", "ES384", "EdDSA", "RS256", "PS256"]
@@ -71,6 +66,26 @@ class Listen:
     admin_uids: Annotated[
         tuple[int, ...], Means(text="Who may use `admin` beside root and the broker's own uid.", least=0)
     ] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyTable:
+    """A proxy that ends TLS in front of `mtls`, if there is one. Both settings, or neither."""
+
+    id: Annotated[
+        str,
+        Means(
+            text="The proxy's own SPIFFE ID, in the broker's trust domain and in no registry entry. Only on "
+            "its connections does a forwarded certificate count."
+        ),
+    ] = ""
+    source: Annotated[
+        Literal["none", "client-cert", "xfcc"],
+        Means(
+            text="The one header that holds the client's certificate: `client-cert` (RFC 9440), `xfcc` "
+            "(Envoy's `X-Forwarded-Client-Cert`), `none` without a proxy."
+        ),
+    ] = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +183,7 @@ class Config:
         ),
     ] = ""
     listen: Listen = field(default_factory=Listen)
+    proxy: ProxyTable = field(default_factory=ProxyTable)
     store: Store = field(default_factory=Store)
     ledger: Ledger = field(default_factory=Ledger)
     files: Files = field(default_factory=Files)
@@ -198,21 +214,10 @@ def parse_config(text: str, *, name: str, folder: Path, env: Mapping[str, str]) 
     made = Reader(folder, problems).table(Config, table)
     if not problems:
         made = _completed(made, env)
-        problems += _meaning(Config(**made))
+        problems += meaning(Config(**made))
     if problems:
         raise Malformed("invalid_request", "\n".join(f"{name}: {each}" for each in problems))
     return Config(**made)
-
-
-def host_port(address: str) -> tuple[str, int]:
-    """`host:port`, or `[v6]:port`, apart. Raises ValueError."""
-    host, colon, port = address.rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
-    if not colon or not bare or not (port.isascii() and port.isdigit()) or int(port) > PORT_MAX:
-        raise ValueError("must be HOST:PORT")
-    if ":" in bare and host == bare:
-        raise ValueError("an IPv6 address needs brackets, as in [::1]:8443")
-    return bare, int(port)
 
 
 def _completed(made: dict[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
@@ -225,57 +230,6 @@ def _completed(made: dict[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
         "spiffe_socket": made.get("spiffe_socket") or env.get("SPIFFE_ENDPOINT_SOCKET", ""),
         "ledger": dataclasses.replace(ledger, origin=origin),
     }
-
-
-def _meaning(config: Config) -> Iterator[str]:
-    yield from _identity(config)
-    yield from _addresses(config.listen)
-    if not math.isfinite(config.ledger.checkpoint_every_s):
-        yield "ledger.checkpoint_every_s: must be finite"
-    if not _is_https(config.issuer) or config.issuer.endswith("/"):
-        yield "issuer: must be an https URL (http only for loopback) without query and trailing slash"
-    for at, each in enumerate(config.oidc):
-        if not _is_https(each.issuer) or not _is_https(each.jwks_url or each.issuer):
-            yield f"oidc[{at}]: issuer and jwks_url must be https URLs (http only for loopback)"
-        if not each.algorithms:
-            yield f"oidc[{at}].algorithms: needs at least one"
-    if len({each.issuer for each in config.oidc}) != len(config.oidc):
-        yield "oidc: names an issuer twice"
-
-
-def _identity(config: Config) -> Iterator[str]:
-    try:
-        parse_trust_domain(config.trust_domain)
-    except ValueError as bad:
-        yield f"trust_domain: {bad}"
-        return
-    try:
-        if trust_domain_of(parse_spiffe_id(config.broker_id)) != config.trust_domain:
-            yield "broker_id: must be in the broker's own trust domain"
-    except ValueError as bad:
-        yield f"broker_id: {bad}"
-
-
-def _is_https(url: str) -> bool:
-    try:
-        normalise_url(url)
-    except DigestError:
-        return False
-    parts = urlsplit(url)
-    return not parts.query and (parts.scheme == "https" or parts.hostname in LOOPBACK)
-
-
-def _addresses(listen: Listen) -> Iterator[str]:
-    for name, address in (("mtls", listen.mtls), ("tls", listen.tls), ("ops", listen.ops)):
-        try:
-            if address or name != "tls":
-                host_port(address)
-        except ValueError as bad:
-            yield f"listen.{name}: {bad}"
-    if listen.mtls_url and (not listen.mtls_url.startswith("https://") or listen.mtls_url.endswith("/")):
-        yield "listen.mtls_url: must be an https URL without a trailing slash"
-    if not listen.admin.startswith("unix:/"):
-        yield "listen.admin: must be unix:/PATH"
 
 
 def config_reference() -> str:

@@ -123,6 +123,12 @@ class Metrics:
         self._unattested = Counter(
             "stepwrit_unattested", "Requests whose caller was not attested", ("rule",), registry=self.registry
         )
+        self._forwarded = Counter(
+            "stepwrit_forwarded_ignored",
+            "Client certificates in headers, from others than the configured proxy",
+            ("listener", "header"),
+            registry=self.registry,
+        )
         self._caller_svid = Gauge(
             "stepwrit_caller_svid_seconds_left",
             "Time left on a caller's SVID when last seen",
@@ -247,6 +253,10 @@ class Metrics:
         """A request came whose caller could not be attested."""
         self._unattested.labels(rule).inc()
         self._tell(rule or "other")
+
+    def forwarded_ignored(self, listener: str, header: str) -> None:
+        """A certificate in a header counted for nothing. `header`: one of three names."""
+        self._forwarded.labels(listener, header).inc()
 
     def _tell(self, what: str) -> None:
         if len(self._untold) < UNTOLD_MAX or what in self._untold:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import get_args
+
 import pytest
 
 from stepwrit_broker.core.admission import admit
 from stepwrit_broker.core.errors import Unproven
+from stepwrit_broker.core.lineage import Role
 from stepwrit_broker.core.registry import Entry, Registry
 from stepwrit_broker.core.workload import AttestedBy, SpiffeId, TrustDomain, Workload
 
@@ -18,6 +22,12 @@ THEIRS = Entry(
 
 def who(spiffe_id: str, by: AttestedBy = "x509") -> Workload:
     return Workload(id=SpiffeId(spiffe_id), attested_by=by, expires_at=1.0, serial="1")
+
+
+def via_proxy(role: Role) -> tuple[Registry, Workload]:
+    entry = replace(OURS, role=role)
+    workload = replace(who(OURS.id), via=SpiffeId("spiffe://home.test/proxy"))
+    return Registry(version=1, entries=(entry,)), workload
 
 
 def registry(*domains: str) -> Registry:
@@ -48,3 +58,13 @@ def test_each_entry_says_how_its_workload_may_prove_itself() -> None:
     assert admit(registry(), HOME, who(OURS.id)) is OURS
     assert rule(registry(), who(OURS.id, "jwt")) == "registry attest"
     assert rule(registry(PARTNER), who("spiffe://partner.test/x", "x509")) == "registry attest"
+
+
+@pytest.mark.parametrize("role", get_args(Role))
+def test_who_operates_connects_to_the_broker_itself(role: Role) -> None:
+    known, workload = via_proxy(role)
+    assert admit(known, HOME, replace(workload, via=None)).role == role
+    if role in ("operator", "auditor"):
+        assert rule(known, workload) == "proxy"
+    else:
+        assert admit(known, HOME, workload).role == role

@@ -46,6 +46,7 @@ from stepwrit.wire import (
     IntentRequest,
 )
 from stepwrit_broker.attest.person import Issuer
+from stepwrit_broker.core.workload import Proxy
 from stepwrit_broker.dev.oidc import DevIssuer
 from stepwrit_broker.dev.tlsfiles import write_tls_files
 from stepwrit_broker.dev.workload_api import DevTrustDomain
@@ -331,11 +332,14 @@ class Stage:
         domain: str = DOMAIN,
         policy: str = "approval",
         foreign: tuple[str, ...] = (),
+        proxy: Proxy | None = None,
     ) -> None:
+        self.proxy = proxy
         self.foreign = foreign
         self.entries = ENTRIES if entries is None else entries
         self.limits, self.domain, self.policy = limits, domain, policy
         self.folder = Path(tempfile.mkdtemp(prefix="sw-"))  # short: Unix sockets live below it
+        self.mtls_url: str | None = None
         self.trust: DevTrustDomain
         self.issuer: DevIssuer
         self.broker: Broker
@@ -415,6 +419,8 @@ class Stage:
             admin=folder / "admin.sock",
             oidc=(Issuer(issuer=self.issuer.url, algorithms=("ES256",)),),
             watch_every_s=3600.0,
+            proxy=self.proxy,
+            mtls_url=self.mtls_url,
         )
 
     def write_registry(self, entries: list[dict[str, Any]]) -> None:

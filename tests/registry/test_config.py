@@ -13,10 +13,10 @@ from stepwrit_broker.config import (
     Config,
     config_reference,
     config_schema,
-    host_port,
     load_config,
     parse_config,
 )
+from stepwrit_broker.config_checks import host_port
 from stepwrit_broker.core.errors import Malformed
 
 ROOT = Path(__file__).parents[2]
@@ -114,6 +114,9 @@ def test_the_environment_wins_over_the_file() -> None:
         ('[[oidc]]\nissuer = "https://a.example"\nalgorithms = []\n', "algorithms: needs at least one"),
         ('broker_id = "spiffe://other.example/b"\n', "broker_id: must be in the broker's own trust domain"),
         ('broker_id = "b"\n', "broker_id: SPIFFE ID: scheme is not spiffe"),
+        ('[proxy]\nid = "spiffe://prod.example/lb"\n', "proxy: needs id and source, or neither"),
+        ('[proxy]\nsource = "xfcc"\n', "proxy: needs id and source, or neither"),
+        ('[proxy]\nsource = "forwarded"\n', "proxy.source: must be one of none, client-cert, xfcc"),
         ("[listen\n", "(at line 3, column 8)"),
     ],
 )
@@ -151,6 +154,36 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert load_config(tmp_path / "broker.toml", env={}).files.limits == tmp_path / "limits.yaml"
     with pytest.raises(Malformed, match="FileNotFoundError"):
         load_config(tmp_path / "other.toml", env={})
+
+
+PROXY = '[proxy]\nid = "spiffe://prod.example/lb"\nsource = "client-cert"\n'
+AT_PROXY = '[listen]\nmtls_url = "https://lb.prod.example"\n'
+
+
+def test_a_proxy_is_named_by_its_id_and_one_source() -> None:
+    assert config().proxy.source == "none"
+    made = config(LEAST + PROXY + AT_PROXY)
+    assert (made.proxy.id, made.proxy.source) == ("spiffe://prod.example/lb", "client-cert")
+
+
+@pytest.mark.parametrize(
+    ("spiffe_id", "said"),
+    [
+        ("spiffe://other.example/lb", "proxy.id: must be in the broker's own trust domain"),
+        ("https://prod.example/lb", "proxy.id: SPIFFE ID: scheme is not spiffe"),
+        ("spiffe://prod.example", "proxy.id: SPIFFE ID: a workload needs a non-root path"),
+        ("spiffe://prod.example/*", "proxy.id: SPIFFE ID: path segments"),
+        ("spiffe://prod.example/stepwrit/broker", "proxy.id: is the broker's own"),
+    ],
+)
+def test_the_proxy_is_one_other_workload_of_our_own_domain(spiffe_id: str, said: str) -> None:
+    assert config(LEAST + PROXY + AT_PROXY)
+    assert said in problem(LEAST + PROXY.replace("spiffe://prod.example/lb", spiffe_id) + AT_PROXY)
+
+
+def test_behind_a_proxy_the_url_is_never_guessed() -> None:
+    assert config(LEAST + PROXY + AT_PROXY)
+    assert "listen.mtls_url: is needed with [proxy]" in problem(LEAST + PROXY)
 
 
 def test_the_tls_listener_may_be_off() -> None:

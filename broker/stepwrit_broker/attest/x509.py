@@ -26,11 +26,12 @@ class X509Attestor:
     def __init__(self, bundles: BundleSource) -> None:
         self._bundles = bundles
 
-    def attest(self, tls: TlsPeer | None, now: float) -> Workload:
+    def attest(self, tls: TlsPeer | None, now: float, via: SpiffeId | None = None) -> Workload:
         """The caller at `now` (seconds since the epoch).
 
-        The chain is verified once per connection and bundle generation; its end is checked at every
-        call. Unproven(`unattested`) with the fault in `rule`, or Unavailable if bundles are in doubt.
+        The chain is verified once per `tls` and bundle generation; its end is checked at every call. via:
+        the attested proxy that forwarded it. Unproven(`unattested`) with the fault in `rule`, or Unavailable
+        if bundles are in doubt.
         """
         if tls is None:
             raise _unproven("no_certificate")
@@ -38,7 +39,11 @@ class X509Attestor:
         if svid.expires_at <= now:
             raise _unproven("expired")
         return Workload(
-            id=SpiffeId(svid.spiffe_id), attested_by="x509", expires_at=svid.expires_at, serial=svid.serial
+            id=SpiffeId(svid.spiffe_id),
+            attested_by="x509",
+            expires_at=svid.expires_at,
+            serial=svid.serial,
+            via=via,
         )
 
     def _verified(self, tls: TlsPeer, bundles: TrustedBundles, now: float) -> VerifiedSvid:

@@ -20,6 +20,7 @@ from stepwrit_broker.config import Config, load_config
 from stepwrit_broker.core.errors import Problem
 from stepwrit_broker.core.versions import VersionKind
 from stepwrit_broker.ledger.anchor import AnchorFile
+from stepwrit_broker.wiring.configured import proxy_of
 from stepwrit_broker.wiring.documents import OperatorDocuments, document_text
 
 PYTHON: Final = (3, 11)
@@ -102,7 +103,7 @@ def files(config: Config, digests: dict[VersionKind, str]) -> Iterator[Check]:
     for kind, path in paths.items():
         try:
             text = document_text(kind, path)
-            _, digests[kind] = OperatorDocuments().read(kind, text, path.name)
+            _, digests[kind] = OperatorDocuments(proxy=proxy_of(config)).read(kind, text, path.name)
         except (Problem, OSError, UnicodeDecodeError) as bad:
             said = bad.reason if isinstance(bad, Problem) else f"{path}: {bad}"
             yield Check(name=kind, ok=False, said=said, todo=f"correct {path}; what was in force stays")

@@ -18,6 +18,8 @@ _SEGMENT = re.compile(r"[a-zA-Z0-9._-]+\Z")
 TrustDomain = NewType("TrustDomain", str)
 SpiffeId = NewType("SpiffeId", str)
 AttestedBy = Literal["x509", "jwt"]
+ForwardedSource = Literal["client-cert", "xfcc"]
+"""The one header in which a proxy forwards a client's certificate: RFC 9440's, or Envoy's."""
 
 
 def parse_trust_domain(unverified: str) -> TrustDomain:
@@ -53,15 +55,25 @@ class Workload:
     """An attested caller: SPIFFE ID, how it was proved and until when. Built only in `attest/`.
 
     `expires_at`: the SVID's end in seconds since the epoch; no credential outlives it.
-    `serial`: names the SVID in logs (X.509 serial in hex); never a secret.
+    `serial`: names the SVID in logs (X.509 serial in hex); never a secret. `via`: the proxy that ended its
+    TLS and forwarded its certificate; None on a connection of its own.
     """
 
     id: SpiffeId
     attested_by: AttestedBy
     expires_at: float
     serial: str
+    via: SpiffeId | None = None
 
     @property
     def trust_domain(self) -> TrustDomain:
         """The domain whose bundle vouched for this workload."""
         return trust_domain_of(self.id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proxy:
+    """The TLS-terminating proxy that is believed to have seen its clients prove their keys."""
+
+    id: SpiffeId
+    source: ForwardedSource

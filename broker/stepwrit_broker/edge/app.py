@@ -10,8 +10,10 @@ from typing import Final
 
 import structlog
 
+from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.errors import Problem, Unavailable, Unproven
 from stepwrit_broker.edge.caller import record
+from stepwrit_broker.edge.forwarded import take
 from stepwrit_broker.edge.http import Asgi, Receive, Request, Response, Scope, Send, receive_request
 from stepwrit_broker.edge.problems import render, render_oauth
 from stepwrit_broker.edge.verbs import Verbs
@@ -49,6 +51,7 @@ class WorkloadApp:
         """One request, answered whatever happens."""
         if scope["type"] != "http":
             return await self._rest(scope, receive, send)
+        take(scope)
         path: str = scope["path"]
         asked = self._oauth.get(path)
         if asked is not None:
@@ -110,12 +113,18 @@ class WorkloadApp:
             reason=problem.reason,
             rule=problem.rule,
             ref=problem.ref,
+            via=_via(scope),
             traceparent=_trace(scope),
         )
 
 
 def _outcome(problem: Problem) -> str:
     return "unavailable" if isinstance(problem, Unavailable) else "refused"
+
+
+def _via(scope: Scope) -> str | None:
+    caller: Caller | None = scope.get("stepwrit.caller")
+    return None if caller is None else caller.workload.via
 
 
 def _trace(scope: Scope) -> str | None:

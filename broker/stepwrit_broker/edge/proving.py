@@ -4,21 +4,23 @@ own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from stepwrit.wire import CLIENT_ASSERTION_JWT_SPIFFE
 from stepwrit.x509svid import TlsPeer
 from stepwrit_broker.core.errors import Malformed, Unproven
-from stepwrit_broker.core.workload import Workload
+from stepwrit_broker.core.workload import SpiffeId, Workload
+from stepwrit_broker.edge.forwarded import Forwarding, sent
 from stepwrit_broker.edge.http import Request
 
 OAUTH: Final = "/oauth/"
 
 
 class CertificateAttestor(Protocol):
-    """Stage 1 for the certificate of a connection."""
+    """Stage 1 for a certificate: of a connection, or forwarded by the proxy `via`."""
 
-    def attest(self, tls: TlsPeer | None, now: float) -> Workload:
+    def attest(self, tls: TlsPeer | None, now: float, via: SpiffeId | None = None) -> Workload:
         """The attested workload. Raises Unproven(`unattested`), Unavailable."""
         ...
 
@@ -39,16 +41,43 @@ class Proving(Protocol):
         ...
 
 
-class ByCertificate:
-    """The `mtls` listener: the client certificate of the connection."""
+Ignored = Callable[[str], None]
+"""Told each header with a client certificate that came from somebody who is not believed."""
 
-    def __init__(self, attestor: CertificateAttestor) -> None:
-        self._attestor = attestor
+
+class ByCertificate:
+    """The `mtls` listener: the client certificate of the connection; of the proxy's, the forwarded one."""
+
+    def __init__(
+        self, attestor: CertificateAttestor, *, ignored: Ignored, forwarding: Forwarding | None = None
+    ) -> None:
+        self._attestor, self._ignored, self._forwarding = attestor, ignored, forwarding
 
     def workload(self, request: Request, now: float) -> Workload:
-        """By the connection alone, whatever the request says."""
+        """By the connection alone, whatever the request says: only the proxy's own may say more.
+
+        The proxy itself is never the caller, neither without a forwarded certificate nor by its own.
+        """
         peer = cast("TlsPeer | None", request.scope.get("extensions", {}).get("stepwrit.tls"))
-        return self._attestor.attest(peer, now)
+        direct = self._attestor.attest(peer, now)
+        if self._forwarding is None or direct.id != self._forwarding.proxy.id:
+            ignore(request, self._ignored)
+            return direct
+        client = self._attestor.attest(self._forwarding.peer(sent(request.scope)), now, direct.id)
+        if client.id == direct.id:
+            raise Unproven(
+                "unattested",
+                "the proxy is nobody's caller, and no proxy stands behind it",
+                rule="proxy:itself",
+                who_can_change_it="the operator of the proxy",
+            )
+        return client
+
+
+def ignore(request: Request, ignored: Ignored) -> None:
+    """Tell of certificates in headers that count for nothing."""
+    for name, _ in sent(request.scope):
+        ignored(name.decode())
 
 
 class ByAssertion:
@@ -57,11 +86,15 @@ class ByAssertion:
     Sources: draft-ietf-oauth-spiffe-client-auth section 3; JWT-SVID.md section 5.
     """
 
-    def __init__(self, attestor: AssertionAttestor) -> None:
-        self._attestor = attestor
+    def __init__(self, attestor: AssertionAttestor, *, ignored: Ignored) -> None:
+        self._attestor, self._ignored = attestor, ignored
 
     def workload(self, request: Request, now: float) -> Workload:
-        """By what the request carries. Two ways at once are refused (RFC 6749 section 2.3)."""
+        """By what the request carries. Two ways at once are refused (RFC 6749 section 2.3).
+
+        A certificate in a header counts for nothing here, whoever sends it.
+        """
+        ignore(request, self._ignored)
         bearer = _bearer(request)
         if not request.path.startswith(OAUTH):
             return self._attestor.attest(_there(bearer, "Authorization: Bearer with a JWT-SVID"), now)

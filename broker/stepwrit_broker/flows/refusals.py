@@ -107,6 +107,7 @@ def _refused(
         "role": caller.entry.role,
         "svid": caller.workload.serial,
         "attested_by": caller.workload.attested_by,
+        **({} if caller.workload.via is None else {"via": caller.workload.via}),
         **about,
     }
     txn = about.get("txn")

@@ -10,6 +10,7 @@ import sqlite3
 import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -31,6 +32,7 @@ from stepwrit_broker.core.versions import VersionKind
 from stepwrit_broker.edge.admin import AdminPorts
 from stepwrit_broker.edge.app import BEARER_VERBS, WorkloadApp
 from stepwrit_broker.edge.caller import Callers
+from stepwrit_broker.edge.forwarded import Forwarding
 from stepwrit_broker.edge.http import Asgi
 from stepwrit_broker.edge.listeners import (
     Listener,
@@ -172,7 +174,7 @@ class Broker:
         generation = self._bundle_generation
         self.live = Live(
             store=self.store,
-            documents=OperatorDocuments(),
+            documents=OperatorDocuments(proxy=self.settings.proxy),
             clock=self.clock,
             entropy=self.entropy,
             bundles=generation,
@@ -249,7 +251,7 @@ class Broker:
 
     async def _listen(self) -> None:
         settings = self.settings
-        callers = self._callers(ByCertificate(X509Attestor(self.bundles)), lambda: (self.mtls_url,))
+        callers = self._callers(self._by_certificate(), lambda: (self.mtls_url,))
         admin = self._admin_ports()
         quiet = rest_app(
             title="Stepwrit", metadata=self._metadata, jwks=self._jwks, admin=(admin, by_svid(callers))
@@ -286,9 +288,18 @@ class Broker:
         )
         nonces = Nonces(self._pepper_bytes)
         attestor = JwtAttestor(self._authorities(), audience=settings.issuer)
-        callers = self._callers(ByAssertion(attestor), lambda: (settings.issuer,), nonces)
+        ignored = partial(self.metrics.forwarded_ignored, "tls")
+        callers = self._callers(ByAssertion(attestor, ignored=ignored), lambda: (settings.issuer,), nonces)
         quiet = rest_app(title="Stepwrit", metadata=self._metadata, jwks=self._jwks, admin=None)
         await self._serve(self.tls, self._workloads(callers, quiet, nonces))
+
+    def _by_certificate(self) -> ByCertificate:
+        proxy = self.settings.proxy
+        return ByCertificate(
+            X509Attestor(self.bundles),
+            ignored=partial(self.metrics.forwarded_ignored, "mtls"),
+            forwarding=None if proxy is None else Forwarding(proxy),
+        )
 
     def _authorities(self) -> AuthoritySource:
         """The JWT authorities, watched from now on."""

@@ -14,9 +14,10 @@ import structlog
 import uvloop
 
 from stepwrit_broker.attest.person import Issuer
-from stepwrit_broker.config import Config, host_port, load_config
+from stepwrit_broker.config import Config, load_config
+from stepwrit_broker.config_checks import host_port
 from stepwrit_broker.core.errors import Malformed
-from stepwrit_broker.core.workload import DEV_TRUST_DOMAIN
+from stepwrit_broker.core.workload import DEV_TRUST_DOMAIN, Proxy, SpiffeId
 from stepwrit_broker.wiring.broker import Broker
 from stepwrit_broker.wiring.settings import Address, BrokerSettings
 
@@ -62,8 +63,15 @@ def settings_of(config: Config) -> BrokerSettings:
             Issuer(issuer=each.issuer, algorithms=tuple(each.algorithms), jwks_url=each.jwks_url or None)
             for each in config.oidc
         ),
+        proxy=proxy_of(config),
         refused_domains=frozenset({DEV_TRUST_DOMAIN}),
     )
+
+
+def proxy_of(config: Config) -> Proxy | None:
+    """The proxy whose forwarded certificates count; None where callers connect themselves."""
+    source = config.proxy.source
+    return None if source == "none" else Proxy(id=SpiffeId(config.proxy.id), source=source)
 
 
 def _address(text: str) -> Address:

@@ -10,6 +10,7 @@ from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.core.limits import Limits
 from stepwrit_broker.core.registry import Registry
 from stepwrit_broker.core.versions import VersionKind
+from stepwrit_broker.core.workload import Proxy
 from stepwrit_broker.flows.settings import Change
 from stepwrit_broker.policy.files import compile_policy, read_folder
 from stepwrit_broker.policy.files import load as load_policy
@@ -28,12 +29,16 @@ def document_text(kind: VersionKind, path: Path) -> str:
 
 
 class OperatorDocuments:
-    """Reads, compiles and compares."""
+    """Reads, compiles and compares. proxy: whom no registry may name as a workload."""
+
+    def __init__(self, *, proxy: Proxy | None = None) -> None:
+        self._proxy = proxy
 
     def read(self, kind: VersionKind, text: str, name: str) -> tuple[str, str]:
         """Canonical JSON and digest. Raises Malformed with every faulty line."""
         if kind == "registry":
-            registry, _ = load_registry(text, name=name)
+            registry, compiled = load_registry(text, name=name)
+            self._check(compiled)
             return registry.doc, registry.digest
         if kind == "limits":
             limits, _ = load_limits(text, name=name)
@@ -43,7 +48,21 @@ class OperatorDocuments:
 
     def registry(self, doc: str, number: int) -> Registry:
         """Compile."""
-        return compile_registry(doc, number)
+        compiled = compile_registry(doc, number)
+        self._check(compiled)
+        return compiled
+
+    def _check(self, registry: Registry) -> None:
+        """Raises Malformed when the proxy is a workload too: then a request of its own and one that it passes
+        on could be taken for each other.
+        """
+        found = None if self._proxy is None else registry.entry_for(self._proxy.id)
+        if self._proxy is not None and found is not None:
+            raise Malformed(
+                "invalid_request",
+                f"registry: the entry {found.id} covers {self._proxy.id}, the proxy of broker.toml [proxy]: "
+                "a proxy speaks for others, so it is no workload itself",
+            )
 
     def limits(self, doc: str, number: int, by: str) -> Limits:
         """Compile."""

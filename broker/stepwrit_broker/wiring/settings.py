@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stepwrit_broker.attest.person import Issuer
+from stepwrit_broker.core.workload import Proxy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +22,9 @@ class BrokerSettings:
     """Resolved settings; units in names. Built from `broker.toml`, or by the development broker.
 
     mtls_url: the URL under which workloads reach the mtls listener; None takes what was bound.
-    tls: None serves no listener without client certificates. refused_domains: trust domains that are never
-    believed, whatever the Workload API says. spiffe_hint: which of the broker's SVIDs; None takes the first.
+    tls: None serves no listener without client certificates. proxy: whose forwarded certificates count on the
+    mtls listener. refused_domains: trust domains that are never believed, whatever the Workload API says.
+    spiffe_hint: which of the broker's SVIDs; None takes the first.
     """
 
     trust_domain: str
@@ -46,6 +48,7 @@ class BrokerSettings:
     admin_uids: frozenset[int] = field(default_factory=frozenset)
     oidc: tuple[Issuer, ...] = ()
     spiffe_hint: str | None = None
+    proxy: Proxy | None = None
     refused_domains: frozenset[str] = field(default_factory=frozenset)
     bundle_max_age_s: float = 600.0
     checkpoint_every_s: float = 1.0
