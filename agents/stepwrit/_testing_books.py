@@ -11,7 +11,7 @@ STATUS: Final[dict[str, int]] = {
     **dict.fromkeys(
         ("invalid_request", "invalid_arguments", "invalid_authorization_details", "invalid_target"), 400
     ),
-    **dict.fromkeys(("upgrade_required",), 400),
+    **dict.fromkeys(("invalid_scope", "unsupported_grant_type", "upgrade_required"), 400),
     **dict.fromkeys(("unattested", "invalid_proof", "invalid_token", "use_dpop_nonce", "no_step"), 401),
     **dict.fromkeys(("not_found",), 404),
     **dict.fromkeys(("limit",), 429),

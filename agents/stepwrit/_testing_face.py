@@ -50,6 +50,8 @@ from stepwrit.wire import (
 _OAUTH: Final = {  # RFC 6749 section 5.2, RFC 8693 section 2.2.2, RFC 9396 section 5, RFC 9449 section 5
     "invalid_proof": "invalid_dpop_proof",
     "invalid_target": "invalid_target",
+    "invalid_scope": "invalid_scope",
+    "unsupported_grant_type": "unsupported_grant_type",
     "invalid_authorization_details": "invalid_authorization_details",
     "unavailable": "temporarily_unavailable",
     "unattested": "invalid_client",
@@ -207,7 +209,7 @@ class FakeBroker(Using):
     def _exchange(self, who: Caller, form: Mapping[str, str]) -> object:
         """RFC 8693 section 2.1."""
         if form.get("grant_type") != GRANT_TOKEN_EXCHANGE:
-            raise No("invalid_request", "grant_type is not token exchange")
+            raise No("unsupported_grant_type", "grant_type is not token exchange")
         wanted = form.get("requested_token_type"), form.get("subject_token_type")
         if wanted == (TOKEN_TYPE_TXN, TOKEN_TYPE_ID):
             return self._intent_answer(who, form)

@@ -63,7 +63,8 @@ DOC_BASE: Final = "https://stepwrit.dev/docs/refusals#"
 Code = Literal[
     # malformed
     "invalid_request", "invalid_arguments",
-    "invalid_authorization_details", "invalid_target", "upgrade_required",
+    "invalid_authorization_details", "invalid_target", "invalid_scope",
+    "unsupported_grant_type", "unsupported_token_type", "upgrade_required",
     # unproven
     "unattested", "invalid_proof", "invalid_token", "use_dpop_nonce", "no_step",
     # refused

@@ -35,8 +35,8 @@ def meaning(config: Config) -> Iterator[str]:
     yield from _addresses(config.listen)
     if not math.isfinite(config.ledger.checkpoint_every_s):
         yield "ledger.checkpoint_every_s: must be finite"
-    if not _is_https(config.issuer) or config.issuer.endswith("/"):
-        yield "issuer: must be an https URL (http only for loopback) without query and trailing slash"
+    if not _is_https(config.issuer) or urlsplit(config.issuer).path or "?" in config.issuer:
+        yield "issuer: must be an https URL (http only for loopback) of host and port alone, without a slash"
     for at, each in enumerate(config.oidc):
         if not _is_https(each.issuer) or not _is_https(each.jwks_url or each.issuer):
             yield f"oidc[{at}]: issuer and jwks_url must be https URLs (http only for loopback)"

@@ -448,7 +448,7 @@ class PersonProofs(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersonProof:
     """A verified ID token. `clients`: its `aud` and `azp`. `digest` names it for single use; `until`: its
-    `exp`.
+    `exp`; `may_act`: the one SPIFFE ID that it lets act, None when it says nothing.
     """
 
     issuer: str
@@ -458,6 +458,7 @@ class PersonProof:
     nonce: str | None
     digest: str
     until: float
+    may_act: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,8 +95,8 @@ async def test_half_a_body_never_stands_for_a_whole_one() -> None:
 # --- forms
 
 
-def test_a_form_is_read_with_blank_values_kept() -> None:
-    assert request(b"a=1&b=&c=%2F+x", FORM).form() == {"a": "1", "b": "", "c": "/ x"}
+def test_a_parameter_without_a_value_is_as_if_it_were_not_there() -> None:
+    assert request(b"a=1&b=&c=%2F+x", FORM).form() == {"a": "1", "c": "/ x"}
 
 
 @pytest.mark.parametrize(
@@ -179,3 +179,25 @@ async def test_an_answer_is_json_that_nobody_caches() -> None:
     assert headers[b"cache-control"] == b"no-store"
     assert headers[b"content-length"] == str(len(body["body"])).encode()
     assert (headers[b"content-type"], headers[b"x"]) == (b"application/json", b"y")
+
+
+def test_an_operations_name_may_be_left_out_but_not_be_a_bad_one() -> None:
+    assert request(b"").operation_or(lambda: "fresh") == "fresh"
+    assert request(b"", (b"idempotency-key", b"0123456789abcdef")).operation_or(lambda: "fresh") != "fresh"
+    for bad in (b"", b"short"):
+        with pytest.raises(Malformed):
+            request(b"", (b"idempotency-key", bad)).operation_or(lambda: "fresh")
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"resource=a&resource=b", "invalid_target"),
+        (b"audience=a&audience=a", "invalid_target"),
+        (b"token=a&token=b", "invalid_request"),
+    ],
+)
+def test_a_parameter_is_included_once(body: bytes, code: str) -> None:
+    with pytest.raises(Malformed) as refused:
+        request(body, FORM).form()
+    assert refused.value.code == code

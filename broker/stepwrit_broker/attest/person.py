@@ -198,7 +198,18 @@ def _proof(id_token: str, claims: Mapping[str, Any], now: float) -> PersonProof:
         nonce=nonce if isinstance(nonce, str) else None,
         digest=hashlib.sha256(id_token.rpartition(".")[0].encode()).hexdigest(),
         until=float(claims["exp"]),
+        may_act=_may_act(claims),
     )
+
+
+def _may_act(claims: Mapping[str, Any]) -> str | None:
+    """Who alone may act with it (RFC 8693 section 4.4); what names an actor in another way is not for us."""
+    if "may_act" not in claims:
+        return None
+    named = claims["may_act"]
+    if not isinstance(named, dict) or set(named) != {"sub"} or not isinstance(named["sub"], str):
+        raise _no("its may_act does not name one SPIFFE ID by sub alone", rule="may_act")
+    return named["sub"]
 
 
 def _clients(claims: Mapping[str, Any]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.errors import Malformed, Refused
+from stepwrit_broker.core.grant import Grant
 from stepwrit_broker.core.ids import is_id
 from stepwrit_broker.core.step import Step
 from stepwrit_broker.core.workload import SpiffeId, parse_spiffe_id, parse_trust_domain
@@ -86,6 +87,16 @@ def subjects_of_workload(workload: SpiffeId) -> tuple[str, ...]:
 def subjects_of_caller(caller: Caller) -> tuple[str, ...]:
     """The targets that stop a caller: its ID, every pattern that covers it, its domain."""
     return (*subjects_of_workload(caller.workload.id), f"workload:{caller.entry.id}")
+
+
+def subjects_of_grant(grant: Grant) -> tuple[str, ...]:
+    """The targets that stop a credential beyond those that stop its step."""
+    return (
+        f"grant:{grant.id}",
+        f"workload:{grant.performer}",
+        f"key:{grant.jkt}",
+        f"resource:{grant.audience}",
+    )
 
 
 def subjects_of_step(step: Step) -> tuple[str, ...]:

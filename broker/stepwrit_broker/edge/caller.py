@@ -13,7 +13,7 @@ from stepwrit.wire import LEEWAY_S
 from stepwrit_broker.core import marks
 from stepwrit_broker.core.admission import admit
 from stepwrit_broker.core.caller import Caller
-from stepwrit_broker.core.errors import Problem, Unproven
+from stepwrit_broker.core.errors import Malformed, Problem, Unproven
 from stepwrit_broker.core.workload import TrustDomain, Workload
 from stepwrit_broker.edge.http import Request, Scope
 from stepwrit_broker.edge.nonces import Nonces
@@ -84,9 +84,7 @@ class Callers:
         return caller
 
     def _proved(self, request: Request, caller: Caller, now: float) -> Caller:
-        unverified = request.header(b"dpop")
-        if unverified is None:
-            raise Unproven("invalid_proof", "a DPoP header is required here")
+        unverified = _dpop(request)
         shown = self._shown(request, unverified, now)
         if self._nonces is not None and not self._nonces.is_ours(shown.nonce, now):
             raise Unproven("use_dpop_nonce", "the DPoP proof needs the nonce of this answer's DPoP-Nonce")
@@ -114,6 +112,17 @@ class Callers:
             raise Unproven("invalid_proof", "the DPoP proof does not hold", rule=refused.reason) from refused
         except DigestError as bad:  # of the path: no proof can name such a URL
             raise Unproven("invalid_proof", "the DPoP proof does not hold", rule="request") from bad
+
+
+def _dpop(request: Request) -> str:
+    """The one DPoP header (RFC 9449 section 4.3)."""
+    try:
+        unverified = request.header(b"dpop")
+    except Malformed as twice:
+        raise Unproven("invalid_proof", "there is more than one DPoP header") from twice
+    if unverified is None:
+        raise Unproven("invalid_proof", "a DPoP header is required here")
+    return unverified
 
 
 def _stops(caller: Caller) -> tuple[str, ...]:

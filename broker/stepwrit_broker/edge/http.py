@@ -53,6 +53,10 @@ class Request:
             )
         return name
 
+    def operation_or(self, fresh: Callable[[], str]) -> str:
+        """`Idempotency-Key`, or a fresh name where standard clients send none."""
+        return fresh() if self.header(b"idempotency-key") is None else self.operation
+
     @property
     def digest(self) -> str:
         """Names path and body: what an operation id stands for."""
@@ -79,8 +83,15 @@ class Request:
             raise Malformed("invalid_request", "the body is not a form") from bad
         fields = dict(pairs)
         if len(fields) < len(pairs):
-            raise Malformed("invalid_request", "a parameter is included more than once")
-        return fields
+            raise Malformed(_twice(pairs), "a parameter is included more than once")
+        return {name: value for name, value in fields.items() if value}  # RFC 6749 section 3.2
+
+
+def _twice(pairs: list[tuple[str, str]]) -> str:
+    """The word for a repeated field: one credential is for one target (RFC 8707 section 2)."""
+    names = [name for name, _ in pairs]
+    targets = any(names.count(each) > 1 for each in ("resource", "audience"))
+    return "invalid_target" if targets else "invalid_request"
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:

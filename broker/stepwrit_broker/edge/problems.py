@@ -16,13 +16,20 @@ _UNSAID = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
 _OAUTH = {
     "invalid_authorization_details": (400, "invalid_authorization_details"),  # RFC 9396 section 5
     "invalid_target": (400, "invalid_target"),  # RFC 8707 section 2
+    "invalid_scope": (400, "invalid_scope"),
+    "unsupported_grant_type": (400, "unsupported_grant_type"),
+    "unsupported_token_type": (400, "unsupported_token_type"),  # RFC 7009 section 2.2.1
     "unattested": (401, "invalid_client"),
     "invalid_proof": (400, "invalid_dpop_proof"),  # RFC 9449 section 5
     "use_dpop_nonce": (400, "use_dpop_nonce"),  # RFC 9449 section 8
     "limit": (429, "slow_down"),
     "human_proof": (400, "invalid_request"),
-    "no_step": (400, "invalid_request"),
+    # a subject token that is not or no longer good, for whatever reason (RFC 8693 section 2.2.2)
+    **dict.fromkeys(
+        ("no_step", "not_found", "expired", "closed", "already_done", "revoked"), (400, "invalid_request")
+    ),
 }
+_SPENT = {"proof dpop": "invalid_dpop_proof", "proof id_token": "invalid_request"}  # what was shown twice
 
 
 _CHALLENGE = {  # RFC 9449 sections 7.1 and 9
@@ -65,7 +72,7 @@ def render_oauth(problem: Problem) -> Response:
 
     A bad subject token is `invalid_request` (RFC 8693 section 2.2.2).
     """
-    status, error = _OAUTH.get(problem.code, (_oauth_status(problem), _oauth_error(problem)))
+    status, error = _oauth(problem)
     body = {
         "error": error,
         "error_description": _UNSAID.sub("'", problem.reason),
@@ -73,6 +80,12 @@ def render_oauth(problem: Problem) -> Response:
         "refusal": write(refusal_of(problem)),
     }
     return Response(status=status, value=body, headers=_headers(problem))
+
+
+def _oauth(problem: Problem) -> tuple[int, str]:
+    if problem.code == "replay" and problem.rule in _SPENT:
+        return 400, _SPENT[problem.rule]
+    return _OAUTH.get(problem.code, (_oauth_status(problem), _oauth_error(problem)))
 
 
 def _oauth_status(problem: Problem) -> int:

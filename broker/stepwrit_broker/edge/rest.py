@@ -10,7 +10,6 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from stepwrit.wire import ACTION_TYPE, DOC_BASE, GRANT_TOKEN_EXCHANGE, TOKEN_TYPE_ACCESS, TOKEN_TYPE_TXN
 from stepwrit_broker.core.errors import Malformed, Problem
 from stepwrit_broker.edge.admin import AdminPorts, admin_router
 from stepwrit_broker.edge.caller import record
@@ -63,24 +62,6 @@ def _public(
     def keys() -> dict[str, object]:
         """RFC 7517. `kid` begins with `st-` for step tokens, `at-` for credentials."""
         return jwks()
-
-
-def authorization_server_metadata(*, issuer: str, mtls_base: str, trust_domain: str) -> dict[str, object]:
-    """RFC 8414 metadata, with the endpoints of RFC 8705 section 5 on the mtls listener."""
-    return {
-        "issuer": issuer,
-        "token_endpoint": f"{mtls_base}/oauth/token",
-        "jwks_uri": f"{issuer}/oauth/jwks",
-        "grant_types_supported": [GRANT_TOKEN_EXCHANGE],
-        "response_types_supported": [],
-        "token_endpoint_auth_methods_supported": ["spiffe_x509"],
-        "dpop_signing_alg_values_supported": ["ES256"],
-        "authorization_details_types_supported": [ACTION_TYPE],
-        "mtls_endpoint_aliases": {"token_endpoint": f"{mtls_base}/oauth/token"},
-        "stepwrit_trust_domain": trust_domain,
-        "stepwrit_token_types": [TOKEN_TYPE_TXN, TOKEN_TYPE_ACCESS],
-        "service_documentation": DOC_BASE.partition("#")[0],
-    }
 
 
 def ops_app(

@@ -69,6 +69,10 @@ class House:
         """A fresh ref."""
         return ids.make_ref(self.entropy.bytes(ids.REF_BYTES))
 
+    def operation_name(self) -> str:
+        """A name for one try by a caller that gave none."""
+        return ids.crockford(self.entropy.bytes(ids.RANDOM_BYTES), 26)
+
     def id(self, kind: ids.Kind, shard: str = "00") -> str:
         """A fresh id."""
         return ids.make_id(kind, shard, self.entropy.bytes(ids.RANDOM_BYTES))

@@ -87,6 +87,8 @@ def _check_person(caller: Caller, proof: PersonProof, now: float) -> None:
             rule="registry clients",
             who_can_change_it="the operator (registry.yaml)",
         )
+    if proof.may_act not in (None, caller.workload.id):  # it takes away, and never admits
+        raise Refused("human_proof", "the ID token's may_act names another actor", rule="may_act")
     if now - proof.auth_time > caller.entry.max_auth_age_s:
         raise Refused(
             "human_proof",

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from stepwrit.wire import ACCEPTED_MAX_S, HEARTBEAT_LOST_S, WAITING_MAX_S
-from stepwrit_broker.core import entry, marks
+from stepwrit_broker.core import entry, marks, standing
 from stepwrit_broker.core.errors import Conflict, Malformed, Refused
 from stepwrit_broker.core.limits import Lives
 from stepwrit_broker.core.step import Step, StepRecord, deadline
@@ -94,13 +94,7 @@ def step_subjects(row: StepRow) -> tuple[str, ...]:
 
 def grant_subjects(row: GrantRow) -> tuple[str, ...]:
     """Everything whose mark stops this credential beyond its step."""
-    grant = row.record.grant
-    return (
-        f"grant:{grant.id}",
-        f"workload:{grant.performer}",
-        f"key:{grant.jkt}",
-        f"resource:{grant.audience}",
-    )
+    return marks.subjects_of_grant(row.record.grant)
 
 
 def lives(state: State) -> Lives:
@@ -117,10 +111,7 @@ def ends_at(state: State, record: StepRecord) -> float:
 
 def check_running(state: State, record: StepRecord, txn: Txn, now: float) -> None:
     """Raises Refused(`expired`) when a clock of the step or its transaction has run out."""
-    if now >= txn.expires_at:
-        raise Refused("expired", "the transaction has expired")
-    if now >= ends_at(state, record):
-        raise Refused("expired", "the step's time has run out")
+    standing.check_clocks(ends_at=ends_at(state, record), txn_ends_at=txn.expires_at, now=now)
 
 
 def write_entry(

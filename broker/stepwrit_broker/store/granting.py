@@ -6,16 +6,17 @@ from dataclasses import replace
 from typing import Final
 
 from stepwrit.wire import REDEEM_REPEAT_S
-from stepwrit_broker.core import entry, grant, limits
-from stepwrit_broker.core.errors import Conflict, Malformed, Refused
+from stepwrit_broker.core import entry, grant, limits, standing
+from stepwrit_broker.core.errors import Conflict, Refused
 from stepwrit_broker.core.grant import Grant, GrantRecord
-from stepwrit_broker.core.step import FINAL, StepRecord, move
+from stepwrit_broker.core.step import StepRecord, move
 from stepwrit_broker.ports import RedeemCommand, ReserveCommand
 from stepwrit_broker.store.common import (
     answer,
     answered,
     check_marks,
     check_running,
+    ends_at,
     grant_subjects,
     op_key,
     spend_proofs,
@@ -183,16 +184,8 @@ def _check_presented(known: Grant, command: RedeemCommand) -> None:
 
 def _check_live(state: State, record: GrantRecord, step: StepRecord, txn: Txn, now: float) -> None:
     """No leeway here: the credential, its epoch and its step stand at this very moment."""
-    if record.state != "issued":
-        grant.move(record.state, "redeem")
-        raise Malformed("invalid_request", "this credential cannot be redeemed")
-    if record.grant.epoch != state.epoch:
-        raise Refused("expired", "the credential is of an older epoch", rule="epoch")
-    if now >= record.grant.expires_at:
-        raise Refused("expired", "the credential has expired")
-    if step.life.state in FINAL:
-        move(step.life.state, "accept")
-    check_running(state, step, txn, now)
+    standing.check_grant(record, state.epoch, now)
+    standing.check_step(step, ends_at=ends_at(state, step), txn_ends_at=txn.expires_at, now=now)
 
 
 def _spend(state: State, row: GrantRow, command: RedeemCommand, now: float) -> GrantRecord:

@@ -30,7 +30,7 @@ from stepwrit_broker.core import ids
 from stepwrit_broker.core.errors import Problem, Unavailable
 from stepwrit_broker.core.versions import VersionKind
 from stepwrit_broker.edge.admin import AdminPorts
-from stepwrit_broker.edge.app import BEARER_VERBS, WorkloadApp
+from stepwrit_broker.edge.app import BEARER_VERBS, Endpoint, WorkloadApp
 from stepwrit_broker.edge.caller import Callers
 from stepwrit_broker.edge.forwarded import Forwarding
 from stepwrit_broker.edge.http import Asgi
@@ -41,11 +41,14 @@ from stepwrit_broker.edge.listeners import (
     tls_listener,
     unix_listener,
 )
+from stepwrit_broker.edge.metadata import authorization_server_metadata
 from stepwrit_broker.edge.nonces import Nonces
+from stepwrit_broker.edge.oauth.introspect_7662 import IntrospectionEndpoint
+from stepwrit_broker.edge.oauth.revoke_7009 import RevocationEndpoint
 from stepwrit_broker.edge.oauth.token_8693 import TokenEndpoint
 from stepwrit_broker.edge.operator import by_socket, by_svid
 from stepwrit_broker.edge.proving import ByAssertion, ByCertificate, Proving
-from stepwrit_broker.edge.rest import authorization_server_metadata, ops_app, rest_app
+from stepwrit_broker.edge.rest import ops_app, rest_app
 from stepwrit_broker.edge.verbs import Verbs
 from stepwrit_broker.flows.house import House
 from stepwrit_broker.flows.refusals import RefusalRecorder
@@ -328,12 +331,21 @@ class Broker:
         """A listener's application; one that gives nonces knows its callers by bearers alone."""
         return WorkloadApp(
             verbs=Verbs(self.house, callers, self.metrics),
-            oauth={"/oauth/token": ("token", TokenEndpoint(self.house, callers, self.metrics))},
+            oauth=self._oauth(callers),
             rest=rest,
             metrics=self.metrics,
             only=None if nonces is None else BEARER_VERBS,
             nonce=None if nonces is None else lambda: nonces.fresh(self.clock.now()),
         )
+
+    def _oauth(self, callers: Callers) -> dict[str, tuple[str, Endpoint]]:
+        """OAuth's endpoints; all of them stand in the metadata."""
+        house, metrics = self.house, self.metrics
+        return {
+            "/oauth/token": ("token", TokenEndpoint(house, callers, metrics)),
+            "/oauth/introspect": ("introspect", IntrospectionEndpoint(house, callers)),
+            "/oauth/revoke": ("revoke_token", RevocationEndpoint(house, callers, metrics)),
+        }
 
     async def _serve(self, listener: Listener, app: object) -> None:
         await listener.start(app)
@@ -346,7 +358,10 @@ class Broker:
 
     def _metadata(self) -> dict[str, object]:
         return authorization_server_metadata(
-            issuer=self.settings.issuer, mtls_base=self.mtls_url, trust_domain=self.settings.trust_domain
+            issuer=self.settings.issuer,
+            mtls_base=self.mtls_url,
+            trust_domain=self.settings.trust_domain,
+            is_open=self.settings.tls is not None and self.settings.tls_cert is not None,
         )
 
     def _jwks(self) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Final
 
 from stepwrit.digest import DigestError, parse_json, unb64u
 from stepwrit.shape import ShapeError, read, write
@@ -18,30 +19,16 @@ from stepwrit.wire import (
     RequestDetails,
 )
 from stepwrit_broker.core.caller import Caller
-from stepwrit_broker.core.errors import Malformed, Problem, Unproven
+from stepwrit_broker.core.errors import Malformed, Problem
 from stepwrit_broker.edge.caller import Callers
 from stepwrit_broker.edge.http import Request, Response, shaped
+from stepwrit_broker.edge.oauth.asking import check_client
 from stepwrit_broker.flows.house import House
 from stepwrit_broker.flows.intent import start_intent
 from stepwrit_broker.flows.issue import issue
 from stepwrit_broker.observe import Metrics
 
-_KNOWN = frozenset(
-    {
-        "grant_type",
-        "subject_token",
-        "subject_token_type",
-        "requested_token_type",
-        "audience",
-        "scope",
-        "resource",
-        "request_details",
-        "request_context",
-        "authorization_details",
-        "client_id",
-    }
-)
-_ASSERTION = frozenset({"client_assertion", "client_assertion_type"})
+_ACTOR: Final = frozenset({"actor_token", "actor_token_type"})
 
 
 class TokenEndpoint:
@@ -54,23 +41,23 @@ class TokenEndpoint:
         """Raises Malformed, Unproven, Refused, Conflict, Unavailable."""
         stages = self._metrics.stages()
         caller = await self._callers.of(request, proof=True)
-        form = request.form()
+        form, operation = request.form(), request.operation_or(self._house.operation_name)
         _check_form(form, caller)
         wanted = form.get("requested_token_type", TOKEN_TYPE_ACCESS)
         if wanted == TOKEN_TYPE_TXN:
-            return await self._intent(request, caller, form)
+            return await self._intent(request, caller, form, operation)
         if wanted != TOKEN_TYPE_ACCESS:
             raise Malformed("invalid_request", "requested_token_type: txn_token or access_token")
-        subject = _subject(form)
+        subject, target = _subject(form), _target(form)
         details = _details(form.get("authorization_details", ""))
         try:
             issued = await issue(
                 self._house,
                 caller,
                 subject,
-                form.get("resource", ""),
+                target,
                 details,
-                request.operation,
+                operation,
                 request.digest,
                 stages,
             )
@@ -86,7 +73,7 @@ class TokenEndpoint:
                 "issued_token_type": TOKEN_TYPE_ACCESS,
                 "token_type": "DPoP",
                 "expires_in": issued.expires_in,
-                "authorization_details": [write(details)],
+                "authorization_details": json.loads(grant.claims)["authorization_details"],
                 "grant": grant.id,
                 "ref": grant.ref,
             },
@@ -94,9 +81,13 @@ class TokenEndpoint:
         stages.mark("deliver")
         return answer
 
-    async def _intent(self, request: Request, caller: Caller, form: Mapping[str, str]) -> Response:
-        if form.get("audience") != self._house.trust_domain:
-            raise Malformed("invalid_target", "audience must be the trust domain")
+    async def _intent(
+        self, request: Request, caller: Caller, form: Mapping[str, str], operation: str
+    ) -> Response:
+        if form.get("audience") != self._house.trust_domain or "resource" in form:
+            raise Malformed("invalid_target", "audience must be the trust domain, and there is no resource")
+        if form.get("scope", "intent") != "intent":
+            raise Malformed("invalid_scope", "scope: intent, or absent; request_details says the rest")
         kind, subject = form.get("subject_token_type"), form.get("subject_token", "")
         if kind not in (TOKEN_TYPE_ID, TOKEN_TYPE_UNSIGNED) or not subject:
             raise Malformed("invalid_request", "subject_token: an ID token, or a trigger's own name")
@@ -104,7 +95,7 @@ class TokenEndpoint:
             _check_self(subject, caller)
         asked = shaped(IntentRequest, form.get("request_details", ""))
         id_token = subject if kind == TOKEN_TYPE_ID else None
-        started = await start_intent(self._house, caller, asked, id_token, request.operation, request.digest)
+        started = await start_intent(self._house, caller, asked, id_token, operation, request.digest)
         step = started.record.step
         self._metrics.opened(step.origin)
         return Response(
@@ -127,14 +118,14 @@ class TokenEndpoint:
 
 
 def _check_form(form: Mapping[str, str], caller: Caller) -> None:
-    if form.get("grant_type") != GRANT_TOKEN_EXCHANGE:
-        raise Malformed("invalid_request", "grant_type must be token exchange (RFC 8693)")
-    known = _KNOWN | _ASSERTION if caller.workload.attested_by == "jwt" else _KNOWN
-    unknown = sorted(set(form) - known)
-    if unknown:
-        raise Malformed("invalid_request", f"unknown parameter {unknown[0]}"[:200])
-    if form.get("client_id", caller.workload.id) != caller.workload.id:
-        raise Unproven("unattested", "client_id is not the SPIFFE ID that was proved")
+    """What is unknown is ignored (RFC 6749 section 3.2); what would change the meaning is refused."""
+    check_client(form, caller)
+    if "grant_type" not in form:
+        raise Malformed("invalid_request", "grant_type is missing")
+    if form["grant_type"] != GRANT_TOKEN_EXCHANGE:
+        raise Malformed("unsupported_grant_type", "grant_type must be token exchange (RFC 8693)")
+    if not _ACTOR.isdisjoint(form):
+        raise Malformed("invalid_request", "no actor_token: the actor is the client that was proved")
 
 
 def _check_self(subject: str, caller: Caller) -> None:
@@ -152,6 +143,18 @@ def _subject(form: Mapping[str, str]) -> str:
     ):
         raise Malformed("invalid_request", "subject_token: a step's id or token")
     return form["subject_token"]
+
+
+def _target(form: Mapping[str, str]) -> str:
+    """The one resource, by `resource` (RFC 8707), by `audience` (RFC 8693), or by both if they agree."""
+    if "scope" in form:
+        raise Malformed(
+            "invalid_scope", "a credential has no scope: authorization_details says what it opens"
+        )
+    named = {form[name] for name in ("resource", "audience") if name in form}
+    if len(named) != 1:
+        raise Malformed("invalid_target", "resource: exactly one registered audience")
+    return named.pop()
 
 
 def _details(raw: str) -> RequestDetails:
