@@ -23,13 +23,14 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 from spiffe._proto import workload_pb2, workload_pb2_grpc  # pyright: ignore[reportPrivateUsage]
 
+from stepwrit._reach import trouble
 from stepwrit.errors import ConfigurationError, IdentityUnavailable
 from stepwrit.spiffe_bundle import BundleRefused, JwtAuthorities, parse_jwt_authorities
 from stepwrit.spiffe_id import SCHEME, check_trust_domain, trust_domain_of
 from stepwrit.x509svid import SvidRefused, load_authority, read_leaf
 
 U = TypeVar("U")
-_HEADER: Final = (("workload.spiffe.io", "true"),)
+HEADER: Final = (("workload.spiffe.io", "true"),)
 # each attempt is a new channel of ours; without this they would share one connection and its backoff
 _OPTIONS: Final = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 
@@ -84,7 +85,7 @@ def watch_x509(socket: str, hint: str | None) -> Watch[X509Update]:
     """Follow our X.509-SVID and the X.509 bundles."""
     return Watch(
         socket,
-        lambda stub: stub.FetchX509SVID(workload_pb2.X509SVIDRequest(), metadata=_HEADER),
+        lambda stub: stub.FetchX509SVID(workload_pb2.X509SVIDRequest(), metadata=HEADER),
         lambda message: parse_update(message, hint),
     )
 
@@ -93,8 +94,8 @@ def watch_jwt_bundles(socket: str) -> Watch[Mapping[str, JwtAuthorities]]:
     """Follow the JWT authorities of every trust domain that we are given."""
     return Watch(
         socket,
-        lambda stub: stub.FetchJWTBundles(workload_pb2.JWTBundlesRequest(), metadata=_HEADER),
-        _jwt_bundles,
+        lambda stub: stub.FetchJWTBundles(workload_pb2.JWTBundlesRequest(), metadata=HEADER),
+        jwt_bundles,
     )
 
 
@@ -106,7 +107,7 @@ def fetch_jwt_svid(socket: str, audience: str, *, spiffe_id: str | None, timeout
     with _channel(socket) as channel:
         request = workload_pb2.JWTSVIDRequest(audience=[audience], spiffe_id=spiffe_id or "")
         try:
-            answer = _stub(channel).FetchJWTSVID(request, metadata=_HEADER, timeout=timeout)
+            answer = _stub(channel).FetchJWTSVID(request, metadata=HEADER, timeout=timeout)
         except grpc.RpcError as error:
             why = _ended(cast(Any, error).code(), socket).why
             raise IdentityUnavailable(f"no JWT-SVID from {socket}: {why}") from None
@@ -130,25 +131,16 @@ def _ended(code: grpc.StatusCode, socket: str) -> WatchEnded:
     if code is grpc.StatusCode.PERMISSION_DENIED:
         why += f": no registration entry matches this process ({_me()}); see stepwrit spire entries"
     elif code is grpc.StatusCode.UNAVAILABLE:
-        why += f": {_unreachable(Path(socket.removeprefix('unix:')))}"
+        path = Path(socket.removeprefix("unix:"))
+        why += f": {trouble(path) or f'nobody on {path} speaks gRPC (yet)'}"
+    elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        why += ": somebody listens there and says nothing; is it the Workload API?"
     return WatchEnded(why, withdrawn=denied)
 
 
 def _me() -> str:
     """What a `unix` workload attestor would see of us."""
     return f"uid {os.geteuid()}, pid {os.getpid()}, {os.path.realpath(sys.executable)}"
-
-
-def _unreachable(path: Path) -> str:
-    try:
-        is_socket = path.is_socket()
-    except OSError as bad:
-        return f"{path} cannot be looked at ({bad.strerror})"
-    if not is_socket:
-        return f"there is no socket {path}: is the SPIRE agent running?"
-    if not os.access(path, os.W_OK):
-        return f"uid {os.geteuid()} may not open {path}"
-    return f"nobody answers on {path}"
 
 
 def grpc_target(socket: str) -> str:
@@ -203,7 +195,7 @@ def _bundles(
     return found
 
 
-def _jwt_bundles(message: workload_pb2.JWTBundlesResponse) -> Mapping[str, JwtAuthorities]:
+def jwt_bundles(message: workload_pb2.JWTBundlesResponse) -> Mapping[str, JwtAuthorities]:
     """Trust domain -> its JWT authorities. One that does not parse is distrusted, alone."""
     found: dict[str, JwtAuthorities] = {}
     for name, raw in message.bundles.items():

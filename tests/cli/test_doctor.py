@@ -9,7 +9,6 @@ from tests.cli.conftest import Cli, Dev
 from tests.ledger.helpers import KEY, SEED, Ledger
 
 from stepwrit_broker.cli import checks
-from stepwrit_broker.config import load_config
 from stepwrit_broker.ledger import keys
 
 
@@ -59,7 +58,11 @@ def test_a_healthy_place_has_no_failed_check(cli: Cli, etc: Path):
         "registry",
         "limits",
         "policy",
+        "spiffe socket",
         "spiffe",
+        "svid life",
+        "svid clock",
+        "bundles",
         "tls",
         "disk",
         "ledger key",
@@ -134,15 +137,6 @@ def test_a_clock_that_went_back_is_seen(etc: Path):
     assert checks.clock(now, now - 5).ok is True
     assert checks.clock(now, now + 60).ok is False
     assert checks.clock(12.0, None).ok is False
-
-
-def test_a_workload_api_that_is_not_there_is_a_failure(etc: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(checks, "SPIFFE_S", 0.3)
-    assert checks.spiffe(load_config(etc, {})).ok is True
-    etc.write_text(etc.read_text().replace("/wl/stepwrit/broker.sock", "/wl/none.sock"))
-    assert checks.spiffe(load_config(etc, {})).ok is False
-    etc.write_text(etc.read_text().replace('spiffe_socket = "unix://', "# "))
-    assert "no Workload API is named" in checks.spiffe(load_config(etc, {})).said
 
 
 def test_without_a_broker_toml_it_says_how_to_get_one(cli: Cli):

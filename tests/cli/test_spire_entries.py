@@ -226,6 +226,20 @@ def test_each_difference_is_told(cli: Cli, etc: Path, tmp_path: Path, change: di
     assert json.loads(cli(*command, have, "--json").stdout)["unfinished"] == []
 
 
+def test_the_hint_of_broker_toml_is_the_brokers_hint(cli: Cli, etc: Path, tmp_path: Path):
+    command, have = ("spire", "entries", "--config", etc, *ALL), tmp_path / "have.json"
+    before = json.loads(cli(*command, "--json").stdout)["entries"]
+    assert {each.get("hint") for each in before} == {None}
+    etc.write_text('spiffe_hint = "stepwrit"\n' + etc.read_text())
+    after = json.loads(cli(*command, "--json").stdout)["entries"]
+    assert [each.get("hint") for each in after] == ["stepwrit", None, None]
+    have.write_text(json.dumps({"entries": [*map(shown, before)]}))
+    result = cli(*command, "--have", have)
+    assert result.exit_code == 1
+    assert "its hint is '', spiffe_hint in broker.toml is 'stepwrit'" in result.stdout
+    assert "-hint stepwrit" in result.stdout
+
+
 def test_the_same_workload_on_two_nodes_is_judged_twice_and_moved_never(cli: Cli, etc: Path, tmp_path: Path):
     entries = json.loads(cli("spire", "entries", "--config", etc, *ALL, "--json").stdout)["entries"]
     other = {"trust_domain": "prod.example", "path": "/node/b"}

@@ -8,12 +8,12 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from stepwrit.errors import StepwritError
-from stepwrit.identity import WorkloadIdentity
+from stepwrit_broker.cli.check import Check
+from stepwrit_broker.cli.checks_spiffe import registry_of, spiffe_checks
 from stepwrit_broker.cli.client import AdminClient, asking
 from stepwrit_broker.cli.output import when
 from stepwrit_broker.config import Config, load_config
@@ -26,22 +26,7 @@ from stepwrit_broker.wiring.documents import OperatorDocuments, document_text
 PYTHON: Final = (3, 11)
 OPENSSL: Final = (3, 0)
 BORN: Final = 1_760_000_000.0  # no clock that is right shows less: this code is younger
-SPIFFE_S: Final = 5.0
 KINDS: Final[tuple[VersionKind, ...]] = ("registry", "limits", "policy")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """ok: None is a warning. said: what was seen. todo: what to do about it."""
-
-    name: str
-    ok: bool | None
-    said: str
-    todo: str = ""
-
-    def as_json(self) -> dict[str, object]:
-        """For programs."""
-        return {"name": self.name, "ok": self.ok, "said": self.said, "todo": self.todo or None}
 
 
 def all_checks(path: Path | None, at: str | None) -> list[Check]:
@@ -61,7 +46,13 @@ def all_checks(path: Path | None, at: str | None) -> list[Check]:
     found = [*found, Check(name="broker.toml", ok=True, said=f"{path} loads")]
     digests: dict[VersionKind, str] = {}
     found += files(config, digests)
-    found += [spiffe(config), tls(config), disk(config), anchor(config), key(config)]
+    found += [
+        *spiffe_checks(config, registry_of(config), time.time()),
+        tls(config),
+        disk(config),
+        anchor(config),
+        key(config),
+    ]
     return [*found, *broker(at or config.listen.admin, digests)]
 
 
@@ -109,33 +100,6 @@ def files(config: Config, digests: dict[VersionKind, str]) -> Iterator[Check]:
             yield Check(name=kind, ok=False, said=said, todo=f"correct {path}; what was in force stays")
         else:
             yield Check(name=kind, ok=True, said=f"{path} loads")
-
-
-def spiffe(config: Config) -> Check:
-    """Whether the Workload API answers, and with the broker's own ID."""
-    socket = config.spiffe_socket
-    if not socket:
-        todo = "set spiffe_socket in broker.toml, or SPIFFE_ENDPOINT_SOCKET"
-        return Check(name="spiffe", ok=False, said="no Workload API is named", todo=todo)
-    try:
-        identity = WorkloadIdentity(socket, hint=config.spiffe_hint or None)
-        identity.start_sync()
-        try:
-            svid = identity.wait_ready_sync(SPIFFE_S)
-        finally:
-            identity.close_sync()
-    except StepwritError as missing:
-        todo = f"is the SPIRE agent running, with an entry for {config.broker_id} that fits this user?"
-        return Check(name="spiffe", ok=False, said=str(missing), todo=todo)
-    left = f"{(svid.expires_at - time.time()) / 60:.0f} min left"
-    if svid.spiffe_id != config.broker_id:
-        todo = f"expected {config.broker_id}: run this as the broker's user, or correct one of the two"
-        return Check(name="spiffe", ok=False, said=f"here we are {svid.spiffe_id}", todo=todo)
-    if config.trust_domain not in svid.bundles:
-        return Check(
-            name="spiffe", ok=False, said=f"no bundle for {config.trust_domain}", todo="ask SPIRE's operator"
-        )
-    return Check(name="spiffe", ok=True, said=f"{svid.spiffe_id}, {left}, {len(svid.bundles)} trust domains")
 
 
 def tls(config: Config) -> Check:

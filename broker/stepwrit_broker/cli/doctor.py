@@ -12,7 +12,7 @@ from stepwrit_broker.cli.locate import At, ConfigFile, Json, config_path
 from stepwrit_broker.cli.output import NO, YES, examples, out, print_json
 
 if TYPE_CHECKING:
-    from stepwrit_broker.cli.checks import Check
+    from stepwrit_broker.cli.check import Check
 
 _SIGNS: Final = {True: (YES, "green"), False: (NO, "bold red"), None: ("!", "yellow")}
 

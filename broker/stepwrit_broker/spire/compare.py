@@ -65,6 +65,8 @@ def _faults(need: Need, found: RegistrationEntry) -> Iterator[str]:
         yield f"its JWT-SVIDs live {found.jwt_ttl_s} s, at most {wanted.jwt_ttl_s} are wanted{refused}"
     if wanted.own_jwts and not found.own_jwts:
         yield "its processes on one node share a JWT-SVID, and the broker pins each to one key"
+    if wanted.hint and found.hint != wanted.hint:
+        yield f"its hint is {found.hint!r}, spiffe_hint in broker.toml is {wanted.hint!r}"
     unknown = sorted(set(wanted.federates_with) - set(found.federates_with))
     if unknown:
         yield f"it does not federate with {', '.join(unknown)}"
@@ -83,6 +85,7 @@ def _mended(need: Need, found: RegistrationEntry, *, moves: bool) -> Registratio
         x509_ttl_s=x509_ttl_s,
         jwt_ttl_s=_at_most(jwt_ttl_s, wanted.jwt_ttl_s) if need.takes_jwts else jwt_ttl_s,
         own_jwts=found.own_jwts or wanted.own_jwts,
+        hint=wanted.hint or found.hint,
         federates_with=tuple(sorted({*found.federates_with, *wanted.federates_with})),
         admin=False,
         downstream=False,

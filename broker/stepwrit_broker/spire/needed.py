@@ -83,7 +83,7 @@ def needed(config: Config, registry: Registry, told: Told) -> Needed:
     return Needed(
         home=config.trust_domain,
         partners=partners,
-        needs=tuple(_need(row, told, partners if row[0] == BROKER else ()) for row in home),
+        needs=tuple(_need(row, told, partners, config.spiffe_hint) for row in home),
         elsewhere=tuple(_elsewhere(config, row) for row in rows if row not in home),
     )
 
@@ -106,15 +106,18 @@ def _is_home(config: Config, pattern: str) -> bool:
     return pattern.startswith(f"{SCHEME}{config.trust_domain}/")
 
 
-def _need(row: _Row, told: Told, partners: tuple[str, ...]) -> Need:
+def _need(row: _Row, told: Told, partners: tuple[str, ...], hint: str) -> Need:
+    """partners, hint: the broker's; nobody else meets a foreign workload over SPIFFE."""
     name, what, spiffe_id, takes_jwts = row
+    is_broker = name == BROKER
     entry = RegistrationEntry(
         spiffe_id=spiffe_id,
         parent_id=told.parent_id or "",
         selectors=told.selectors.get(spiffe_id, ()),
         x509_ttl_s=told.x509_ttl_s,
         jwt_ttl_s=told.jwt_ttl_s if takes_jwts else 0,
-        federates_with=partners,
+        federates_with=partners if is_broker else (),
+        hint=hint if is_broker else "",
         own_jwts=takes_jwts and told.own_jwts,
     )
     return Need(name=name, what=what, takes_jwts=takes_jwts, entry=entry)

@@ -66,6 +66,7 @@ from stepwrit_broker.store.sqlite import SqliteStore
 from stepwrit_broker.store.start import open_store
 from stepwrit_broker.wiring import health
 from stepwrit_broker.wiring.documents import OperatorDocuments, document_text
+from stepwrit_broker.wiring.identify import identified
 from stepwrit_broker.wiring.ledgering import Ledgering, signer
 from stepwrit_broker.wiring.settings import BrokerSettings
 
@@ -125,16 +126,11 @@ class Broker:
         self._streams: dict[str, health.Watched] = {"identity": self.identity}
         await self.identity.start()
         self._stack.push_async_callback(self.identity.close)
-        snapshot = await self.identity.wait_ready(self.settings.ready_timeout_s)
+        settings = self.settings
+        snapshot = await identified(
+            self.identity, settings.broker_id, settings.ready_timeout_s, settings.spiffe_hint
+        )
         self._svid_ends = snapshot.expires_at
-        if snapshot.spiffe_id != self.settings.broker_id:
-            raise Unavailable(
-                "unavailable",
-                f"the Workload API says that we are {snapshot.spiffe_id}, "
-                f"the configuration {self.settings.broker_id}",
-                rule="broker_id",
-                who_can_change_it="the operator (broker.toml broker_id, or the registration entry)",
-            )
 
     async def _open_store(self) -> None:
         settings = self.settings

@@ -29,7 +29,8 @@ def settings_of(config: Config) -> BrokerSettings:
     if not config.spiffe_socket:
         raise Malformed(
             "invalid_request",
-            "spiffe_socket: set it, or SPIFFE_ENDPOINT_SOCKET, to the Workload API's address",
+            "spiffe_socket: no Workload API is named; set it in broker.toml to the agent's socket_path, as "
+            "unix:///run/spire/sockets/api.sock (SPIFFE_ENDPOINT_SOCKET is not set either; sudo drops it)",
         )
     if config.trust_domain == DEV_TRUST_DOMAIN:
         raise Malformed(
