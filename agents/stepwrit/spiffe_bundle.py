@@ -28,6 +28,7 @@ MIN_RSA_BITS: Final = 2_048
 _PRIVATE: Final = frozenset({"d", "k", "p", "q", "dp", "dq", "qi", "oth"})
 _CURVE_ALGORITHMS: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _RSA_ALGORITHMS: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
+_JWT_USE: Final = "jwt-svid"
 _DEFAULT_REFRESH_S: Final = 300
 
 
@@ -67,8 +68,13 @@ def parse_bundle(raw: bytes, trust_domain: str) -> SpiffeBundle:
 
 
 def parse_jwt_authorities(raw: bytes) -> JwtAuthorities:
-    """The JWT authorities of a JWK set, as the Workload API hands it out. Raises BundleRefused."""
-    return _jwt_authorities(_keys(_object(_parsed(raw), "the bundle")))
+    """The JWT authorities of a JWK set, as the Workload API hands it out. Raises BundleRefused.
+
+    The set holds nothing else (SPIFFE_Workload_API.md section 6.2.2), and SPIRE leaves `use` out of it: what
+    does not say another use is an authority.
+    """
+    keys = _keys(_object(_parsed(raw), "the bundle"))
+    return _jwt_authorities([{"use": _JWT_USE, **jwk} for jwk in keys])
 
 
 def parse_bundle_map(raw: bytes) -> Mapping[str, SpiffeBundle]:
@@ -174,7 +180,7 @@ def _certificate(encoded: object) -> bytes:
 
 def _jwt_authorities(keys: Sequence[Mapping[str, object]]) -> JwtAuthorities:
     """Keys for JWT-SVIDs alone; a key id that stands twice names nobody."""
-    named = [(jwk.get("kid"), jwk) for jwk in keys if jwk.get("use") == "jwt-svid"]
+    named = [(jwk.get("kid"), jwk) for jwk in keys if jwk.get("use") == _JWT_USE]
     times = Counter(kid for kid, _ in named if isinstance(kid, str))
     found = {
         kid: key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -113,3 +114,20 @@ def test_many_documents_are_kept_within_bounds(world: World, monkeypatch: pytest
     tokens = [world.token(jti=str(number)) for number in range(4)]
     assert {world.attestor.attest(token, NOW).id for token in tokens} == {AGENT}
     assert len(world.attestor._kept) == 2
+
+
+def test_the_workload_api_need_not_say_what_its_keys_are_for(world: World) -> None:
+    [key] = json.loads(world.ca.jwks())["keys"]
+    bare = {name: value for name, value in key.items() if name != "use"}  # as SPIRE has it
+    token = world.token()
+    for shown, there in (
+        (key, True),
+        (bare, True),
+        ({**key, "use": "x509-svid"}, False),
+        ({**key, "use": ""}, False),
+    ):
+        found = parse_jwt_authorities(json.dumps({"keys": [shown]}).encode())
+        assert bool(found) == there
+        if there:
+            world.watch.set({"a.test": found})
+            assert world.attestor.attest(token, NOW).id == AGENT
