@@ -47,6 +47,7 @@ from stepwrit.wire import (
 )
 from stepwrit_broker.attest.person import Issuer
 from stepwrit_broker.core.workload import Proxy
+from stepwrit_broker.dev.identities import Identities
 from stepwrit_broker.dev.oidc import DevIssuer
 from stepwrit_broker.dev.tlsfiles import write_tls_files
 from stepwrit_broker.dev.workload_api import DevTrustDomain
@@ -333,8 +334,10 @@ class Stage:
         policy: str = "approval",
         foreign: tuple[str, ...] = (),
         proxy: Proxy | None = None,
+        identities: Identities | None = None,
     ) -> None:
-        self.proxy = proxy
+        """identities: a trust domain that runs already, such as a SpireDomain of the name `domain`."""
+        self.proxy, self.identities = proxy, identities
         self.foreign = foreign
         self.entries = ENTRIES if entries is None else entries
         self.limits, self.domain, self.policy = limits, domain, policy
@@ -355,6 +358,7 @@ class Stage:
             self.trust = DevTrustDomain(self.folder / "wl", trust_domain=self.domain)
             self.issuer = DevIssuer()
             await self.trust.start()
+            self.given: Identities = self.identities or self.trust
         await self.issuer.start()
         self.write_registry(self.entries)
         (self.folder / "limits.yaml").write_text(self.limits)
@@ -399,11 +403,13 @@ class Stage:
     def settings(self) -> BrokerSettings:
         folder = self.folder
         cert, key = write_tls_files(folder)
+        me = self.given.environment("stepwrit/broker")
         return BrokerSettings(
             trust_domain=self.domain,
             issuer=ISSUER,
             broker_id=spiffe("stepwrit/broker", self.domain),
-            spiffe_socket=self.trust.socket_for("stepwrit/broker"),
+            spiffe_socket=me["SPIFFE_ENDPOINT_SOCKET"],
+            spiffe_hint=me.get("STEPWRIT_SPIFFE_HINT"),
             store_path=folder / "store" / "stepwrit.db",
             anchor_path=folder / "anchor" / "anchor.json",
             ledger_key=folder / "ledger.key",
@@ -489,9 +495,10 @@ class Stage:
 
     async def _identity(self, path: str) -> WorkloadIdentity:
         if path not in self._identities:
-            identity = WorkloadIdentity(self.trust.socket_for(path))
+            me = self.given.environment(path)
+            identity = WorkloadIdentity(me["SPIFFE_ENDPOINT_SOCKET"], hint=me.get("STEPWRIT_SPIFFE_HINT"))
             await identity.start()
-            await identity.wait_ready(10)
+            await identity.wait_ready(30)
             self._identities[path] = identity
         return self._identities[path]
 

@@ -41,12 +41,17 @@ def broker(
         run(path)
 
 
-def demo(as_json: Json = False) -> None:
+def demo(
+    as_json: Json = False,
+    spire: Annotated[
+        bool, typer.Option("--spire", help="On real SPIRE processes; `make tools` builds them.")
+    ] = False,
+) -> None:
     """Play the main job on real parts in a temporary folder: issue, use, refuse, explain. Takes seconds."""
     from stepwrit_broker.cli.render import lineage_tree  # noqa: PLC0415
     from stepwrit_broker.dev.demo import main  # noqa: PLC0415
 
-    raise typer.Exit(main(tree=lineage_tree, as_json=as_json))
+    raise typer.Exit(main(tree=lineage_tree, as_json=as_json, spire=spire))
 
 
 def version(as_json: Json = False) -> None:
@@ -70,5 +75,8 @@ def register(app: typer.Typer) -> None:
         rich_help_panel=panel,
         epilog=examples("stepwrit broker --dev", "stepwrit broker --config /etc/stepwrit/broker.toml"),
     )(broker)
-    app.command(rich_help_panel=panel, epilog=examples("stepwrit demo", "stepwrit demo --json"))(demo)
+    app.command(
+        rich_help_panel=panel,
+        epilog=examples("stepwrit demo", "stepwrit demo --json", "stepwrit demo --spire"),
+    )(demo)
     app.command(rich_help_panel=panel)(version)

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import warnings
 from collections.abc import Mapping
@@ -27,7 +26,9 @@ from stepwrit_broker.attest.person import Issuer
 from stepwrit_broker.core.errors import Problem
 from stepwrit_broker.core.workload import DEV_TRUST_DOMAIN
 from stepwrit_broker.dev.ca import DevelopmentModeWarning
+from stepwrit_broker.dev.identities import Identities
 from stepwrit_broker.dev.oidc import CLIENT_ID, DevIssuer
+from stepwrit_broker.dev.ports import free_port, is_free
 from stepwrit_broker.dev.tlsfiles import write_tls_files
 from stepwrit_broker.dev.workload_api import DevTrustDomain
 from stepwrit_broker.policy.files import stance
@@ -82,13 +83,17 @@ def dev_registry(issuer: str, extra: list[dict[str, Any]]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DevOptions:
-    """What differs between `stepwrit broker --dev`, the demo and the tests. Seconds, and a policy stance."""
+    """What differs between `stepwrit broker --dev`, the demo and the tests. Seconds, and a policy stance.
+
+    identities: a trust domain that runs already; None makes one.
+    """
 
     stance: str = "approval"
     limits: str = LIMITS
     entries: tuple[Mapping[str, Any], ...] = ()
     svid_life_s: float = 3600.0
     rotate_every_s: float = 600.0
+    identities: Identities | None = None
 
 
 class DevBroker:
@@ -97,7 +102,7 @@ class DevBroker:
     def __init__(self, folder: Path, options: DevOptions | None = None) -> None:
         self.folder, self.options = folder, options or DevOptions()
         self._stack = AsyncExitStack()
-        self.trust: DevTrustDomain
+        self.trust: Identities
         self.issuer: DevIssuer
         self.broker: Broker
 
@@ -121,11 +126,7 @@ class DevBroker:
         options = self.options
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DevelopmentModeWarning)  # said once, above
-            self.trust = DevTrustDomain(
-                self.folder / "wl", x509_life=options.svid_life_s, rotate_every=options.rotate_every_s
-            )
-            await self.trust.start()
-            self._stack.push_async_callback(self.trust.stop)
+            self.trust = options.identities or await self._own_domain()
             self.issuer = DevIssuer(self._port("oidc"))
         self.issuer.extra = {"/identity": self._identity, "/register": self._register}
         await self.issuer.start()
@@ -134,6 +135,13 @@ class DevBroker:
         self.broker = await self._stack.enter_async_context(Broker(self._settings()))
         self.broker.live.now_in_force()  # refuses to go on without registry, limits and policy
         self._write_state()
+
+    async def _own_domain(self) -> DevTrustDomain:
+        life, every = self.options.svid_life_s, self.options.rotate_every_s
+        made = DevTrustDomain(self.folder / "wl", x509_life=life, rotate_every=every)
+        await made.start()
+        self._stack.push_async_callback(made.stop)
+        return made
 
     def _write_files(self) -> None:
         given = [dict(each) for each in self.options.entries]
@@ -157,11 +165,13 @@ class DevBroker:
     def _settings(self) -> BrokerSettings:
         cert, key = write_tls_files(self.folder)
         tls_port = self._port("tls")
+        me = self.trust.environment(BROKER_PATH)
         return BrokerSettings(
             trust_domain=DEV_TRUST_DOMAIN,
             issuer=f"https://127.0.0.1:{tls_port}",
             broker_id=dev_id(BROKER_PATH),
-            spiffe_socket=self.trust.socket_for(BROKER_PATH),
+            spiffe_socket=me["SPIFFE_ENDPOINT_SOCKET"],
+            spiffe_hint=me.get("STEPWRIT_SPIFFE_HINT"),
             store_path=self.folder / "store" / "stepwrit.db",
             anchor_path=self.folder / "anchor" / "anchor.json",
             ledger_key=self.folder / "ledger.key",
@@ -185,7 +195,7 @@ class DevBroker:
             kept: dict[str, int] = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             kept = {}
-        if not _is_free(kept.get(name, 0)):
+        if not is_free(kept.get(name, 0)):
             kept[name] = free_port()
             file.write_text(json.dumps(kept), encoding="utf-8")
         return kept[name]
@@ -207,7 +217,7 @@ class DevBroker:
     def environment(self, path: str) -> dict[str, str]:
         """What a process needs to be this development identity."""
         return {
-            "SPIFFE_ENDPOINT_SOCKET": self.trust.socket_for(path),
+            **self.trust.environment(path),
             "STEPWRIT_BROKER": self.broker.mtls_url,
             "STEPWRIT_BROKER_ID": dev_id(BROKER_PATH),
         }
@@ -215,7 +225,8 @@ class DevBroker:
     async def _identity(self, request: Request) -> JSONResponse:
         path = str((await request.json()).get("path", ""))
         try:
-            return JSONResponse({"socket": self.trust.socket_for(path), "id": dev_id(path)})
+            socket = self.trust.environment(path)["SPIFFE_ENDPOINT_SOCKET"]
+            return JSONResponse({"socket": socket, "id": dev_id(path)})
         except ValueError as bad:
             return JSONResponse({"error": str(bad)}, status_code=400)
 
@@ -256,24 +267,6 @@ class DevBroker:
         except (OSError, ValueError):
             return []
         return kept
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return port != 0
-
-
-def free_port() -> int:
-    """A loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def _serve(folder: Path) -> None:

@@ -101,6 +101,10 @@ class DevTrustDomain:
         file.chmod(0o600)
         return f"unix://{file}"
 
+    def environment(self, path: str) -> dict[str, str]:
+        """What a process needs to be this workload; ValueError."""
+        return {"SPIFFE_ENDPOINT_SOCKET": self.socket_for(path)}
+
     def id_of(self, path: str) -> str:
         """The SPIFFE ID of a path in this domain."""
         return f"spiffe://{self.trust_domain}/{path}"

@@ -47,10 +47,10 @@ class Outcome:
             self.refs[what] = got.ref
 
 
-async def play(folder: Path, teller: Teller) -> dict[str, Any]:
-    """Play it on a stage under `folder`."""
+async def play(folder: Path, teller: Teller, *, spire: bool = False) -> dict[str, Any]:
+    """Play it on a stage under `folder`; `spire`: on real SPIRE processes."""
     outcome = Outcome()
-    async with Stage(folder) as stage:
+    async with Stage(folder, spire=spire) as stage:
         teller.stage(stage)
         async with stage.agent() as agent:
             exp = int(time.time()) + 900
@@ -76,7 +76,7 @@ async def play(folder: Path, teller: Teller) -> dict[str, Any]:
         outcome.wrong.append("the ledger did not verify")
     outcome.wrong.extend(_miscounted(counts))
     return {
-        "identity": "development",
+        "identity": "spire" if spire else "development",
         **counts,
         "refs": outcome.refs,
         "as_told": not outcome.wrong,
@@ -159,16 +159,16 @@ def _tell(teller: Teller, outcome: Outcome, code: str, what: str, got: Refused |
     teller.refused(what, got)
 
 
-def main(*, tree: Tree, as_json: bool = False) -> int:
+def main(*, tree: Tree, as_json: bool = False, spire: bool = False) -> int:
     """Play the story in a temporary folder. 0 when everything was as told."""
     logging.disable(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="stepwrit-demo-") as folder:
         warnings.simplefilter("ignore", DevelopmentModeWarning)  # the story's first line says it
         teller = Teller(quiet=as_json, tree=tree)
-        teller.opening()
+        teller.opening(spire=spire)
         try:
-            result = asyncio.run(play(Path(folder), teller))
+            result = asyncio.run(play(Path(folder), teller, spire=spire))
         except Exception as error:  # noqa: BLE001  whatever broke, the demo says so and fails
             print(f"the demo broke: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
             return 1

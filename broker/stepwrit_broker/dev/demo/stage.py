@@ -1,4 +1,8 @@
-"""The demo's stage: a development broker in this process, three programs beside it, all under one folder."""
+"""The demo's stage: a development broker in this process, three programs beside it, all under one folder.
+
+On real SPIRE each program is a Python of its own, told apart by its path; this process, which is the broker,
+the agent and every attacker, chooses by hint.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +19,22 @@ import httpx2
 
 from stepwrit.agent import Broker as AgentBroker
 from stepwrit.client import Broker as Workload
-from stepwrit_broker.dev.broker import DevBroker, DevOptions, dev_id, free_port
+from stepwrit_broker.core.workload import DEV_TRUST_DOMAIN
+from stepwrit_broker.dev.broker import BROKER_PATH, DevBroker, DevOptions, dev_id
+from stepwrit_broker.dev.ports import free_port
+from stepwrit_broker.dev.spire import SpireDomain
 
-START_S = 30.0
+START_S = 120.0  # a busy machine is slow, not wrong
+PROGRAMS = {"ledger": "mcp-server/ledger", "audit": "mcp-server/audit", "bank": "resource/bank"}
+HERE = (BROKER_PATH, "agent/dev", "mcp-server/ledger", "mcp-server/mallory")
 
 
 class Stage:
-    """`async with Stage(folder) as stage:`; everything it starts, it ends."""
+    """`async with Stage(folder) as stage:`; everything it starts, it ends. spire: on real SPIRE processes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, spire: bool = False) -> None:
         self._folder, self._stack = folder, AsyncExitStack()
+        self.spire = SpireDomain(DEV_TRUST_DOMAIN) if spire else None
         self.ports = {name: free_port() for name in ("ledger", "audit", "bank")}
         self.dev: DevBroker
 
@@ -40,9 +50,12 @@ class Stage:
     async def __aenter__(self) -> Self:
         """Broker first, then the programs, then wait until all answer."""
         try:
+            if self.spire is not None:
+                await self._stack.enter_async_context(self.spire)
+                await self.spire.enrol(*HERE)
             self.dev = await self._stack.enter_async_context(DevBroker(self._folder, self._options()))
-            for name, path in (("ledger", "mcp-server"), ("audit", "mcp-server"), ("bank", "resource")):
-                await self._program(name, f"{path}/{name}")
+            for name, path in PROGRAMS.items():
+                await self._program(name, path)
             await asyncio.gather(*(self._answers(port) for port in self.ports.values()))
         except BaseException:
             await self._stack.aclose()
@@ -54,7 +67,7 @@ class Stage:
         await self._stack.aclose()
 
     def _options(self) -> DevOptions:
-        return DevOptions(entries=tuple(self._entries()))
+        return DevOptions(entries=tuple(self._entries()), identities=self.spire)
 
     def _entries(self) -> list[Mapping[str, Any]]:
         transfer = {"at": self.bank, "request": "POST /v1/transfers"}
@@ -100,7 +113,7 @@ class Stage:
         }
         log = (self._folder / f"{name}.log").open("wb")
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
+            sys.executable if self.spire is None else await self.spire.program(identity),
             "-m",
             "stepwrit_broker.dev.demo.parts",
             name,

@@ -49,16 +49,20 @@ class Teller:
     def _did(self, text: str, detail: str = "") -> None:
         self._line("✓", "green", text, detail)
 
-    def opening(self) -> None:
+    def opening(self, *, spire: bool = False) -> None:
         """Before anything runs."""
+        whose = "identities from real SPIRE, started for this" if spire else "development identities"
         self._console.print(
-            Text("Stepwrit demo", style="bold"),
-            Text("development identities; nothing here is production", style="dim"),
+            Text("Stepwrit demo", style="bold"), Text(f"{whose}; nothing here is production", style="dim")
         )
 
     def stage(self, stage: Stage) -> None:
         """Everything runs."""
         self._head(1, "A broker, two MCP servers and a bank, each attested by its own X.509-SVID")
+        if stage.spire is not None:
+            self._did(
+                "SPIRE server and agent", f"trust domain {stage.spire.trust_domain}  {stage.spire.socket}"
+            )
         self._did("broker", f"{stage.dev.broker.mtls_url}  mTLS, SQLite, Cedar stance 'approval'")
         self._did("ledger, audit", "real MCP servers on the official SDK, streamable HTTP")
         self._did("bank", f"{stage.bank}  a resource behind the guard")
