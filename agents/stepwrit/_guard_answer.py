@@ -75,7 +75,8 @@ class Face:
 
     def __post_init__(self) -> None:
         at = urlsplit(self.audience)
-        object.__setattr__(self, "metadata_path", WELL_KNOWN + at.path.rstrip("/"))
+        path = "" if at.path == "/" else at.path  # only a slash right after the host goes (section 3.1)
+        object.__setattr__(self, "metadata_path", WELL_KNOWN + path)
         object.__setattr__(self, "metadata_url", f"{at.scheme}://{at.netloc}{self.metadata_path}")
 
     def metadata(self, issuer: str) -> dict[str, object]:

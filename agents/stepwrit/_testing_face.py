@@ -244,7 +244,7 @@ class FakeBroker(Using):
             "issued_token_type": TOKEN_TYPE_ACCESS,
             "token_type": "DPoP",
             "expires_in": int(grant.expires_at - self.clock.now()),
-            "authorization_details": [shape.write(details)],
+            "authorization_details": self._claims(grant).claims()["authorization_details"],
             "grant": grant.id,
             "ref": grant.ref,
         }

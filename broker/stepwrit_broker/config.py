@@ -166,7 +166,7 @@ class Config:
     issuer: Annotated[
         str,
         Means(
-            text="The broker's own name in tokens: the URL of the `tls` listener, without a trailing slash."
+            text="The broker's own name in tokens: the URL of the `tls` listener: host and port, no path."
         ),
     ]
     broker_id: Annotated[

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import httpx2
 import yaml
@@ -335,10 +335,14 @@ class Stage:
         foreign: tuple[str, ...] = (),
         proxy: Proxy | None = None,
         identities: Identities | None = None,
+        issuer: str = ISSUER,
     ) -> None:
-        """identities: a trust domain that runs already, such as a SpireDomain of the name `domain`."""
+        """identities: a trust domain that runs already, such as a SpireDomain of the name `domain`.
+
+        issuer: with a port, the `tls` listener is really there.
+        """
         self.proxy, self.identities = proxy, identities
-        self.foreign = foreign
+        self.foreign, self.issuer_url = foreign, issuer
         self.entries = ENTRIES if entries is None else entries
         self.limits, self.domain, self.policy = limits, domain, policy
         self.folder = Path(tempfile.mkdtemp(prefix="sw-"))  # short: Unix sockets live below it
@@ -355,7 +359,11 @@ class Stage:
     async def __aenter__(self) -> Self:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # development identities warn; here they are the point
-            self.trust = DevTrustDomain(self.folder / "wl", trust_domain=self.domain)
+            self.trust = DevTrustDomain(
+                self.folder / "wl",
+                trust_domain=self.domain,
+                names={"stepwrit/broker": ("localhost", "127.0.0.1")},
+            )
             self.issuer = DevIssuer()
             await self.trust.start()
             self.given: Identities = self.identities or self.trust
@@ -406,7 +414,7 @@ class Stage:
         me = self.given.environment("stepwrit/broker")
         return BrokerSettings(
             trust_domain=self.domain,
-            issuer=ISSUER,
+            issuer=self.issuer_url,
             broker_id=spiffe("stepwrit/broker", self.domain),
             spiffe_socket=me["SPIFFE_ENDPOINT_SOCKET"],
             spiffe_hint=me.get("STEPWRIT_SPIFFE_HINT"),
@@ -418,7 +426,7 @@ class Stage:
             limits=folder / "limits.yaml",
             policy=folder / "policy",
             mtls=Address(host="127.0.0.1", port=0),
-            tls=Address(host="127.0.0.1", port=0),
+            tls=Address(host="127.0.0.1", port=urlsplit(self.issuer_url).port or 0),
             tls_cert=cert,
             tls_key=key,
             ops=Address(host="127.0.0.1", port=0),

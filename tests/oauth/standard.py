@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 from urllib.parse import urlencode
 
 from tests.fakes.bearer import Bearer
 from tests.fakes.stage import BANK, Actor, Held, Opened, Reply, Stage, accept_body, credential_form
+from tests.oauth.foreign import ProofKey
 
 from stepwrit.wire import CeilingSpec
 
@@ -39,11 +41,23 @@ async def revoked(actor: Actor, token: str, **more: str) -> Reply:
     return await ask(actor, "/oauth/revoke", token, **more)
 
 
-async def bearers_step(stage: Stage, worker: Bearer) -> Opened:
-    """A step of the worker's, accepted with nothing but a JWT-SVID."""
+async def for_the_worker(stage: Stage) -> Opened:
+    """A step that waits for the worker."""
     planner = await stage.actor(PLANNER)
     ceiling = CeilingSpec(tools=("worker/*",), impact="high")
-    opened = await planner.open((await planner.intent(ceiling=ceiling))["step"], "worker/pay")
+    return await planner.open((await planner.intent(ceiling=ceiling))["step"], "worker/pay")
+
+
+async def workers_step(stage: Stage) -> Opened:
+    """A step of the worker's, accepted with its certificate."""
+    opened = await for_the_worker(stage)
+    (await (await stage.actor(WORKER)).accept(opened)).ok()
+    return opened
+
+
+async def bearers_step(stage: Stage, worker: Bearer) -> Opened:
+    """A step of the worker's, accepted with nothing but a JWT-SVID."""
+    opened = await for_the_worker(stage)
     (await worker.json(f"/v1/steps/{opened.step}/accept", accept_body(opened))).ok()
     return opened
 
@@ -54,5 +68,24 @@ async def bearers_token(stage: Stage, worker: Bearer) -> str:
     return str((await worker.form(credential_form(opened.step))).ok()["access_token"])
 
 
+async def is_active_at(stage: Stage, token: str) -> bool:
+    """What the bank hears."""
+    return bool((await introspected(await stage.actor("resource/bank/1"), token))["active"])
+
+
+def free_port() -> int:
+    """A port that was free a moment ago, for an issuer that has to be known before it is bound."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
+
+
 async def is_active(held: Held) -> bool:
     return bool((await introspected(held.bank, held.token))["active"])
+
+
+async def workers_credential(stage: Stage) -> tuple[Opened, ProofKey, str]:
+    """A step of the worker's, a key that is not of the SDK's making, and a credential bound to it."""
+    opened, key, worker = await workers_step(stage), ProofKey(), await stage.actor(WORKER)
+    proof = key.proof("POST", f"{stage.url}/oauth/token")
+    return opened, key, (await worker.credential(opened.step, proof=proof)).ok()["access_token"]

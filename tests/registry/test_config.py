@@ -134,7 +134,16 @@ def test_what_is_needed_is_needed_and_all_problems_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "issuer", ["http://a.example", "https://a.example/", "https://a.example?x=1", "a.example"]
+    "issuer",
+    [
+        "http://a.example",
+        "https://a.example/",
+        "https://a.example/x",
+        "https://a.example#x",
+        "https://a.example?",
+        "https://a.example?x=1",
+        "a.example",
+    ],
 )
 def test_the_issuer_is_an_https_url(issuer: str) -> None:
     assert config(LEAST.replace("https://stepwrit.prod.example", "http://127.0.0.1:8444"))

@@ -714,6 +714,23 @@ async def test_the_metadata_of_an_audience_with_a_path_is_between_host_and_path(
 
 
 @pytest.mark.parametrize(
+    ("audience", "path"),
+    [
+        ("https://bank.example/", "/.well-known/oauth-protected-resource"),
+        ("https://bank.example/api/", "/.well-known/oauth-protected-resource/api/"),
+    ],
+)
+async def test_only_the_slash_after_the_host_is_left_out_of_the_metadatas_path(
+    rig: Rig, audience: str, path: str
+) -> None:
+    """RFC 9728 section 3.1; `resource` is the audience to the letter, or clients must not use it."""
+    guard = rig.guarded(application(rig.runs), audience=audience)
+    assert (await rig.send("GET", path, content=b"", guard=guard)).json()["resource"] == audience
+    other = path.rstrip("/") if path.endswith("/") else f"{path}/"
+    assert (await rig.send("GET", other, content=b"", guard=guard)).status_code == 401
+
+
+@pytest.mark.parametrize(
     "audience", ["bank", "https://bank.example/?x=1", "https://u@bank.example", "ftp://x"]
 )
 def test_an_audience_that_is_no_plain_url_is_a_configuration_error(audience: str) -> None:

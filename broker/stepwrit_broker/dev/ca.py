@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -42,7 +43,8 @@ class IssuedX509:
 class DevCa:
     """The authority of one development trust domain: X.509 and JWT.
 
-    x509_life, jwt_life: seconds. `authorities` and `jwks` are what is published; empty after `withdraw`.
+    x509_life, jwt_life: seconds. names: further host names and addresses in an ID's certificates, for clients
+    that verify those. `authorities` and `jwks` are what is published; empty after `withdraw`.
     """
 
     def __init__(
@@ -52,8 +54,10 @@ class DevCa:
         x509_life: float = 3600.0,
         jwt_life: float = 300.0,
         clock: Clock = time.time,
+        names: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.trust_domain: Final = trust_domain
+        self._names = names or {}
         self._x509_life = x509_life
         self._jwt_life = jwt_life
         self._clock = clock
@@ -150,6 +154,7 @@ class DevCa:
         self, spiffe_id: str, life: timedelta, public: ec.EllipticCurvePublicKey
     ) -> x509.CertificateBuilder:
         now = datetime.fromtimestamp(self._clock(), UTC)
+        names = [x509.UniformResourceIdentifier(spiffe_id), *map(_host, self._names.get(spiffe_id, ()))]
         return (
             x509.CertificateBuilder()
             .issuer_name(self._name())
@@ -157,9 +162,7 @@ class DevCa:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - _BACKDATE)
             .not_valid_after(now + life)
-            .add_extension(
-                x509.SubjectAlternativeName([x509.UniformResourceIdentifier(spiffe_id)]), critical=False
-            )
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
         )
 
     def _name(self) -> x509.Name:
@@ -169,6 +172,13 @@ class DevCa:
                 x509.NameAttribute(NameOID.COMMON_NAME, f"{self.trust_domain} {self._serial}"),
             ]
         )
+
+
+def _host(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _usage(wanted: dict[str, bool]) -> x509.KeyUsage:

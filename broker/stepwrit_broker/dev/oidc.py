@@ -59,8 +59,9 @@ class DevIssuer:
         nonce: str | None = None,
         auth_age_s: float = 0.0,
         life_s: float = 300.0,
+        **more: object,
     ) -> str:
-        """An ID token for `subject`, who signed in `auth_age_s` seconds ago."""
+        """An ID token for `subject`, who signed in `auth_age_s` seconds ago, with `more` claims."""
         now = time.time()
         claims: dict[str, object] = {
             "iss": self.url,
@@ -70,6 +71,7 @@ class DevIssuer:
             "exp": int(now + life_s),
             "auth_time": int(now - auth_age_s),
             "jti": secrets.token_hex(8),
+            **more,
         }
         if nonce is not None:
             claims["nonce"] = nonce

@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -36,7 +36,7 @@ class DevTrustDomain:
     """A whole development trust domain.
 
     folder: gets mode 0700; its sockets live below. x509_life, jwt_life: seconds. rotate_every: seconds
-    between fresh X.509-SVIDs (default: half of their life).
+    between fresh X.509-SVIDs (default: half of their life). names: by ID path, see DevCa.
     """
 
     def __init__(
@@ -48,8 +48,10 @@ class DevTrustDomain:
         jwt_life: float = 300.0,
         rotate_every: float | None = None,
         clock: Clock = time.time,
+        names: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self.ca: Final = DevCa(trust_domain, x509_life=x509_life, jwt_life=jwt_life, clock=clock)
+        named = {f"spiffe://{trust_domain}/{path}": hosts for path, hosts in (names or {}).items()}
+        self.ca: Final = DevCa(trust_domain, x509_life=x509_life, jwt_life=jwt_life, clock=clock, names=named)
         self.trust_domain: Final = trust_domain
         self._folder = folder
         self._rotate_every = rotate_every or x509_life / 2
