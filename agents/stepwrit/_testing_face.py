@@ -57,8 +57,12 @@ _OAUTH: Final = {  # RFC 6749 section 5.2, RFC 8693 section 2.2.2, RFC 9396 sect
     "unattested": "invalid_client",
     "limit": "slow_down",
     "human_proof": "invalid_request",
+    **dict.fromkeys(("expired", "closed", "already_done", "revoked"), "invalid_request"),
 }
-_OAUTH_STATUS: Final = {"unattested": 401, "human_proof": 400}  # elsewhere only a 401 speaks of the client
+_OAUTH_STATUS: Final = {
+    "unattested": 401,
+    **dict.fromkeys(("human_proof", "expired", "closed", "already_done", "revoked"), 400),
+}  # elsewhere only a 401 speaks of the client
 
 
 class SyncDoor:

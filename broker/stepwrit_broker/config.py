@@ -165,9 +165,7 @@ class Config:
     trust_domain: Annotated[str, Means(text="This broker's SPIFFE trust domain, such as `prod.example`.")]
     issuer: Annotated[
         str,
-        Means(
-            text="The broker's own name in tokens: the URL of the `tls` listener: host and port, no path."
-        ),
+        Means(text="The broker's own name in tokens: the URL of the `tls` listener: host and port, no path."),
     ]
     broker_id: Annotated[
         str, Means(text="The broker's own SPIFFE ID. Empty: `spiffe://TRUST_DOMAIN/stepwrit/broker`.")

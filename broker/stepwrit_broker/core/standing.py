@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stepwrit_broker.core import grant, step
-from stepwrit_broker.core.errors import Malformed, Refused
+from stepwrit_broker.core.errors import Refused
 from stepwrit_broker.core.grant import GrantRecord
 from stepwrit_broker.core.step import StepRecord
 
@@ -11,11 +11,9 @@ from stepwrit_broker.core.step import StepRecord
 def check_grant(record: GrantRecord, epoch: str, now: float) -> None:
     """The credential itself is unspent, of this epoch and in time; no leeway (seconds since the epoch).
 
-    Raises Refused(`replay`, `expired`, `closed`, `revoked`), Malformed for a grant that has no credential.
+    Raises Refused(`replay`, `expired`, `closed`, `revoked`), Conflict(`wrong_state`) before it is issued.
     """
-    if record.state != "issued":
-        grant.move(record.state, "redeem")
-        raise Malformed("invalid_request", "this credential cannot be redeemed")
+    grant.move(record.state, "redeem")
     if record.grant.epoch != epoch:
         raise Refused("expired", "the credential is of an older epoch", rule="epoch")
     if now >= record.grant.expires_at:

@@ -24,9 +24,9 @@ from stepwrit_broker.edge.caller import Callers
 from stepwrit_broker.edge.http import Request, Response, shaped
 from stepwrit_broker.edge.oauth.asking import check_client
 from stepwrit_broker.flows.house import House
-from stepwrit_broker.flows.intent import start_intent
-from stepwrit_broker.flows.issue import issue
-from stepwrit_broker.observe import Metrics
+from stepwrit_broker.flows.intent import IntentStarted, start_intent
+from stepwrit_broker.flows.issue import Issued, issue
+from stepwrit_broker.observe import Metrics, StageTimer
 
 _ACTOR: Final = frozenset({"actor_token", "actor_token_type"})
 
@@ -48,36 +48,23 @@ class TokenEndpoint:
             return await self._intent(request, caller, form, operation)
         if wanted != TOKEN_TYPE_ACCESS:
             raise Malformed("invalid_request", "requested_token_type: txn_token or access_token")
+        return await self._credential(request, caller, form, operation, stages)
+
+    async def _credential(
+        self, request: Request, caller: Caller, form: Mapping[str, str], operation: str, stages: StageTimer
+    ) -> Response:
         subject, target = _subject(form), _target(form)
         details = _details(form.get("authorization_details", ""))
         try:
             issued = await issue(
-                self._house,
-                caller,
-                subject,
-                target,
-                details,
-                operation,
-                request.digest,
-                stages,
+                self._house, caller, subject, target, details, operation, request.digest, stages
             )
         except Problem as problem:
             self._metrics.stage_refused(stages.running, problem.code)
             raise
         grant, action = issued.record.grant, issued.step.action
         self._metrics.issued("" if action is None else action.tool, issued.step.origin, grant.audience)
-        answer = Response(
-            status=200,
-            value={
-                "access_token": issued.credential,
-                "issued_token_type": TOKEN_TYPE_ACCESS,
-                "token_type": "DPoP",
-                "expires_in": issued.expires_in,
-                "authorization_details": json.loads(grant.claims)["authorization_details"],
-                "grant": grant.id,
-                "ref": grant.ref,
-            },
-        )
+        answer = Response(status=200, value=_issued(issued))
         stages.mark("deliver")
         return answer
 
@@ -88,33 +75,55 @@ class TokenEndpoint:
             raise Malformed("invalid_target", "audience must be the trust domain, and there is no resource")
         if form.get("scope", "intent") != "intent":
             raise Malformed("invalid_scope", "scope: intent, or absent; request_details says the rest")
-        kind, subject = form.get("subject_token_type"), form.get("subject_token", "")
-        if kind not in (TOKEN_TYPE_ID, TOKEN_TYPE_UNSIGNED) or not subject:
-            raise Malformed("invalid_request", "subject_token: an ID token, or a trigger's own name")
-        if kind == TOKEN_TYPE_UNSIGNED:
-            _check_self(subject, caller)
+        id_token = _person(form, caller)
         asked = shaped(IntentRequest, form.get("request_details", ""))
-        id_token = subject if kind == TOKEN_TYPE_ID else None
         started = await start_intent(self._house, caller, asked, id_token, operation, request.digest)
-        step = started.record.step
-        self._metrics.opened(step.origin)
-        return Response(
-            status=200,
-            value={
-                "access_token": started.token,
-                "issued_token_type": TOKEN_TYPE_TXN,
-                "token_type": "N_A",
-                "expires_in": started.expires_in,
-                "scope": "intent",
-                "step": step.id,
-                "txn": step.txn,
-                "ref": step.ref,
-                "origin": step.origin,
-                "proof": step.intent.proof,
-                "ceiling": write(step.ceiling.spec()),
-                "ends_at": step.expires_at,
-            },
-        )
+        self._metrics.opened(started.record.step.origin)
+        return Response(status=200, value=_started(started))
+
+
+def _issued(issued: Issued) -> dict[str, object]:
+    """RFC 8693 section 2.2.1, with the details as they were granted (RFC 9396 section 7)."""
+    grant = issued.record.grant
+    return {
+        "access_token": issued.credential,
+        "issued_token_type": TOKEN_TYPE_ACCESS,
+        "token_type": "DPoP",
+        "expires_in": issued.expires_in,
+        "authorization_details": json.loads(grant.claims)["authorization_details"],
+        "grant": grant.id,
+        "ref": grant.ref,
+    }
+
+
+def _started(started: IntentStarted) -> dict[str, object]:
+    """The same for a token that is no access token: `N_A`."""
+    step = started.record.step
+    return {
+        "access_token": started.token,
+        "issued_token_type": TOKEN_TYPE_TXN,
+        "token_type": "N_A",
+        "expires_in": started.expires_in,
+        "scope": "intent",
+        "step": step.id,
+        "txn": step.txn,
+        "ref": step.ref,
+        "origin": step.origin,
+        "proof": step.intent.proof,
+        "ceiling": write(step.ceiling.spec()),
+        "ends_at": step.expires_at,
+    }
+
+
+def _person(form: Mapping[str, str], caller: Caller) -> str | None:
+    """The ID token; None when a trigger names itself."""
+    kind, subject = form.get("subject_token_type"), form.get("subject_token", "")
+    if kind not in (TOKEN_TYPE_ID, TOKEN_TYPE_UNSIGNED) or not subject:
+        raise Malformed("invalid_request", "subject_token: an ID token, or a trigger's own name")
+    if kind == TOKEN_TYPE_UNSIGNED:
+        _check_self(subject, caller)
+        return None
+    return subject
 
 
 def _check_form(form: Mapping[str, str], caller: Caller) -> None:
