@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from stepwrit.identity import X509Snapshot
-from stepwrit.x509svid import SvidRefused, TlsPeer, VerifiedSvid, verify_x509_svid
+from stepwrit.x509svid import Bundles, SvidRefused, TlsPeer, VerifiedSvid, verify_x509_svid
 
 Expect = str | Collection[str] | Callable[[str], bool]
 """Whom to accept: one SPIFFE ID, any of several, or a predicate on the ID. Exact bytes, no patterns."""
@@ -57,6 +57,19 @@ def client_context(identity: Identity, expect: Expect) -> ssl.SSLContext:
     return _ClientContext(identity, _predicate(expect))
 
 
+def reader_context(bundles: Bundles, expect: Expect, now: Callable[[], float]) -> ssl.SSLContext:
+    """A context for one connection to a workload to whom we show nothing ourselves.
+
+    Only the `expect`ed SPIFFE IDs are accepted, each by the bundle of its own trust domain as it stands now.
+    now: seconds since the epoch. A handshake with anyone else raises `PeerRefused` (an `ssl.SSLError`).
+    """
+    accepts = _predicate(expect)
+    inner = _checking(lambda tls: _judged(tls, bundles, now(), accepts))
+    inner.minimum_version = ssl.TLSVersion.TLSv1_2
+    _load_roots(inner, bundles)
+    return inner
+
+
 def sent_chain(tls: ssl.SSLObject | ssl.SSLSocket) -> TlsPeer | None:
     """The peer's certificates as sent, leaf first; None if it sent none."""
     raw = cast(Any, tls)._sslobj  # SSLObject has the chain only from 3.13 on
@@ -68,7 +81,11 @@ def load_snapshot(context: ssl.SSLContext, snapshot: X509Snapshot) -> None:
     """Our chain and key, and the roots of every trust domain, into a fresh context."""
     with _pem_file(snapshot) as path:
         context.load_cert_chain(path)
-    roots = b"".join(der for bundle in snapshot.bundles.values() for der in bundle)
+    _load_roots(context, snapshot.bundles)
+
+
+def _load_roots(context: ssl.SSLContext, bundles: Bundles) -> None:
+    roots = b"".join(der for bundle in bundles.values() for der in bundle)
     if roots:
         context.load_verify_locations(cadata=roots)
     # a bundle may hold an intermediate as its root
@@ -131,35 +148,50 @@ class _ClientContext(ssl.SSLContext):
             return self._current[1]
 
     def _build(self, snapshot: X509Snapshot) -> _SnapshotContext:
-        inner = _SnapshotContext(ssl.PROTOCOL_TLS_CLIENT)
+        inner = _checking(self._judge)
         inner.minimum_version = ssl.TLSVersion.TLSv1_3
-        inner.check_hostname = False
-        inner.verify_mode = ssl.CERT_REQUIRED
         load_snapshot(inner, snapshot)
         if self._alpn:
             inner.set_alpn_protocols(self._alpn)
-        inner.sslobject_class = _CheckedObject
-        inner.sslsocket_class = _CheckedSocket
-        inner.judge = self._judge
         return inner
 
     def _judge(self, tls: ssl.SSLObject | ssl.SSLSocket) -> VerifiedSvid:
-        """Who the peer is, by the bundles of this moment; PeerRefused unless it is expected."""
-        peer = sent_chain(tls)
-        if peer is None:
-            raise PeerRefused("no certificate")
-        bundles = self._identity.snapshot().bundles
-        try:
-            svid = verify_x509_svid(peer.leaf, peer.intermediates, bundles, self._identity.now())
-        except SvidRefused as refused:
-            raise PeerRefused(str(refused)) from refused
-        if not self._accepts(svid.spiffe_id):
-            raise PeerRefused(f"it is {svid.spiffe_id}, which is not who was asked for")
-        return svid
+        """By the bundles of this moment."""
+        return _judged(tls, self._identity.snapshot().bundles, self._identity.now(), self._accepts)
+
+
+_Judge = Callable[[ssl.SSLObject | ssl.SSLSocket], VerifiedSvid]
 
 
 class _SnapshotContext(ssl.SSLContext):
-    judge: Callable[[ssl.SSLObject | ssl.SSLSocket], VerifiedSvid]
+    judge: _Judge
+
+
+def _checking(judge: _Judge) -> _SnapshotContext:
+    """A client's context that has nobody but `judge` say whether the peer is right."""
+    inner = _SnapshotContext(ssl.PROTOCOL_TLS_CLIENT)
+    inner.check_hostname = False
+    inner.verify_mode = ssl.CERT_REQUIRED
+    inner.sslobject_class = _CheckedObject
+    inner.sslsocket_class = _CheckedSocket
+    inner.judge = judge
+    return inner
+
+
+def _judged(
+    tls: ssl.SSLObject | ssl.SSLSocket, bundles: Bundles, now: float, accepts: Callable[[str], bool]
+) -> VerifiedSvid:
+    """Who the peer is; PeerRefused unless it is expected."""
+    peer = sent_chain(tls)
+    if peer is None:
+        raise PeerRefused("no certificate")
+    try:
+        svid = verify_x509_svid(peer.leaf, peer.intermediates, bundles, now)
+    except SvidRefused as refused:
+        raise PeerRefused(str(refused)) from refused
+    if not accepts(svid.spiffe_id):
+        raise PeerRefused(f"it is {svid.spiffe_id}, which is not who was asked for")
+    return svid
 
 
 class _CheckedObject(ssl.SSLObject):

@@ -33,7 +33,8 @@ Fault = Literal[
     "bad_subject", "not_spiffe", "root_path", "bad_spiffe_id",
     "no_audience", "audience", "many_audiences", "no_expiry", "no_issued_at", "bad_time",
     "expired", "not_yet_valid", "too_long_lived",
-    "unknown_trust_domain", "refused_trust_domain", "empty_bundle", "unknown_key", "signature",
+    "unknown_trust_domain", "refused_trust_domain", "stale_bundle", "two_bundle_sources",
+    "empty_bundle", "unknown_key", "signature",
 ]  # fmt: skip
 
 

@@ -29,7 +29,8 @@ Fault = Literal[
     "wrong_extended_key_usage",
     "no_uri", "many_uris", "not_spiffe", "root_path", "bad_spiffe_id", "san_not_critical",
     "not_yet_valid", "expired",
-    "unknown_trust_domain", "refused_trust_domain", "empty_bundle", "untrusted",
+    "unknown_trust_domain", "refused_trust_domain", "stale_bundle", "two_bundle_sources",
+    "empty_bundle", "untrusted",
 ]  # fmt: skip
 
 _UNDERSTOOD: Final = frozenset(

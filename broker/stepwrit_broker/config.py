@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 from stepwrit_broker.config_checks import meaning
 from stepwrit_broker.config_docs import reference, schema
+from stepwrit_broker.config_federation import FederationSource
 from stepwrit_broker.config_reader import Means, Reader, overlay
 from stepwrit_broker.core.errors import Malformed
 
@@ -187,6 +188,7 @@ class Config:
     files: Files = field(default_factory=Files)
     log: Log = field(default_factory=Log)
     oidc: tuple[Oidc, ...] = ()
+    federation: tuple[FederationSource, ...] = ()
 
 
 def load_config(path: Path, env: Mapping[str, str] | None = None) -> Config:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from stepwrit.digest import DigestError, normalise_url
+from stepwrit_broker.config_federation import federation_problems
 from stepwrit_broker.core.workload import parse_spiffe_id, parse_trust_domain, trust_domain_of
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def meaning(config: Config) -> Iterator[str]:
     """Every problem of settings that are well-formed."""
     yield from _identity(config)
     yield from _proxy(config)
+    yield from federation_problems(config.trust_domain, config.federation)
     yield from _addresses(config.listen)
     if not math.isfinite(config.ledger.checkpoint_every_s):
         yield "ledger.checkpoint_every_s: must be finite"

@@ -48,7 +48,7 @@ def _row(each: Setting, section: str | None) -> str:
 def toml_value(value: object) -> str:
     """A default as TOML writes it."""
     if isinstance(value, Path):
-        return json.dumps(value.as_posix())
+        return json.dumps("" if value == Path() else value.as_posix())
     if isinstance(value, tuple):
         return json.dumps(list(value))
     return json.dumps(value)

@@ -24,11 +24,12 @@ _WANTED: Final[dict[object, tuple[type | tuple[type, ...], str]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
-    """What a setting means, in which unit, and the smallest number that is taken."""
+    """What a setting means, in which unit, the smallest number that is taken, and what it might be."""
 
     text: str
     unit: str = ""
     least: float | None = None
+    example: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +117,11 @@ class Reader:
         ]
         made: dict[str, Any] = {}
         for name, each in fields.items():
-            if name in table or dataclasses.is_dataclass(each.kind):
+            if table.get(name) == "" and each.default == Path():
+                made[name] = Path()
+            elif name in table or dataclasses.is_dataclass(each.kind):
                 made[name] = self._value(each.kind, table.get(name, {}), f"{path}{name}", each.means)
-            elif isinstance(each.default, Path):
+            elif isinstance(each.default, Path) and each.default != Path():
                 made[name] = self._folder / each.default
             elif each.is_needed:
                 self._problems.append(f"{path}{name}: is needed")

@@ -172,6 +172,24 @@ class Metrics:
         self.reaped = Counter(
             "stepwrit_reaped", "What the reaper ended or purged", ("what",), registry=self.registry
         )
+        self._polls = Counter(
+            "stepwrit_federation_polls",
+            "Polls of bundle endpoints by trust domain and outcome",
+            ("trust_domain", "outcome"),
+            registry=self.registry,
+        )
+        self._bundle_age = Gauge(
+            "stepwrit_federation_bundle_age_seconds",
+            "Since the bundle endpoint last confirmed what is held",
+            ("trust_domain",),
+            registry=self.registry,
+        )
+        self._bundle_serves = Gauge(
+            "stepwrit_federation_bundle_serves",
+            "1 while callers of the trust domain can be attested by the bundle that is held",
+            ("trust_domain",),
+            registry=self.registry,
+        )
         for reason in REPLAYS:
             self._replays.labels(reason)
         self._children: dict[tuple[str, ...], Counter] = {}
@@ -285,6 +303,16 @@ class Metrics:
     def file_good(self, kind: str) -> None:
         """The file is good, and applied or unchanged."""
         self._file_good.labels(kind).set(1)
+
+    def polled(self, trust_domain: str, outcome: str) -> None:
+        """A bundle endpoint was asked. Both are the operator's words, or ours."""
+        self._polls.labels(trust_domain, outcome).inc()
+
+    def federated(self, trust_domain: str, age: float | None, *, serves: bool) -> None:
+        """age: seconds since the last confirmation, None while there is no bundle."""
+        if age is not None:
+            self._bundle_age.labels(trust_domain).set(round(age, 1))
+        self._bundle_serves.labels(trust_domain).set(1 if serves else 0)
 
     def text(self) -> bytes:
         """The Prometheus exposition."""

@@ -37,11 +37,13 @@ def test_the_settings_that_are_shown_are_the_defaults(tmp_path: Path) -> None:
     write_init(tmp_path, "prod.example", ISSUER)
     plain = load_config(tmp_path / "broker.toml", env={})
     text = (tmp_path / "broker.toml").read_text()
-    shown = re.sub(r"(?m)^# (\[\[oidc\]\]|[a-z_]+ = )", r"\1", text)
+    shown = re.sub(r"(?m)^# (\[\[[a-z]+\]\]|[a-z_]+ = )", r"\1", text)
     (tmp_path / "broker.toml").write_text(shown)
     full = load_config(tmp_path / "broker.toml", env={})
     assert full.oidc[0].issuer == "https://idp.example"
-    assert Config(**{each: getattr(full, each) for each in Config.__slots__ if each != "oidc"}) == plain
+    assert (full.federation[0].trust_domain, full.federation[0].ca_file) == ("partner.example", Path())
+    lists = ("oidc", "federation")
+    assert Config(**{each: getattr(full, each) for each in Config.__slots__ if each not in lists}) == plain
 
 
 def test_the_examples_in_the_registry_load_when_they_are_taken_in(tmp_path: Path) -> None:

@@ -213,3 +213,55 @@ def test_the_reference_and_the_schema_are_up_to_date() -> None:
     validator = Draft202012Validator(json.loads(config_schema()))
     validator.validate(tomllib.loads(LEAST + '[[oidc]]\nissuer = "https://idp.example"\n'))
     assert not validator.is_valid(tomllib.loads(LEAST + "[storre]\n"))
+
+
+WEB = """[[federation]]
+trust_domain = "partner.example"
+url = "https://spiffe.partner.example/bundle.json"
+profile = "https_web"
+"""
+SPIFFE = WEB.replace("https_web", "https_spiffe") + (
+    'endpoint_spiffe_id = "spiffe://partner.example/spire/server"\nbootstrap = "partner.json"\n'
+)
+
+
+def test_foreign_trust_domains_are_read_with_paths_in_the_files_folder() -> None:
+    web = config(LEAST + WEB + 'ca_file = "ca.pem"\n').federation[0]
+    assert (web.trust_domain, web.ca_file, web.bootstrap) == ("partner.example", HERE / "ca.pem", Path())
+    spiffe = config(LEAST + SPIFFE + 'ca_file = ""\nmax_age_s = 3600\n').federation[0]
+    assert (spiffe.bootstrap, spiffe.ca_file, spiffe.max_age_s) == (HERE / "partner.json", Path(), 3600)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (WEB.replace("partner.example", "prod.example"), "only the Workload API gives"),
+        (WEB.replace('"partner.example"', '"dev.stepwrit.internal"'), "for development only"),
+        (WEB.replace('"partner.example"', '"Partner"'), "federation[0].trust_domain: trust domain: only"),
+        (WEB + WEB, "names a trust domain twice"),
+        (WEB.replace("https://", "http://"), "federation[0].url: must be an https URL"),
+        (WEB.replace("https://", "https://user:pw@"), "federation[0].url"),
+        (WEB.replace(".json", ".json#x"), "federation[0].url"),
+        (WEB.replace("https_web", "web"), "one of https_web, https_spiffe"),
+        (WEB.replace("profile", "# profile"), "federation[0].profile: is needed"),
+        (
+            WEB + 'endpoint_spiffe_id = "spiffe://partner.example/x"',
+            "https_web knows the endpoint by its host",
+        ),
+        (WEB + 'bootstrap = "x"', "https_web knows the endpoint by its host"),
+        (WEB + "max_age_s = 59", "at least 60"),
+        (WEB + "max_age_s = inf", "max_age_s: must be between"),
+        (SPIFFE.replace("bootstrap", "# bootstrap"), "bootstrap: is needed"),
+        (SPIFFE.replace("endpoint_spiffe_id", "# endpoint_spiffe_id"), "endpoint_spiffe_id: SPIFFE ID"),
+        (SPIFFE + 'ca_file = "x"', "ca_file: is for https_web"),
+    ],
+)
+def test_a_foreign_trust_domain_that_is_half_named_is_refused(text: str, said: str) -> None:
+    assert config(LEAST + WEB).federation
+    assert config(LEAST + SPIFFE).federation
+    assert said in problem(LEAST + text)
+
+
+def test_an_endpoint_of_another_domain_needs_no_bootstrap_file() -> None:
+    mirror = SPIFFE.replace("spiffe://partner.example/", "spiffe://prod.example/")
+    assert config(LEAST + mirror.replace("bootstrap", "# bootstrap")).federation[0].bootstrap == Path()

@@ -1,18 +1,20 @@
 """Whose word counts: the bundles of every trust domain, as one coherent state with a generation.
 
-Bundles are per trust domain and never merged (SPIFFE_Federation.md section 7.3).
+Bundles are per trust domain and never merged (SPIFFE_Federation.md section 7.3). Each domain has one source:
+the Workload API, or a bundle endpoint (`attest.federation`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from stepwrit.errors import IdentityUnavailable
 from stepwrit.identity import X509Snapshot
 from stepwrit.jwt_bundles import JwtBundles
-from stepwrit_broker.attest.jwt import TrustedAuthorities
+from stepwrit_broker.attest.federation.trust import NoPartners, Partners, PartnerTrust, together
+from stepwrit_broker.attest.jwt import TrustedAuthorities, Withheld
 from stepwrit_broker.core.errors import Unavailable
 
 RETRY_S: Final = 5.0
@@ -36,22 +38,29 @@ class TrustedBundles:
 
     generation: int
     by_domain: Mapping[str, tuple[bytes, ...]]
-    refused: frozenset[str]
+    withheld: Withheld
 
 
 class BundleSource:
     """The bundles in force.
 
     max_age: seconds for which bundles count after the Workload API was lost. refuse: trust domains that
-    are not believed whatever the Workload API says (a development domain, in production).
+    are not believed whatever the Workload API says (a development domain, in production). partners: those
+    whose bundles come from endpoints.
     """
 
     def __init__(
-        self, identity: IdentitySource, *, max_age: float, refuse: frozenset[str] = frozenset()
+        self,
+        identity: IdentitySource,
+        *,
+        max_age: float,
+        refuse: frozenset[str] = frozenset(),
+        partners: Partners | None = None,
     ) -> None:
         self._identity = identity
         self._max_age = max_age
         self._refuse = refuse
+        self._partners = partners or NoPartners()
         self._cached: TrustedBundles | None = None
 
     def current(self, now: float) -> TrustedBundles:
@@ -63,17 +72,34 @@ class BundleSource:
         lost_at = self._identity.lost_at()
         if lost_at is not None and now - lost_at > self._max_age:
             raise _in_doubt("trust bundles are older than allowed", "bundle_max_age")
-        cached = self._cached
-        if cached is None or cached.generation != snapshot.generation:
-            cached = self._cached = self._read(snapshot)
+        cached, theirs = self._cached, self._partners.at(now)
+        if cached is None or cached.generation != snapshot.generation + theirs.generation:
+            cached = self._cached = self._read(snapshot, theirs)
         return cached
 
-    def _read(self, snapshot: X509Snapshot) -> TrustedBundles:
+    def _read(self, snapshot: X509Snapshot, theirs: PartnerTrust) -> TrustedBundles:
+        withheld = _withheld(self._refuse, theirs, self._partners.domains, snapshot.bundles)
+        known = together(snapshot.bundles, theirs.x509)
         return TrustedBundles(
-            generation=snapshot.generation,
-            by_domain={name: roots for name, roots in snapshot.bundles.items() if name not in self._refuse},
-            refused=self._refuse,
+            generation=snapshot.generation + theirs.generation,
+            by_domain={name: roots for name, roots in known.items() if name not in withheld},
+            withheld=withheld,
         )
+
+
+def _withheld(
+    refuse: Collection[str], theirs: PartnerTrust, partners: frozenset[str], given: Collection[str]
+) -> Withheld:
+    """The trust domains of which a bundle is at hand that does not count, and why.
+
+    One that has two sources has none: which of two bundles is the older nobody can tell.
+    """
+    both = partners.intersection(given)
+    return {
+        **dict.fromkeys(theirs.stale, "stale_bundle"),
+        **dict.fromkeys(both, "two_bundle_sources"),
+        **dict.fromkeys(refuse, "refused_trust_domain"),
+    }
 
 
 class JwtSource(Protocol):
@@ -89,20 +115,31 @@ class JwtSource(Protocol):
 
 
 class AuthoritySource:
-    """The JWT authorities in force; `max_age` and `refuse` as in BundleSource."""
+    """The JWT authorities in force; `max_age`, `refuse` and `partners` as in BundleSource."""
 
-    def __init__(self, watch: JwtSource, *, max_age: float, refuse: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        watch: JwtSource,
+        *,
+        max_age: float,
+        refuse: frozenset[str] = frozenset(),
+        partners: Partners | None = None,
+    ) -> None:
         self._watch, self._max_age, self._refuse = watch, max_age, refuse
+        self._partners = partners or NoPartners()
 
     def current(self, now: float) -> TrustedAuthorities:
         """The authorities at `now` (seconds since the epoch); Unavailable if they are in doubt."""
         lost_at, known = self._watch.lost_at(), self._watch.current()
         if known.generation == 0 or (lost_at is not None and now - lost_at > self._max_age):
             raise _in_doubt("JWT authorities are not known, or older than allowed", "bundle_max_age")
+        theirs = self._partners.at(now)
+        withheld = _withheld(self._refuse, theirs, self._partners.domains, known.by_domain)
+        both = together(known.by_domain, theirs.jwt)
         return TrustedAuthorities(
-            generation=known.generation,
-            by_domain={name: keys for name, keys in known.by_domain.items() if name not in self._refuse},
-            refused=self._refuse,
+            generation=known.generation + theirs.generation,
+            by_domain={name: keys for name, keys in both.items() if name not in withheld},
+            withheld=withheld,
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from stepwrit.jwtsvid import Fault, JwtSvidRefused, VerifiedJwtSvid, verify_jwt_svid
 from stepwrit.spiffe_bundle import JwtAuthorities
@@ -27,10 +27,16 @@ _REASONS: Final[dict[Fault, str]] = {
     "no_issued_at": "the JWT-SVID has no iat, so its life is not known",
     "unknown_trust_domain": "no JWT authorities are known for the trust domain of the JWT-SVID",
     "refused_trust_domain": "this broker does not accept the trust domain of the JWT-SVID",
+    "stale_bundle": "the bundle of the JWT-SVID's trust domain is older than allowed",
+    "two_bundle_sources": "the bundle of the JWT-SVID's trust domain comes from two sources",
     "empty_bundle": "the trust domain of the JWT-SVID is distrusted: it has no JWT authorities",
     "unknown_key": "no authority of the claimed trust domain signed the JWT-SVID",
     "signature": "the signature of the JWT-SVID does not hold",
 }
+
+
+Withheld = Mapping[str, Literal["refused_trust_domain", "stale_bundle", "two_bundle_sources"]]
+"""Trust domain -> why it counts for nothing, though a bundle of it is at hand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +45,7 @@ class TrustedAuthorities:
 
     generation: int
     by_domain: Mapping[str, JwtAuthorities]
-    refused: frozenset[str]
+    withheld: Withheld
 
 
 class Authorities(Protocol):
@@ -92,8 +98,9 @@ class JwtAttestor:
                 max_life=MAX_LIFE_S,
             )
         except JwtSvidRefused as refused:
-            known = refused.reason == "unknown_trust_domain" and refused.detail in trusted.refused
-            raise _unproven("refused_trust_domain" if known else refused.reason) from refused
+            unknown = refused.reason == "unknown_trust_domain"
+            why = trusted.withheld.get(refused.detail) if unknown else None
+            raise _unproven(why or refused.reason) from refused
 
 
 def _unproven(fault: Fault) -> Unproven:

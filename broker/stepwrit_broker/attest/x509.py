@@ -15,6 +15,8 @@ _REASONS: Final[dict[Fault, str]] = {
     "not_yet_valid": "the X.509-SVID is not valid yet",
     "unknown_trust_domain": "no bundle is known for the trust domain of the X.509-SVID",
     "refused_trust_domain": "this broker does not accept the trust domain of the X.509-SVID",
+    "stale_bundle": "the bundle of the X.509-SVID's trust domain is older than allowed",
+    "two_bundle_sources": "the bundle of the X.509-SVID's trust domain comes from two sources",
     "empty_bundle": "the trust domain of the X.509-SVID is distrusted: its bundle is empty",
     "untrusted": "no authority of the claimed trust domain signed the X.509-SVID",
 }
@@ -59,8 +61,8 @@ def _verify(tls: TlsPeer, bundles: TrustedBundles, now: float) -> VerifiedSvid:
     try:
         return verify_x509_svid(tls.leaf, tls.intermediates, bundles.by_domain, now)
     except SvidRefused as refused:
-        known_refusal = refused.reason == "unknown_trust_domain" and refused.detail in bundles.refused
-        raise _unproven("refused_trust_domain" if known_refusal else refused.reason) from refused
+        why = bundles.withheld.get(refused.detail) if refused.reason == "unknown_trust_domain" else None
+        raise _unproven(why or refused.reason) from refused
 
 
 def _unproven(fault: Fault) -> Unproven:

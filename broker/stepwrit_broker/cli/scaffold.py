@@ -138,9 +138,8 @@ def _setting(each: Setting, given: str | None) -> Iterator[str]:
     if given is not None:
         yield f"{each.name} = {_quoted(given)}"
     else:
-        yield f"# {each.name} = " + (
-            _quoted("https://idp.example") if each.is_needed else toml_value(each.default)
-        )
+        shown = _quoted(each.means.example or "https://idp.example")
+        yield f"# {each.name} = " + (shown if each.is_needed else toml_value(each.default))
 
 
 _REGISTRY: Final = f"""\

@@ -22,6 +22,7 @@ from stepwrit.identity import WorkloadIdentity
 from stepwrit.jwt_bundles import JwtBundleWatch
 from stepwrit.wire import CREDENTIAL_MAX_S, STEP_TOKEN_MAX_S
 from stepwrit_broker.attest.bundles import AuthoritySource, BundleSource
+from stepwrit_broker.attest.federation.trust import PooledIdentity
 from stepwrit_broker.attest.jwt import JwtAttestor
 from stepwrit_broker.attest.person import OidcPeople
 from stepwrit_broker.attest.x509 import X509Attestor
@@ -66,6 +67,7 @@ from stepwrit_broker.store.sqlite import SqliteStore
 from stepwrit_broker.store.start import open_store
 from stepwrit_broker.wiring import health
 from stepwrit_broker.wiring.documents import OperatorDocuments, document_text
+from stepwrit_broker.wiring.federating import FOLDER, Federating, one_source_each
 from stepwrit_broker.wiring.identify import identified
 from stepwrit_broker.wiring.ledgering import Ledgering, signer
 from stepwrit_broker.wiring.settings import BrokerSettings
@@ -151,6 +153,21 @@ class Broker:
         self.ledger = SqliteLedgerView(settings.store_path)
         self._stack.callback(self.ledger.close)
         self._stack.push_async_callback(self._sign_last)
+        self._federate()
+
+    def _federate(self) -> None:
+        """The partners whose bundles we fetch: what was accepted before this start counts again."""
+        settings = self.settings
+        one_source_each(settings.partners, self.identity.snapshot().bundles)
+        self.federating = Federating(
+            settings.partners,
+            settings.store_path.parent / FOLDER,
+            clock=self.clock,
+            entropy=self.entropy,
+            metrics=self.metrics,
+        )
+        self.federating.load()
+        self.pooled = PooledIdentity(self.identity, self.federating.federation)
 
     async def _sign_last(self) -> None:
         """Nothing that was served stays outside a checkpoint at a clean end."""
@@ -167,8 +184,11 @@ class Broker:
 
     async def _settle(self) -> None:
         """What the operator set: what the store has in force, then whatever file changed since."""
-        self.bundles = BundleSource(
-            self.identity, max_age=self.settings.bundle_max_age_s, refuse=self.settings.refused_domains
+        self.bundles = self.federating.bundles = BundleSource(
+            self.identity,
+            max_age=self.settings.bundle_max_age_s,
+            refuse=self.settings.refused_domains,
+            partners=self.federating.federation,
         )
         generation = self._bundle_generation
         self.live = Live(
@@ -184,7 +204,7 @@ class Broker:
             await self.apply_file(kind)
 
     def _bundle_generation(self) -> int:
-        return self.identity.generation
+        return self.pooled.generation
 
     async def apply_file(self, kind: VersionKind) -> None:
         """Apply a file if it changed. A bad one leaves what is in force, and says so."""
@@ -258,7 +278,7 @@ class Broker:
         self.mtls = mtls_listener(
             settings.mtls.host,
             settings.mtls.port,
-            self.identity,
+            self.pooled,
             on_handshake_refused=self.metrics.handshake_refused,
         )
         await self._serve(self.mtls, self._workloads(callers, quiet))
@@ -306,7 +326,10 @@ class Broker:
         watch.start()
         self._stack.push_async_callback(asyncio.to_thread, watch.close)
         return AuthoritySource(
-            watch, max_age=self.settings.bundle_max_age_s, refuse=self.settings.refused_domains
+            watch,
+            max_age=self.settings.bundle_max_age_s,
+            refuse=self.settings.refused_domains,
+            partners=self.federating.federation,
         )
 
     def _callers(
@@ -395,7 +418,11 @@ class Broker:
 
     def _health(self) -> dict[str, object]:
         """Dependencies in doubt are told here and in metrics, never by unreadiness."""
-        return {"store": "ok" if self.store.owed == 0 else "in doubt", **health.told(self._streams)}
+        return {
+            "store": "ok" if self.store.owed == 0 else "in doubt",
+            **health.told(self._streams),
+            "federation": self.federating.health(),
+        }
 
     # --- in the background
 
@@ -406,6 +433,10 @@ class Broker:
         self._every(settings.watch_every_s, self._watch)
         self._every(10.0, self._flush)
         self._every(2.0, self._gauge)
+        self._every(1.0, self.federating.gauge)
+        self.federating.say = self._say
+        for run in self.federating.runs():
+            self._spawn(run)
 
     def _every(self, seconds: float, job: Callable[[], Awaitable[None]]) -> None:
         async def forever() -> None:

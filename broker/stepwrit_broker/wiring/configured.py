@@ -13,9 +13,11 @@ from urllib.parse import urlsplit
 import structlog
 import uvloop
 
+from stepwrit_broker.attest.federation.partner import Partner
 from stepwrit_broker.attest.person import Issuer
 from stepwrit_broker.config import Config, load_config
 from stepwrit_broker.config_checks import host_port
+from stepwrit_broker.config_federation import NONE, FederationSource
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.core.workload import DEV_TRUST_DOMAIN, Proxy, SpiffeId
 from stepwrit_broker.wiring.broker import Broker
@@ -65,6 +67,7 @@ def settings_of(config: Config) -> BrokerSettings:
             for each in config.oidc
         ),
         proxy=proxy_of(config),
+        partners=tuple(partner_of(each) for each in config.federation),
         refused_domains=frozenset({DEV_TRUST_DOMAIN}),
     )
 
@@ -73,6 +76,19 @@ def proxy_of(config: Config) -> Proxy | None:
     """The proxy whose forwarded certificates count; None where callers connect themselves."""
     source = config.proxy.source
     return None if source == "none" else Proxy(id=SpiffeId(config.proxy.id), source=source)
+
+
+def partner_of(source: FederationSource) -> Partner:
+    """A [[federation]] of a checked configuration."""
+    return Partner(
+        trust_domain=source.trust_domain,
+        url=source.url,
+        profile=source.profile,
+        endpoint_id=source.endpoint_spiffe_id or None,
+        bootstrap=None if source.bootstrap == NONE else source.bootstrap,
+        ca_file=None if source.ca_file == NONE else source.ca_file,
+        max_age_s=source.max_age_s,
+    )
 
 
 def _address(text: str) -> Address:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stepwrit_broker.attest.federation.partner import Partner
 from stepwrit_broker.attest.person import Issuer
 from stepwrit_broker.core.workload import Proxy
 
@@ -47,6 +48,7 @@ class BrokerSettings:
     mtls_url: str | None = None
     admin_uids: frozenset[int] = field(default_factory=frozenset)
     oidc: tuple[Issuer, ...] = ()
+    partners: tuple[Partner, ...] = ()
     spiffe_hint: str | None = None
     proxy: Proxy | None = None
     refused_domains: frozenset[str] = field(default_factory=frozenset)

@@ -1,0 +1,1 @@
+"""Bundles of foreign trust domains, from the bundle endpoints that the operator names."""
