@@ -7,7 +7,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -315,7 +315,7 @@ async def test_a_broker_that_is_somebody_else_or_nobody_does_not_start_and_says_
 
 
 @contextlib.asynccontextmanager
-async def watching(address: str) -> AsyncIterator[WorkloadIdentity]:
+async def watching(address: str) -> AsyncGenerator[WorkloadIdentity]:
     identity = WorkloadIdentity(address)
     await identity.start()
     yield identity

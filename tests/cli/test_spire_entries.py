@@ -261,6 +261,16 @@ def test_two_workloads_with_one_selector_are_noted(cli: Cli, etc: Path):
     assert "ID of chat" not in result.stderr
 
 
+def test_a_proxy_that_broker_toml_names_is_needed_too(cli: Cli, etc: Path):
+    command = ("spire", "entries", "--config", etc, *ALL)
+    assert len(json.loads(cli(*command, "--json").stdout)["entries"]) == 3
+    proxy = f'[proxy]\nid = "{HOME}/proxy"\nsource = "client-cert"\n'
+    etc.write_text(etc.read_text().replace("[proxy]\n", proxy))
+    said = json.loads(cli(*command, "--selector", "proxy=unix:user:haproxy", "--json").stdout)
+    assert [each["spiffe_id"] for each in said["entries"]][1] == f"{HOME}/proxy"
+    assert said["entries"][1]["federates_with"] == ["spiffe://partner.example"]
+
+
 def test_the_broker_goes_by_any_of_its_names(cli: Cli, etc: Path):
     for name in ("broker", "stepwrit", f"{HOME}/stepwrit/broker"):
         given = ("--selector", f"{name}=unix:user:stepwrit")

@@ -17,6 +17,7 @@ from stepwrit_broker.core.workload import parse_spiffe_id, trust_domain_of
 from stepwrit_broker.spire.registration import RegistrationEntry
 
 BROKER: Final = "broker"
+PROXY: Final = "proxy"
 X509_TTL_S: Final = 3600
 JWT_TTL_S: Final = 300  # the most that the broker takes
 WILDCARD: Final = "/*"
@@ -75,7 +76,7 @@ class Needed:
 
 def needed(config: Config, registry: Registry, told: Told) -> Needed:
     """What this deployment needs. Raises ConfigurationError for something told that fits nothing."""
-    rows = [(BROKER, "the broker itself", config.broker_id, False), *_rows(config, registry)]
+    rows = [*_ours(config), *_rows(config, registry)]
     home = [each for each in rows if _is_home(config, each[2]) and not each[2].endswith(WILDCARD)]
     _check_parent(config, told.parent_id)
     told = replace(told, selectors=_by_id(told.selectors, home, registry))
@@ -91,6 +92,12 @@ def needed(config: Config, registry: Registry, told: Told) -> Needed:
 _Row = tuple[str, str, str, bool]  # name, what it is, SPIFFE ID or pattern, takes JWT-SVIDs
 
 
+def _ours(config: Config) -> Iterator[_Row]:
+    yield BROKER, "the broker itself", config.broker_id, False
+    if config.proxy.id:
+        yield PROXY, "the proxy in front of mtls", config.proxy.id, False
+
+
 def _rows(config: Config, registry: Registry) -> Iterator[_Row]:
     for each in registry.entries:
         if each.id != config.broker_id:
@@ -98,8 +105,8 @@ def _rows(config: Config, registry: Registry) -> Iterator[_Row]:
 
 
 def _name(entry: Entry) -> str:
-    """`broker` is the broker; a workload of that name goes by its ID."""
-    return entry.id if entry.name == BROKER else entry.name
+    """`broker` is the broker and `proxy` the proxy; a workload of that name goes by its ID."""
+    return entry.id if entry.name in (BROKER, PROXY) else entry.name
 
 
 def _is_home(config: Config, pattern: str) -> bool:
@@ -107,17 +114,16 @@ def _is_home(config: Config, pattern: str) -> bool:
 
 
 def _need(row: _Row, told: Told, partners: tuple[str, ...], hint: str) -> Need:
-    """partners, hint: the broker's; nobody else meets a foreign workload over SPIFFE."""
+    """partners: for those who meet foreign workloads over TLS. hint: the broker's."""
     name, what, spiffe_id, takes_jwts = row
-    is_broker = name == BROKER
     entry = RegistrationEntry(
         spiffe_id=spiffe_id,
         parent_id=told.parent_id or "",
         selectors=told.selectors.get(spiffe_id, ()),
         x509_ttl_s=told.x509_ttl_s,
         jwt_ttl_s=told.jwt_ttl_s if takes_jwts else 0,
-        federates_with=partners if is_broker else (),
-        hint=hint if is_broker else "",
+        federates_with=partners if name in (BROKER, PROXY) else (),
+        hint=hint if name == BROKER else "",
         own_jwts=takes_jwts and told.own_jwts,
     )
     return Need(name=name, what=what, takes_jwts=takes_jwts, entry=entry)
