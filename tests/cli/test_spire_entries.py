@@ -112,7 +112,10 @@ def test_the_commands_run_in_a_shell_and_register_what_is_needed(
     }
     assert ledger["spiffeID"] == [f"{HOME}/ledger-mcp"]
     assert "jwtSVIDTTL" not in ledger
-    assert (chat["jwtSVIDTTL"], chat["jwtSVIDIncludeJTI"]) == (["300"], [])
+    assert chat["jwtSVIDTTL"] == ["300"]
+    assert "jwtSVIDIncludeJTI" not in chat
+    with_jti = map(flags, shell(cli("spire", "entries", "--config", etc, *ALL, "--jti").stdout))
+    assert ["jwtSVIDIncludeJTI" in each for each in with_jti] == [False, False, True]
 
 
 def test_what_cannot_be_registered_here_is_a_comment_that_says_where(cli: Cli, etc: Path):
@@ -151,7 +154,7 @@ def test_words_that_a_shell_would_obey_are_quoted(
 
 
 def test_json_is_what_spire_reads(cli: Cli, etc: Path):
-    result = cli("spire", "entries", "--config", etc, *ALL, "--json")
+    result = cli("spire", "entries", "--config", etc, *ALL, "--jti", "--json")
     said = json.loads(result.stdout)
     assert said["unfinished"] == []
     assert said["entries"][2] == {
@@ -206,7 +209,7 @@ def test_have_names_what_is_missing_and_what_differs(
     ("change", "fault"),
     [
         ({"x509_svid_ttl": 86400}, "its X.509-SVIDs live 86400 s"),
-        ({"additional_attributes": None}, "share a JWT-SVID"),
+        ({"additional_attributes": None}, "have no jti"),
         ({"admin": True}, "powers over the SPIRE server"),
         ({"selectors": [{"type": "unix", "value": "uid:0"}]}, "its selectors are unix:uid:0"),
         ({"parent_id": {"trust_domain": "prod.example", "path": "/node/b"}}, "its parent is"),
@@ -215,8 +218,8 @@ def test_have_names_what_is_missing_and_what_differs(
     ],
 )
 def test_each_difference_is_told(cli: Cli, etc: Path, tmp_path: Path, change: dict[str, Any], fault: str):
-    entries = json.loads(cli("spire", "entries", "--config", etc, *ALL, "--json").stdout)["entries"]
-    have, command = tmp_path / "have.json", ("spire", "entries", "--config", etc, *ALL, "--have")
+    entries = json.loads(cli("spire", "entries", "--config", etc, *ALL, "--jti", "--json").stdout)["entries"]
+    have, command = tmp_path / "have.json", ("spire", "entries", "--config", etc, *ALL, "--jti", "--have")
     have.write_text(json.dumps({"entries": [shown(each) for each in entries]}))
     assert cli(*command, have).exit_code == 0
     have.write_text(json.dumps({"entries": [*map(shown, entries[:2]), {**shown(entries[2]), **change}]}))
@@ -265,7 +268,8 @@ def test_a_proxy_that_broker_toml_names_is_needed_too(cli: Cli, etc: Path):
     command = ("spire", "entries", "--config", etc, *ALL)
     assert len(json.loads(cli(*command, "--json").stdout)["entries"]) == 3
     proxy = f'[proxy]\nid = "{HOME}/proxy"\nsource = "client-cert"\n'
-    etc.write_text(etc.read_text().replace("[proxy]\n", proxy))
+    url = '[listen]\nmtls_url = "https://stepwrit.prod.example"\n'
+    etc.write_text(etc.read_text().replace("[proxy]\n", proxy).replace("[listen]\n", url))
     said = json.loads(cli(*command, "--selector", "proxy=unix:user:haproxy", "--json").stdout)
     assert [each["spiffe_id"] for each in said["entries"]][1] == f"{HOME}/proxy"
     assert said["entries"][1]["federates_with"] == ["spiffe://partner.example"]

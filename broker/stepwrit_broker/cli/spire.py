@@ -61,12 +61,12 @@ JwtTtl = Annotated[
         help="The life of JWT-SVIDs; the broker takes none that lives longer than 300.",
     ),
 ]
-SharedJwts = Annotated[
+Jti = Annotated[
     bool,
     typer.Option(
-        "--shared-jwts",
-        help="For SPIRE before 1.15.2: all processes of a workload on a node get one JWT-SVID, so they need "
-        "one key too.",
+        "--jti",
+        help="Ask for a jti in each JWT-SVID (SPIRE 1.15.2). It is meant to end the agent's handing one "
+        "JWT-SVID to all processes of a workload; the agent of 1.15.2 does so all the same.",
     ),
 ]
 Have = Annotated[
@@ -99,7 +99,7 @@ def entries(
     selector: Selectors = None,
     x509_ttl: X509Ttl = 3600,
     jwt_ttl: JwtTtl = 300,
-    shared_jwts: SharedJwts = False,
+    jti: Jti = False,
     have: Have = None,
     as_json: Json = False,
 ) -> None:
@@ -117,7 +117,7 @@ def entries(
         selectors=parse_selectors(selector or ()),
         x509_ttl_s=x509_ttl,
         jwt_ttl_s=jwt_ttl,
-        own_jwts=not shared_jwts,
+        jti=jti,
     )
     wanted = _needed(config, registry, told)
     lacking = _lacking(wanted, have)

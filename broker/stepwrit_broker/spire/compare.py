@@ -63,8 +63,8 @@ def _faults(need: Need, found: RegistrationEntry) -> Iterator[str]:
     if need.takes_jwts and found.jwt_ttl_s > wanted.jwt_ttl_s:
         refused = ": the broker refuses them" if found.jwt_ttl_s > JWT_TTL_S else ""
         yield f"its JWT-SVIDs live {found.jwt_ttl_s} s, at most {wanted.jwt_ttl_s} are wanted{refused}"
-    if wanted.own_jwts and not found.own_jwts:
-        yield "its processes on one node share a JWT-SVID, and the broker pins each to one key"
+    if wanted.jti and not found.jti:
+        yield "its JWT-SVIDs have no jti"
     if wanted.hint and found.hint != wanted.hint:
         yield f"its hint is {found.hint!r}, spiffe_hint in broker.toml is {wanted.hint!r}"
     unknown = sorted(set(wanted.federates_with) - set(found.federates_with))
@@ -84,7 +84,7 @@ def _mended(need: Need, found: RegistrationEntry, *, moves: bool) -> Registratio
         selectors=(moves and wanted.selectors) or found.selectors,
         x509_ttl_s=x509_ttl_s,
         jwt_ttl_s=_at_most(jwt_ttl_s, wanted.jwt_ttl_s) if need.takes_jwts else jwt_ttl_s,
-        own_jwts=found.own_jwts or wanted.own_jwts,
+        jti=found.jti or wanted.jti,
         hint=wanted.hint or found.hint,
         federates_with=tuple(sorted({*found.federates_with, *wanted.federates_with})),
         admin=False,

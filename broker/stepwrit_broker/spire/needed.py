@@ -28,15 +28,14 @@ class Told:
     """What only the operator knows.
 
     parent_id: the agent's (or a node alias's) SPIFFE ID, None: not said. selectors: name -> `type:value`, all
-    of which must hold. Times to live in seconds. own_jwts: JWT-SVIDs apart for each process, which takes
-    SPIRE 1.15.2.
+    of which must hold. Times to live in seconds. jti: of JWT-SVIDs, which takes SPIRE 1.15.2.
     """
 
     parent_id: str | None = None
     selectors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     x509_ttl_s: int = X509_TTL_S
     jwt_ttl_s: int = JWT_TTL_S
-    own_jwts: bool = True
+    jti: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +123,7 @@ def _need(row: _Row, told: Told, partners: tuple[str, ...], hint: str) -> Need:
         jwt_ttl_s=told.jwt_ttl_s if takes_jwts else 0,
         federates_with=partners if name in (BROKER, PROXY) else (),
         hint=hint if name == BROKER else "",
-        own_jwts=takes_jwts and told.own_jwts,
+        jti=takes_jwts and told.jti,
     )
     return Need(name=name, what=what, takes_jwts=takes_jwts, entry=entry)
 

@@ -24,8 +24,8 @@ class NotEntries(ValueError):  # noqa: N818  reads as a state
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistrationEntry:
     """One entry. selectors: `type:value`. federates_with: names of trust domains. Times to live in seconds,
-    0: the server's default. expires_at: of the entry, seconds since the epoch, 0: never. own_jwts: each
-    JWT-SVID has a `jti` and comes from the server, never from the agent's cache.
+    0: the server's default. expires_at: of the entry, seconds since the epoch, 0: never. jti: each
+    JWT-SVID has one.
     """
 
     spiffe_id: str
@@ -40,7 +40,7 @@ class RegistrationEntry:
     downstream: bool = False
     store_svid: bool = False
     no_prefetch: bool = False
-    own_jwts: bool = False
+    jti: bool = False
     expires_at: int = 0
     entry_id: str = ""
 
@@ -71,11 +71,11 @@ class RegistrationEntry:
         yield "downstream", self.downstream
         yield "storeSVID", self.store_svid
         yield "disableX509SVIDPrefetch", self.no_prefetch
-        yield "jwtSVIDIncludeJTI", self.own_jwts
+        yield "jwtSVIDIncludeJTI", self.jti
 
     def as_data(self) -> dict[str, object]:
         """One of `entries` in what `-data` takes; what is empty is left out."""
-        more = {"disable_x509_svid_prefetch": self.no_prefetch, "jwt_svid_include_jti": self.own_jwts}
+        more = {"disable_x509_svid_prefetch": self.no_prefetch, "jwt_svid_include_jti": self.jti}
         members: dict[str, object] = {
             "entry_id": self.entry_id,
             "spiffe_id": self.spiffe_id,
@@ -127,7 +127,7 @@ def _shown(said: Mapping[str, Any]) -> RegistrationEntry:
         downstream=bool(said.get("downstream")),
         store_svid=bool(said.get("store_svid")),
         no_prefetch=bool(more.get("disable_x509_svid_prefetch")),
-        own_jwts=bool(more.get("jwt_svid_include_jti")),
+        jti=bool(more.get("jwt_svid_include_jti")),
         expires_at=int(said.get("expires_at", 0)),
     )
 
