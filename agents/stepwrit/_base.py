@@ -64,6 +64,11 @@ class Client:
         """The `iss` of the broker's tokens. Raises UnavailableError until the broker was asked once."""
         return self._ring.issuer()
 
+    @property
+    def trust_domain(self) -> str:
+        """The broker's own trust domain. Raises UnavailableError until the broker was asked once."""
+        return self._ring.trust_domain()
+
     def now(self) -> float:
         """Seconds since the epoch, by the client's clock."""
         return self._sender.clock.now()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from stepwrit._guard_answer import denied, unavailable
@@ -13,6 +13,7 @@ from stepwrit.digest import request_digest_of
 from stepwrit.dpop import DpopProof, token_hash, verify_proof
 from stepwrit.errors import StepwritError
 from stepwrit.jws import TokenRefused
+from stepwrit.spiffe_id import trust_domain_of
 from stepwrit.tokens import CredentialClaims
 from stepwrit.verify import verify_credential
 from stepwrit.wire import LEEWAY_S
@@ -25,8 +26,12 @@ class Checks:
     at redeem by its own clock, with none.
     """
 
-    def __init__(self, *, audience: str, broker: Redeemer, now: Callable[[], float]) -> None:
+    def __init__(
+        self, *, audience: str, broker: Redeemer, now: Callable[[], float], foreign: Collection[str] = ()
+    ) -> None:
+        """foreign: the trust domains, beside the broker's own, whose workloads may be performers here."""
         self._audience: Final = audience
+        self._foreign: Final = frozenset(foreign)
         self._broker: Final = broker
         self._keys: Final = PublishedKeys(broker.keys, now)
         self._now: Final = now
@@ -61,7 +66,15 @@ class Checks:
             raise denied(code, str(bad), signed=signed_with(keys, shown.token)) from None
         if shown.scheme != "dpop":  # RFC 9449 section 7.2
             raise denied("invalid_token", "a DPoP-bound credential was sent as something else", signed=True)
+        self._of_a_domain_named_here(claims.performer)
         return claims
+
+    def _of_a_domain_named_here(self, performer: str) -> None:
+        """The broker may know partners that this resource does not. Raises Denied."""
+        domain = trust_domain_of(performer)
+        if domain != self._broker.trust_domain and domain not in self._foreign:
+            reason = f"workloads of trust domain {domain} are not accepted here"
+            raise denied("wrong_workload", reason, signed=True)
 
     def proof(self, proof: str, token: str, *, claims: CredentialClaims, method: str, url: str) -> DpopProof:
         """The key proof of this very request by the credential's key. Raises Denied."""

@@ -25,6 +25,11 @@ class Redeemer(Protocol):
         """The `iss` of its tokens. Raises StepwritError until `keys` was answered once."""
         ...
 
+    @property
+    def trust_domain(self) -> str:
+        """The broker's own trust domain. Raises StepwritError until `keys` was answered once."""
+        ...
+
     async def keys(self) -> Mapping[str, VerifyKey]:
         """Its published keys by `kid`, asked for now. Raises StepwritError in doubt."""
         ...

@@ -41,9 +41,16 @@ class Keyring:
 
     def issuer(self) -> str:
         """The `iss` of the broker's tokens. Raises UnavailableError until it was asked once."""
+        return self._said().metadata.issuer
+
+    def trust_domain(self) -> str:
+        """The broker's own trust domain. Raises UnavailableError until it was asked once."""
+        return self._said().metadata.stepwrit_trust_domain
+
+    def _said(self) -> Published:
         if self.published is None:
             raise UnavailableError(local("unavailable", "the broker has not been reached yet"))
-        return self.published.metadata.issuer
+        return self.published
 
     def verified(self, token: str, now: float) -> StepToken:
         """The claims of a step token, by the keys there are.

@@ -29,6 +29,7 @@ from stepwrit.client import Broker
 from stepwrit.clock import Clock, SystemClock
 from stepwrit.digest import DigestError, body_digest, normalise_url
 from stepwrit.errors import ConfigurationError
+from stepwrit.spiffe_id import check_trust_domain
 from stepwrit.wire import GUARD_BODY_MAX_BYTES, HopSpec, Origin, Redeemed, RedeemRequest
 
 STATE_KEY: Final = "stepwrit.step"
@@ -101,7 +102,8 @@ class StepwritGuard:
     app: the application. audience: the resource's name in the registry, an absolute URL. broker: None
     makes one from `STEPWRIT_BROKER` and `SPIFFE_ENDPOINT_SOCKET`, closed with the application. base_url: the
     URL under which the application's root is reached, `audience` unless given; `Host` and forwarding headers
-    are never read. exempt: exact paths that need no credential. body_max: bytes, 413 above. budget_s:
+    are never read. exempt: exact paths that need no credential. trust_domains: those, beside the broker's,
+    whose workloads are let in (the broker's policy must let them too). body_max: bytes, 413 above. budget_s:
     seconds for a redeem. on_refusal: told the code and whether the credential was signed by us, once per
     refusal. Raises ConfigurationError for a URL or a setting that cannot be.
 
@@ -117,6 +119,7 @@ class StepwritGuard:
         broker: Redeemer | None = None,
         base_url: str | None = None,
         exempt: Collection[str] = (),
+        trust_domains: Collection[str] = (),
         body_max: int = GUARD_BODY_MAX_BYTES,
         budget_s: float = BUDGET_S,
         on_refusal: Callable[[str, bool], None] = count_refusal,
@@ -132,7 +135,9 @@ class StepwritGuard:
         self._now: Final = (clock or SystemClock()).now
         self._own: Final = Broker.from_env() if broker is None else None
         self._broker: Final[Redeemer] = broker or cast("Broker", self._own)
-        self._checks: Final = Checks(audience=audience, broker=self._broker, now=self._now)
+        self._checks: Final = Checks(
+            audience=audience, broker=self._broker, now=self._now, foreign=_domains(trust_domains)
+        )
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         """Serve one ASGI scope."""
@@ -240,6 +245,14 @@ class _Attempt:
             raise denied("invalid_request", str(bad), signed=True) from None
         self.seen = replace(self.seen, body=body_digest(body))
         return body
+
+
+def _domains(named: Collection[str]) -> frozenset[str]:
+    """A name alone is one name, not its letters."""
+    try:
+        return frozenset(check_trust_domain(each) for each in ((named,) if isinstance(named, str) else named))
+    except ValueError as bad:
+        raise ConfigurationError(f"trust_domains: {bad}") from None
 
 
 def _absolute(url: str, name: str) -> str:

@@ -45,6 +45,7 @@ from stepwrit.wire import (
     CeilingSpec,
     IntentRequest,
 )
+from stepwrit_broker.attest.federation.partner import Partner
 from stepwrit_broker.attest.person import Issuer
 from stepwrit_broker.core.workload import Proxy
 from stepwrit_broker.dev.identities import Identities
@@ -336,12 +337,13 @@ class Stage:
         proxy: Proxy | None = None,
         identities: Identities | None = None,
         issuer: str = ISSUER,
+        partners: tuple[Partner, ...] = (),
     ) -> None:
         """identities: a trust domain that runs already, such as a SpireDomain of the name `domain`.
 
         issuer: with a port, the `tls` listener is really there.
         """
-        self.proxy, self.identities = proxy, identities
+        self.proxy, self.identities, self.partners = proxy, identities, partners
         self.foreign, self.issuer_url = foreign, issuer
         self.entries = ENTRIES if entries is None else entries
         self.limits, self.domain, self.policy = limits, domain, policy
@@ -434,6 +436,7 @@ class Stage:
             oidc=(Issuer(issuer=self.issuer.url, algorithms=("ES256",)),),
             watch_every_s=3600.0,
             proxy=self.proxy,
+            partners=self.partners,
             mtls_url=self.mtls_url,
         )
 

@@ -123,18 +123,19 @@ class Rig:
     counted: list[tuple[str, bool]] = field(default_factory=list)
     key: SigningKey = field(default_factory=SigningKey.generate)
     step: str = ""
+    ledger_id: str = LEDGER
 
     def __post_init__(self) -> None:
         registry = self.broker.registry
         registry.agents.add(AGENT)
-        registry.servers["ledger"] = Server(name="ledger", spiffe_id=LEDGER)
+        registry.servers["ledger"] = Server(name="ledger", spiffe_id=self.ledger_id)
         lines = plan(
             ("POST", "/v1/transfers"), ("GET", "/v1/transfers"), ("GET", "/v1/stream"), ("GET", "/ws")
         )
         registry.tools["ledger/transfer"] = Tool(name="ledger/transfer", plan=lines)
         registry.redeemers[AUDIENCE] = {BANK}
         self.agent = Broker(self.broker.transport(AGENT), AGENT)
-        self.ledger = Broker(self.broker.transport(LEDGER), LEDGER, Parts(key=self.key))
+        self.ledger = Broker(self.broker.transport(self.ledger_id), self.ledger_id, Parts(key=self.key))
         self.way = Faulty(self.broker, BANK)
         self.redeemer = Broker(self.way, BANK, Parts(retry=FAST))
         self.guard = self.guarded(application(self.runs))
@@ -597,14 +598,16 @@ async def test_without_the_issuers_keys_nothing_passes(rig: Rig) -> None:
 
 
 async def test_a_hanging_broker_is_given_up_within_the_budget(rig: Rig) -> None:
+    await rig.redeemer.keys()
+
     class Hanging:
         issuer = rig.broker.issuer
+        trust_domain = rig.redeemer.trust_domain
         keys = rig.redeemer.keys
 
         async def redeem(self, request: Any) -> Any:
             await asyncio.Event().wait()
 
-    await rig.redeemer.keys()
     guard = rig.guarded(application(rig.runs), broker=Hanging(), budget_s=0.01)
     reply = await rig.send(headers=rig.headers(await rig.credential()), guard=guard)
     assert (reply.status_code, refusal(reply)["code"]) == (503, "unavailable")
@@ -612,8 +615,11 @@ async def test_a_hanging_broker_is_given_up_within_the_budget(rig: Rig) -> None:
 
 
 async def test_an_answer_about_another_credential_is_no_go_ahead(rig: Rig) -> None:
+    await rig.redeemer.keys()
+
     class Confused:
         issuer = rig.broker.issuer
+        trust_domain = rig.redeemer.trust_domain
         keys = rig.redeemer.keys
 
         async def redeem(self, request: Any) -> Any:
@@ -621,7 +627,6 @@ async def test_an_answer_about_another_credential_is_no_go_ahead(rig: Rig) -> No
 
             return replace(await rig.redeemer.redeem(request), grant="grt_another")
 
-    await rig.redeemer.keys()
     guard = rig.guarded(application(rig.runs), broker=Confused())
     reply = await rig.send(headers=rig.headers(await rig.credential()), guard=guard)
     assert (reply.status_code, refusal(reply)["code"]) == (503, "unavailable")
@@ -635,6 +640,22 @@ async def test_a_no_stands_when_it_cannot_be_reported(rig: Rig) -> None:
     reply = await rig.send(headers=rig.headers(await rig.credential()), content=b"changed")
     assert (reply.status_code, refusal(reply)["code"]) == (403, "request_changed")
     assert "stepwrit-ref" not in reply.headers
+
+
+async def test_a_performer_of_another_domain_is_refused_until_the_resource_names_it(rig: Rig) -> None:
+    await rig.works()
+    guest = Rig(ledger_id="spiffe://partner.test/mcp/ledger")
+    await guest.accept_a_step()
+    reply = await guest.send(headers=guest.headers(await guest.credential()))
+    assert (reply.status_code, refusal(reply)["code"]) == (403, "wrong_workload")
+    assert guest.counted == [("wrong_workload", True)]
+    assert guest.runs == []
+    for names in ("partner.test", ["third.test", "partner.test"]):
+        naming = guest.guarded(application(guest.runs), trust_domains=names)
+        reply = await guest.send(headers=guest.headers(await guest.credential()), guard=naming)
+        assert reply.status_code == 200
+    with pytest.raises(ConfigurationError, match="trust_domains"):
+        rig.guarded(application(rig.runs), trust_domains=["Partner"])
 
 
 # --- the rest of ASGI

@@ -21,7 +21,8 @@ _HEADER: Final = "workload.spiffe.io"
 class WorkloadService:
     """Serves one identity. Everything runs on the event loop of the development trust domain.
 
-    partners: other trust domains' bundles, DER, shared by all services. rotate_every: seconds.
+    partners, partner_keys: other trust domains' bundles, DER and JWK sets, shared by all services.
+    rotate_every: seconds.
     """
 
     def __init__(
@@ -29,11 +30,12 @@ class WorkloadService:
         spiffe_id: str,
         ca: DevCa,
         partners: Mapping[str, tuple[bytes, ...]],
+        partner_keys: Mapping[str, bytes],
         rotate_every: float,
     ) -> None:
         self._id = spiffe_id
         self._ca = ca
-        self._partners = partners
+        self._partners, self._partner_keys = partners, partner_keys
         self._rotate_every = rotate_every
         self._changed = asyncio.Event()
         self._denied = False
@@ -83,10 +85,11 @@ class WorkloadService:
     async def FetchJWTBundles(
         self, _: object, context: Any
     ) -> AsyncIterator[workload_pb2.JWTBundlesResponse]:
-        """The JWT bundle of this trust domain."""
+        """The JWT bundles of this trust domain and of the partners."""
         while True:
             changed = await self._admit(context)
-            yield workload_pb2.JWTBundlesResponse(bundles={self._domain(): self._ca.jwks()})
+            theirs = {f"spiffe://{name}": jwks for name, jwks in self._partner_keys.items()}
+            yield workload_pb2.JWTBundlesResponse(bundles={**theirs, self._domain(): self._ca.jwks()})
             await self._next(changed)
 
     async def ValidateJWTSVID(

@@ -57,6 +57,7 @@ class DevTrustDomain:
         self._rotate_every = rotate_every or x509_life / 2
         self._entries: dict[str, tuple[WorkloadService, Any]] = {}
         self._partners: dict[str, tuple[bytes, ...]] = {}
+        self._partner_keys: dict[str, bytes] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -119,9 +120,12 @@ class DevTrustDomain:
         """Withdraw the domain's own bundle: it becomes empty, so nobody is to trust anyone of it."""
         self._change(self.ca.withdraw)
 
-    def trust(self, domain: str, authorities: tuple[bytes, ...]) -> None:
-        """Hand out another domain's bundle (DER) to every workload here; empty means distrust."""
-        self._change(lambda: self._partners.update({domain: authorities}))
+    def trust(self, domain: str, authorities: tuple[bytes, ...], jwks: bytes | None = None) -> None:
+        """Hand out another domain's bundle to every workload here; empty means distrust.
+
+        authorities: DER. jwks: its JWT authorities (JWT-SVID.md section 6), None to hand out none.
+        """
+        self._change(lambda: self._add(domain, authorities, jwks))
 
     def forget(self, domain: str) -> None:
         """Hand out another domain's bundle no longer."""
@@ -135,8 +139,14 @@ class DevTrustDomain:
         """Push a fresh SVID to every workload now."""
         self._change(lambda: None)
 
+    def _add(self, domain: str, authorities: tuple[bytes, ...], jwks: bytes | None) -> None:
+        self._partners[domain] = authorities
+        if jwks is not None:
+            self._partner_keys[domain] = jwks
+
     def _drop(self, domain: str) -> None:
         self._partners.pop(domain, None)
+        self._partner_keys.pop(domain, None)
 
     def _change(self, deed: Callable[[], None]) -> None:
         async def do() -> None:
@@ -149,7 +159,9 @@ class DevTrustDomain:
     async def _open(self, path: str, file: Path) -> None:
         if path in self._entries:
             return
-        service = WorkloadService(self.id_of(path), self.ca, self._partners, self._rotate_every)
+        service = WorkloadService(
+            self.id_of(path), self.ca, self._partners, self._partner_keys, self._rotate_every
+        )
         server = cast(Any, grpc.aio).server()
         # the generated function is untyped
         cast(Any, workload_pb2_grpc).add_SpiffeWorkloadAPIServicer_to_server(service, server)
