@@ -181,6 +181,7 @@ def test_have_names_what_is_missing_and_what_differs(
     for told in ((), ALL):
         good = asked(broker, ledger, chat, told=told)
         assert (good.exit_code, shell(good.stdout)) == (0, [])
+        assert good.stdout.startswith("# Nothing is missing, nothing differs.\n")
     without = asked(broker, chat)
     assert without.exit_code == 1
     assert "# ledger: mcp-server" in without.stdout

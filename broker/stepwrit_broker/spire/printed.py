@@ -16,6 +16,8 @@ from stepwrit_broker.spire.needed import Elsewhere, Need, Needed, clashes
 def as_shell(wanted: Needed, lacking: Lacking) -> str:
     """Commands and comments, to be read and then piped into a shell where the SPIRE server runs."""
     parts = (*_bundles(wanted), *map(_create, lacking.missing), *map(_update, lacking.different))
+    if not lacking.missing and not lacking.different:
+        parts = (_comment("Nothing is missing, nothing differs."),)
     return "\n\n".join((*parts, *_others(wanted.elsewhere))) + "\n"
 
 
