@@ -11,6 +11,14 @@ from tests.ledger.helpers import KEY, SEED, Ledger
 from stepwrit_broker.cli import checks
 from stepwrit_broker.ledger import keys
 
+PROXY = """
+[proxy]
+id = "spiffe://dev.stepwrit.internal/{}"
+source = "client-cert"
+[listen]
+mtls_url = "https://lb.dev.example"
+"""
+
 
 @pytest.fixture
 def etc(cli: Cli, dev: Dev, tmp_path: Path) -> Path:
@@ -64,6 +72,7 @@ def test_a_healthy_place_has_no_failed_check(cli: Cli, etc: Path):
         "svid clock",
         "bundles",
         "tls",
+        "proxy",
         "disk",
         "ledger key",
         "broker",
@@ -76,6 +85,15 @@ def test_a_healthy_place_has_no_failed_check(cli: Cli, etc: Path):
     assert "→ best on another disk" in shown
 
 
+def test_a_proxy_is_shown_with_its_source(cli: Cli, etc: Path):
+    etc.write_text(etc.read_text().replace("[listen]\n", PROXY.format("edge/proxy")))
+    _, found = looked(cli, etc)
+    assert found["registry"]["ok"] is True
+    assert (
+        "/edge/proxy by client-cert; workloads reach it at https://lb.dev.example" in found["proxy"]["said"]
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new", "todo"),
     [
@@ -83,6 +101,8 @@ def test_a_healthy_place_has_no_failed_check(cli: Cli, etc: Path):
         ("registry", "/registry.yaml", "/limits.yaml", "what was in force stays"),
         ("policy", "/policy", "/nothing-here", "correct"),
         ("broker.toml", "issuer = ", "isuer = ", "correct"),
+        ("registry", "[listen]\n", PROXY.format("operator/dev"), "correct"),
+        ("broker.toml", "[listen]\n", PROXY.format("stepwrit/broker"), "correct"),
         ("tls", "/tls.crt", "/no.crt", "put a certificate"),
         ("disk", "[store]\n", "[store]\ndisk_reserve_bytes = 9000000000000000\n", "ledger seal"),
     ],

@@ -30,8 +30,9 @@ def authority(stage: Stage) -> FakeCa:
 class Hop:
     """One connection, one request after the other."""
 
-    def __init__(self, stage: Stage, svid: Issued) -> None:
-        self.stage, self._svid = stage, svid
+    def __init__(self, stage: Stage, svid: Issued, at: tuple[str, int] | None = None) -> None:
+        """at: None is the broker itself."""
+        self.stage, self._svid, self._at = stage, svid, at
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
 
@@ -40,7 +41,7 @@ class Hop:
         return self
 
     async def _connect(self) -> None:
-        host, port = self.stage.broker.mtls.address
+        host, port = self._at or self.stage.broker.mtls.address
         tls = raw_client(self._svid)
         self._reader, self._writer = await asyncio.open_connection(host, port, ssl=tls)
 
@@ -67,7 +68,7 @@ class Hop:
         self._writer.write(head + lines + b"\r\n" + body)
         await self._writer.drain()
         reply = await self._reply()
-        if reply.headers.get("connection") == "close":  # what is unattested ends it
+        if reply.headers.get("connection", "").lower() == "close":  # what is unattested ends it
             await self.__aexit__()
             await self._connect()
         return reply

@@ -335,20 +335,21 @@ class Stage:
         policy: str = "approval",
         foreign: tuple[str, ...] = (),
         proxy: Proxy | None = None,
+        proxy_url: str | None = None,
         identities: Identities | None = None,
         issuer: str = ISSUER,
         partners: tuple[Partner, ...] = (),
     ) -> None:
-        """identities: a trust domain that runs already, such as a SpireDomain of the name `domain`.
-
-        issuer: with a port, the `tls` listener is really there.
+        """proxy: whose forwarded certificates count. proxy_url: where actors find it, when it really runs.
+        identities: a trust domain that runs already, such as a SpireDomain of the name `domain`. issuer: with
+        a port, the `tls` listener is really there.
         """
-        self.proxy, self.identities, self.partners = proxy, identities, partners
+        self.proxy, self.proxy_url, self.identities = proxy, proxy_url, identities
+        self.partners = partners
         self.foreign, self.issuer_url = foreign, issuer
         self.entries = ENTRIES if entries is None else entries
         self.limits, self.domain, self.policy = limits, domain, policy
         self.folder = Path(tempfile.mkdtemp(prefix="sw-"))  # short: Unix sockets live below it
-        self.mtls_url: str | None = None
         self.trust: DevTrustDomain
         self.issuer: DevIssuer
         self.broker: Broker
@@ -364,7 +365,7 @@ class Stage:
             self.trust = DevTrustDomain(
                 self.folder / "wl",
                 trust_domain=self.domain,
-                names={"stepwrit/broker": ("localhost", "127.0.0.1")},
+                names={"stepwrit/broker": ("localhost", "127.0.0.1", "broker.internal")},
             )
             self.issuer = DevIssuer()
             await self.trust.start()
@@ -402,9 +403,13 @@ class Stage:
 
     async def stop(self) -> None:
         """The broker's orderly end; every connection to it goes too."""
+        await self.hang_up()
+        await self.broker.__aexit__(None, None, None)
+
+    async def hang_up(self) -> None:
+        """Close every actor's connections."""
         transports, self._transports = self._transports, {}
         await asyncio.gather(*(each.close() for each in transports.values()))
-        await self.broker.__aexit__(None, None, None)
 
     async def restart(self) -> None:
         await self.stop()
@@ -417,7 +422,7 @@ class Stage:
         return BrokerSettings(
             trust_domain=self.domain,
             issuer=self.issuer_url,
-            broker_id=spiffe("stepwrit/broker", self.domain),
+            broker_id=self.broker_id,
             spiffe_socket=me["SPIFFE_ENDPOINT_SOCKET"],
             spiffe_hint=me.get("STEPWRIT_SPIFFE_HINT"),
             store_path=folder / "store" / "stepwrit.db",
@@ -437,7 +442,7 @@ class Stage:
             watch_every_s=3600.0,
             proxy=self.proxy,
             partners=self.partners,
-            mtls_url=self.mtls_url,
+            mtls_url=self.proxy_url,
         )
 
     def write_registry(self, entries: list[dict[str, Any]]) -> None:
@@ -459,7 +464,12 @@ class Stage:
         return entry
 
     @property
+    def broker_id(self) -> str:
+        return spiffe("stepwrit/broker", self.domain)
+
+    @property
     def url(self) -> str:
+        """Where workloads reach the broker: itself, or the proxy before it."""
         return self.broker.mtls_url
 
     @property
@@ -495,8 +505,8 @@ class Stage:
         async with self._making:  # thirty-two first requests at once make one
             if path not in self._transports:
                 identity = await self._identity(path)
-                broker_id = spiffe("stepwrit/broker", self.domain)
-                self._transports[path] = HttpTransport(self.url, identity, broker_id)
+                ends_tls = self.proxy.id if self.proxy and self.proxy_url else self.broker_id
+                self._transports[path] = HttpTransport(self.url, identity, ends_tls)
             return self._transports[path]
 
     async def identity(self, path: str) -> WorkloadIdentity:

@@ -49,6 +49,7 @@ def all_checks(path: Path | None, at: str | None) -> list[Check]:
     found += [
         *spiffe_checks(config, registry_of(config), time.time()),
         tls(config),
+        proxy(config),
         disk(config),
         anchor(config),
         key(config),
@@ -113,6 +114,15 @@ def tls(config: Config) -> Check:
         todo = f'put a certificate for {config.issuer} and its key there, or set tls = "" in [listen]'
         return Check(name="tls", ok=False, said=f"{listen.tls_cert}, {listen.tls_key}: {bad}", todo=todo)
     return Check(name="tls", ok=True, said=f"{listen.tls_cert} and its key load")
+
+
+def proxy(config: Config) -> Check:
+    """Whether a proxy ends TLS before us, and how it says who its client is. A wrong one does not load."""
+    mine = config.proxy
+    if mine.source == "none":
+        return Check(name="proxy", ok=True, said="none: workloads connect to the broker themselves")
+    said = f"{mine.id} by {mine.source}; workloads reach it at {config.listen.mtls_url}"
+    return Check(name="proxy", ok=True, said=said)
 
 
 def disk(config: Config) -> Check:
