@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.attest.scripted import ScriptedWorkloadApi, response, svid
 from tests.cli.conftest import Cli
+from tests.cli.test_spire_entries import FETCHED
 from tests.fakes.pki import FakeCa
 
 from stepwrit._look import Offered
@@ -241,6 +242,9 @@ def test_bundles_that_the_registry_counts_on_are_named(etc: Path, domain: DevTru
     assert missing.ok is False
     assert "registry.yaml trusts partner.example" in missing.said
     assert "-federatesWith" in missing.todo
+    fetched = etc.parent / "fetched.toml"
+    fetched.write_text(f"{etc.read_text()}{FETCHED}")
+    assert looked(load_config(fetched, {}))["bundles"].ok is True  # the broker fetches that one itself
     domain.trust("partner.example", ())
     void = looked(config)["bundles"]
     assert void.ok is None

@@ -27,6 +27,12 @@ entries:
   - {id: spiffe://partner.example/agent/desk, role: agent, name: desk, may_start: {tools: [], impact: low}}
 count: 5
 """
+FETCHED = """
+[[federation]]
+trust_domain = "partner.example"
+url = "https://spiffe.partner.example/bundle.json"
+profile = "https_web"
+"""
 RECORDER = '#!/bin/sh\nprintf "%s\\0" "$@" >> "$RECORD"; printf "\\n" >> "$RECORD"\n'
 PARENT = ("--parent-id", f"{HOME}/node/a")
 SELECTORS = {"broker": "unix:user:stepwrit", "ledger": "unix:user:ledger", "chat": "unix:user:chat"}
@@ -263,6 +269,14 @@ def test_two_workloads_with_one_selector_are_noted(cli: Cli, etc: Path):
     result = cli("spire", "entries", "--config", etc, *part, "--selector", "chat=unix:path:/opt/chat")
     assert "whatever chat selects has the ID of broker too" in result.stderr
     assert "ID of chat" not in result.stderr
+
+
+def test_a_partner_whose_bundle_the_broker_fetches_itself_needs_no_entry(cli: Cli, etc: Path):
+    command = ("spire", "entries", "--config", etc, *ALL, "--json")
+    assert json.loads(cli(*command).stdout)["bundles"] == ["partner.example"]
+    etc.write_text(f"{etc.read_text()}{FETCHED}")
+    said = json.loads(cli(*command).stdout)
+    assert (said["bundles"], said["entries"][0].get("federates_with")) == ([], None)
 
 
 def test_a_proxy_that_broker_toml_names_is_needed_too(cli: Cli, etc: Path):

@@ -23,6 +23,7 @@ from stepwrit_broker.config import Config
 from stepwrit_broker.core.errors import Problem
 from stepwrit_broker.core.registry import Registry
 from stepwrit_broker.registry.files import load_registry
+from stepwrit_broker.spire.needed import from_workload_api
 from stepwrit_broker.wiring.documents import document_text
 from stepwrit_broker.wiring.identify import others
 
@@ -134,7 +135,7 @@ def _bundles(config: Config, registry: Registry | None, mine: X509Update, now: f
     except SvidRefused as bad:
         said = f"our own SVID does not hold against the bundle of {home}: {bad.reason}"
         return Check(name=name, ok=False, said=said, todo="ask SPIRE's operator; peers will refuse us too")
-    return _partners(registry.trust_domains if registry else frozenset(), mine.bundles)
+    return _partners(frozenset(from_workload_api(config, registry) if registry else ()), mine.bundles)
 
 
 def _partners(trusted: frozenset[str], bundles: Mapping[str, object]) -> Check:
@@ -170,6 +171,7 @@ def _jwt(config: Config, registry: Registry | None, me: str, now: float, wait_s:
         yield Check(name="jwt bundles", ok=False, said=str(missing), todo="read the agent's log")
         return
     domains = frozenset(each.id.removeprefix(SCHEME).partition("/")[0] for each in callers)
+    domains -= {each.trust_domain for each in config.federation}
     absent, void = _gaps(domains, given)
     if absent or void:
         said = f"no JWT authorities of {', '.join((*absent, *void))}, whose workloads may use JWT-SVIDs"

@@ -79,13 +79,18 @@ def needed(config: Config, registry: Registry, told: Told) -> Needed:
     home = [each for each in rows if _is_home(config, each[2]) and not each[2].endswith(WILDCARD)]
     _check_parent(config, told.parent_id)
     told = replace(told, selectors=_by_id(told.selectors, home, registry))
-    partners = tuple(sorted(registry.trust_domains))
+    partners = from_workload_api(config, registry)
     return Needed(
         home=config.trust_domain,
         partners=partners,
         needs=tuple(_need(row, told, partners, config.spiffe_hint) for row in home),
         elsewhere=tuple(_elsewhere(config, row) for row in rows if row not in home),
     )
+
+
+def from_workload_api(config: Config, registry: Registry) -> tuple[str, ...]:
+    """The foreign trust domains that count here and whose bundles the broker does not fetch by itself."""
+    return tuple(sorted(registry.trust_domains - {each.trust_domain for each in config.federation}))
 
 
 _Row = tuple[str, str, str, bool]  # name, what it is, SPIFFE ID or pattern, takes JWT-SVIDs
