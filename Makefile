@@ -58,6 +58,7 @@ fmt: $(VENV)/ready ## format the code
 
 docs: $(VENV)/ready ## regenerate the generated references
 	@$(BIN)/python -m stepwrit_broker.config > docs/reference/configuration.md
+	@$(BIN)/python -m tests.refusals.table > docs/reference/spiffe-refusals.md
 
 clean: ## remove the virtual environment and caches
 	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

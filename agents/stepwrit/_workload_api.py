@@ -30,6 +30,7 @@ from stepwrit.spiffe_id import SCHEME, check_trust_domain, trust_domain_of
 from stepwrit.x509svid import SvidRefused, load_authority, read_leaf
 
 U = TypeVar("U")
+B = TypeVar("B")
 HEADER: Final = (("workload.spiffe.io", "true"),)
 # each attempt is a new channel of ours; without this they would share one connection and its backoff
 _OPTIONS: Final = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
@@ -186,23 +187,24 @@ def _choose(message: workload_pb2.X509SVIDResponse, hint: str | None) -> workloa
 def _bundles(
     message: workload_pb2.X509SVIDResponse, chosen: workload_pb2.X509SVID
 ) -> Mapping[str, tuple[bytes, ...]]:
-    found: dict[str, tuple[bytes, ...]] = {}
-    for name, der in message.federated_bundles.items():
-        domain = trust_domain_of(name) if name.startswith(SCHEME) else name
-        if _is_trust_domain(domain):
-            found[domain] = _authorities(der)
+    found = _by_domain(message.federated_bundles, _authorities)
     found[trust_domain_of(chosen.spiffe_id)] = _authorities(chosen.bundle)
     return found
 
 
 def jwt_bundles(message: workload_pb2.JWTBundlesResponse) -> Mapping[str, JwtAuthorities]:
     """Trust domain -> its JWT authorities. One that does not parse is distrusted, alone."""
-    found: dict[str, JwtAuthorities] = {}
-    for name, raw in message.bundles.items():
-        domain = trust_domain_of(name) if name.startswith(SCHEME) else name
+    return MappingProxyType(_by_domain(message.bundles, _authorities_of))
+
+
+def _by_domain(bundles: Mapping[str, bytes], read: Callable[[bytes], B]) -> dict[str, B]:
+    """Trust domain -> what its bundle holds. One that is named twice, as name and as ID, is distrusted."""
+    found: dict[str, B] = {}
+    for name, raw in bundles.items():
+        domain = name.removeprefix(SCHEME)
         if _is_trust_domain(domain):
-            found[domain] = _authorities_of(raw)
-    return MappingProxyType(found)
+            found[domain] = read(b"" if domain in found else raw)  # of nothing: nobody
+    return found
 
 
 def _authorities_of(raw: bytes) -> JwtAuthorities:

@@ -86,19 +86,6 @@ def parse_bundle_map(raw: bytes) -> Mapping[str, SpiffeBundle]:
     return MappingProxyType({_name(name): _bundle(_object(doc, name), name) for name, doc in named.items()})
 
 
-def check_successor(known: SpiffeBundle, offered: SpiffeBundle) -> SpiffeBundle:
-    """`offered`, if it may take the place of `known`: never an older one (section 4.1.1).
-
-    A lower sequence brings back keys that were withdrawn, and a bundle without one is of no age.
-    Raises BundleRefused.
-    """
-    if offered.trust_domain != known.trust_domain:
-        raise BundleRefused("the bundle is another trust domain's")
-    if known.sequence is not None and (offered.sequence is None or offered.sequence < known.sequence):
-        raise BundleRefused(f"spiffe_sequence: below {known.sequence}, which is in force")
-    return offered
-
-
 def _parsed(raw: bytes) -> object:
     if len(raw) > MAX_BUNDLE_BYTES:
         raise BundleRefused(f"larger than {MAX_BUNDLE_BYTES} bytes")

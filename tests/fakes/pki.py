@@ -65,11 +65,13 @@ class FakeCa:
         ends: float = 86_400,
         path_length: int | None = None,
         usage: tuple[str, ...] = ("key_cert_sign", "crl_sign"),
+        constraints: x509.NameConstraints | None = None,
     ):
-        """begins, ends: seconds from `now`. path_length, usage: what its own certificate says."""
+        """begins, ends: seconds from `now`. path_length, usage, constraints: what its certificate says."""
         self.trust_domain = trust_domain
         self.now = now
         self._life, self._path_length, self._usage = (begins, ends), path_length, usage
+        self._constraints = constraints
         self.parent = parent
         self.key = KEYS[key]()
         self.name = _name(f"{trust_domain} {x509.random_serial_number():x}")
@@ -102,6 +104,8 @@ class FakeCa:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
             .add_extension(_uris((f"spiffe://{self.trust_domain}",)), critical=False)
         )
+        if self._constraints is not None:
+            builder = builder.add_extension(self._constraints, critical=True)
         if self.parent is not None:
             issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.parent.key.public_key())
             builder = builder.add_extension(issuer, critical=False)

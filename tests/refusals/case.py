@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tests.fakes.pki import FakeCa
 from tests.refusals.rows import Family
 
-from stepwrit.spiffe_bundle import JwtAuthorities, parse_jwt_authorities
+from stepwrit.spiffe_bundle import JwtAuthorities, parse_bundle
 
 NOW = 1_900_000_000.0  # 17 March 2030: every verifier of ours is told that it is this moment
 DECADE = 315_576_000.0
 DOMAIN, PARTNER, EMPTY, UNKNOWN = "a.test", "b.test", "empty.test", "c.test"
 AGENT = f"spiffe://{DOMAIN}/agent"
-AUDIENCE = "https://broker.a.test"
+AUDIENCE = "https://broker.stage.test"
 MAX_LIFE_S = 300.0
 
 Reading = Literal["chain", "token", "bundle", "bundle-map", "update", "id"]
@@ -34,7 +35,7 @@ class Trust:
     def jwt(self) -> dict[str, JwtAuthorities]:
         """As verifiers hold them."""
         return {
-            name: parse_jwt_authorities(json.dumps({"keys": keys}).encode())
+            name: parse_bundle(json.dumps({"keys": keys}).encode(), name).jwt
             for name, keys in self.jwks.items()
         }
 
@@ -93,8 +94,9 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
-    """Everything that was generated."""
+    """Everything that was generated. authority: of DOMAIN, to stand in for another's."""
 
+    authority: FakeCa = field(repr=False)
     cases: Mapping[str, Case]
     trusts: Mapping[str, Trust]
 

@@ -185,6 +185,8 @@ def _chains(by: Authorities) -> list[Case]:
     no_sign = ours.intermediate(usage=("crl_sign",))
     dead = ours.intermediate(begins=-DECADE, ends=-1)
     shallow = ours.intermediate(path_length=0)
+    bound = ours.intermediate(constraints=_within(x509.DNSName("a.test")))
+    bound_by_uri = ours.intermediate(constraints=_within(x509.UniformResourceIdentifier("a.test")))
     by_leaf = by.ca(DOMAIN)
     by_leaf.key, by_leaf.name = plain.key, x509.load_der_x509_certificate(plain.leaf).subject
     signed_by_leaf = leaf(by_leaf, "spiffe://a.test/admin")
@@ -194,6 +196,11 @@ def _chains(by: Authorities) -> list[Case]:
         _case("through-intermediate", through),
         _case("through-two", leaf(middle.intermediate())),
         _case("path-length-kept", leaf(shallow)),
+        _case("dns-constraint-kept", leaf(bound, dns=("agent.a.test",))),
+        _no(
+            "dns-constraint-broken", leaf(bound, dns=("b.test",)), "chain", "untrusted", "dns-constraint-kept"
+        ),
+        _no("uri-constraint", leaf(bound_by_uri), "chain", "untrusted", "dns-constraint-kept"),
         _no("ours-by-partner", leaf(by.partner, AGENT), "foreign-authority", "untrusted", "partner"),
         _no("ours-by-partners-intermediate", leaf(cross, AGENT), "foreign-authority", "untrusted", "partner"),
         _no("stranger-with-our-name", leaf(by.stranger), "chain", "untrusted", "plain"),
@@ -226,6 +233,10 @@ def _chains(by: Authorities) -> list[Case]:
     ]
 
 
+def _within(name: x509.GeneralName) -> x509.NameConstraints:
+    return x509.NameConstraints([name], None)
+
+
 def _weak(by: Authorities) -> Issued:
     """An intermediate with a key of 1024 bits between the authority and the leaf."""
     middle = by.ours.intermediate()
@@ -251,8 +262,8 @@ def _made_by_hand(by: Authorities) -> list[Case]:
     def named(issued: Issued, oid: x509.ObjectIdentifier) -> Issued:
         return by_hand(issued, identifier(STAND_IN), identifier(oid))
 
-    def bytes_(leaf: bytes) -> Issued:
-        return Issued(leaf=leaf, key=None)
+    def bytes_(leaf: bytes, key: Any = None) -> Issued:
+        return Issued(leaf=leaf, key=key)
 
     flipped = bytearray(plain.leaf)
     flipped[-1] ^= 1
@@ -277,12 +288,12 @@ def _made_by_hand(by: Authorities) -> list[Case]:
         ),
         _no(
             "changed-after-signing",
-            bytes_(plain.leaf.replace(b"/agent", b"/admin")),
+            bytes_(plain.leaf.replace(b"/agent", b"/admin"), plain.key),
             "chain",
             "untrusted",
             "plain",
         ),
-        _no("changed-signature", bytes_(bytes(flipped)), "chain", "untrusted", "plain"),
+        _no("changed-signature", bytes_(bytes(flipped), plain.key), "chain", "untrusted", "plain"),
         _no("cut", bytes_(plain.leaf[:-1]), "malformed", "malformed", "plain"),
         _no("one-byte-more", bytes_(plain.leaf + b"\x00"), "malformed", "malformed", "plain"),
         _no("nothing", bytes_(b""), "malformed", "malformed", "plain"),

@@ -5,8 +5,11 @@ The faces over the wire are in `wire`.
 
 from __future__ import annotations
 
+import ssl
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from urllib.parse import quote
 
 from tests.refusals.case import AUDIENCE, DOMAIN, MAX_LIFE_S, NOW, Case, Trust
 from tests.refusals.rows import Family
@@ -17,7 +20,6 @@ from stepwrit.jwtsvid import JwtSvidRefused, verify_jwt_svid
 from stepwrit.spiffe_bundle import (
     BundleRefused,
     SpiffeBundle,
-    check_successor,
     parse_bundle,
     parse_bundle_map,
 )
@@ -27,7 +29,9 @@ from stepwrit_broker.attest.bundles import AuthoritySource, BundleSource
 from stepwrit_broker.attest.jwt import JwtAttestor
 from stepwrit_broker.attest.x509 import X509Attestor
 from stepwrit_broker.core.errors import Unproven
-from stepwrit_broker.core.workload import parse_spiffe_id
+from stepwrit_broker.core.federation import Revision, refusal
+from stepwrit_broker.core.workload import ForwardedSource, parse_spiffe_id
+from stepwrit_broker.edge.forwarded import CLIENT_CERT, CLIENT_CERT_CHAIN, XFCC, Fields, read_peer
 
 DISTRUSTED = "distrusted"
 
@@ -45,6 +49,29 @@ def x509_attestor(case: Case, trust: Trust) -> str | None:
     """The broker's attestor of connections."""
     attestor = X509Attestor(BundleSource(Source(trust), max_age=60))
     return _attested(lambda: attestor.attest(TlsPeer(leaf=case.chain[0], intermediates=case.chain[1:]), NOW))
+
+
+def by_client_cert(case: Case, trust: Trust) -> str | None:
+    """The broker behind a proxy: the certificates in Client-Cert and Client-Cert-Chain."""
+
+    def written(der: bytes) -> bytes:
+        return b":" + b64encode(der) + b":"
+
+    chain = b", ".join(map(written, case.chain[1:]))
+    more = ((CLIENT_CERT_CHAIN, chain),) if chain else ()
+    return _forwarded("client-cert", ((CLIENT_CERT, written(case.chain[0])), *more), trust)
+
+
+def by_xfcc(case: Case, trust: Trust) -> str | None:
+    """The broker behind Envoy: the certificates in X-Forwarded-Client-Cert."""
+    leaf, *_ = pems = [quote(ssl.DER_cert_to_PEM_cert(der), safe="").encode() for der in case.chain]
+    value = b'Cert="%b";Chain="%b"' % (leaf, b"".join(pems))
+    return _forwarded("xfcc", ((XFCC, value),), trust)
+
+
+def _forwarded(source: ForwardedSource, fields: Fields, trust: Trust) -> str | None:
+    attestor = X509Attestor(BundleSource(Source(trust), max_age=60))
+    return _attested(lambda: attestor.attest(read_peer(source, fields), NOW))
 
 
 def jwt(case: Case, trust: Trust) -> str | None:
@@ -76,8 +103,14 @@ def _parse(case: Case) -> list[SpiffeBundle]:
         return list(parse_bundle_map(case.raw).values())
     offered = parse_bundle(case.raw, DOMAIN)
     if case.known is not None:
-        check_successor(parse_bundle(case.known, DOMAIN), offered)
+        known = parse_bundle(case.known, DOMAIN)
+        if (why := refusal(_revision(known), _revision(offered))) is not None:
+            raise BundleRefused(why)
     return [offered]
+
+
+def _revision(read: SpiffeBundle) -> Revision:
+    return Revision(sequence=read.sequence, digest="")  # of one content: only the number counts here
 
 
 def spiffe_id(case: Case, _: Trust) -> str | None:
@@ -94,6 +127,8 @@ Face = Callable[[Case, Trust], str | None]
 PURE: Mapping[str, tuple[Family, Face]] = {
     "SDK X.509 verifier": ("x509", x509),
     "broker X.509 attestor": ("x509", x509_attestor),
+    "broker behind a proxy, Client-Cert": ("x509", by_client_cert),
+    "broker behind a proxy, X-Forwarded-Client-Cert": ("x509", by_xfcc),
     "SDK JWT verifier": ("jwt", jwt),
     "broker JWT attestor": ("jwt", jwt_attestor),
     "SDK bundle parser": ("bundle", bundle),

@@ -9,6 +9,7 @@ Names are the same every time; keys, serial numbers and signatures are not. No p
 from __future__ import annotations
 
 import json
+import ssl
 import sys
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests.refusals import certificates, documents, ids, tokens
 from tests.refusals.case import AUDIENCE, MAX_LIFE_S, NOW, Case, Material, Trust, collect
 
 SUFFIX = {
-    "chain": "der",
+    "chain": "pem",
     "token": "jwt",
     "bundle": "json",
     "bundle-map": "json",
@@ -38,6 +39,7 @@ def build() -> Material:
     docs = documents.cases(by.ours.der, odd["leaf-as-anchor"], odd["unreadable-anchor"], jwk)
     trusts = [Trust(name="usual", x509=by.x509(), jwks=jwks), *certificates.trusts(by, odd)]
     return Material(
+        authority=by.ours,
         cases=collect(chains, tokens.cases(keys), docs, ids.cases()),
         trusts={each.name: each for each in trusts},
     )
@@ -69,9 +71,9 @@ def _write(folder: Path, case: Case) -> dict[str, Any]:
 
 
 def _bytes(case: Case) -> bytes:
-    """Certificates one after another, leaf first, as the Workload API has them; text as UTF-8."""
+    """Certificates in PEM, leaf first, whatever their bytes; text as UTF-8."""
     if isinstance(case.input, tuple):
-        return b"".join(case.input)
+        return "".join(ssl.DER_cert_to_PEM_cert(der) for der in case.input).encode()
     return case.input.encode() if isinstance(case.input, str) else case.input
 
 

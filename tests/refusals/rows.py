@@ -106,7 +106,11 @@ ROWS: tuple[Row, ...] = (
         "key usage missing, not critical or without digitalSignature; half an EKU",
         "X509-SVID 4.3, 4.4",
     ),
-    _certificates("unread-extension", "an extension that is critical and not understood", "RFC 5280 4.2"),
+    _certificates(
+        "unread-extension",
+        "an extension that is critical and not understood, or must be critical and is not",
+        "RFC 5280 4.2",
+    ),
     Row(
         id="life",
         refused="a document before its beginning or after its end",

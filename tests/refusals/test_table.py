@@ -6,6 +6,7 @@ import pytest
 from tests.refusals.faces import FACES
 from tests.refusals.generate import build
 from tests.refusals.rows import BY_ID, FAMILIES, ROWS, Row
+from tests.refusals.table import PAGE, text
 
 MATERIAL = build()
 # what the checklist of refusals in our notes on the specifications names, by our own words
@@ -58,3 +59,7 @@ def test_each_refusal_names_a_row_and_a_valid_twin_of_its_own_reading() -> None:
 def test_every_face_reads_a_family_that_has_valid_cases() -> None:
     for face, family in FACES.items():
         assert any(case.code is None for case in MATERIAL.of(family)), face
+
+
+def test_the_reference_page_is_what_the_cases_say() -> None:
+    assert PAGE.read_text() == text(), "run `make docs`"

@@ -155,8 +155,14 @@ def no_evidence(_: asyncio.Transport) -> Mapping[str, object]:
 
 
 def until_certificate_ends(extensions: Mapping[str, object], now: float) -> float | None:
-    """Seconds until shortly before the client's certificate ends, so that it reconnects with its next."""
+    """Seconds until shortly before the client's certificate ends, so that it reconnects with its next.
+
+    None for one that cannot be read: attestation refuses each of its requests.
+    """
     peer = cast(TlsPeer, extensions["stepwrit.tls"])
-    leaf = x509.load_der_x509_certificate(peer.leaf)
+    try:
+        leaf = x509.load_der_x509_certificate(peer.leaf)
+    except (ValueError, x509.InvalidVersion):
+        return None
     life = (leaf.not_valid_after_utc - leaf.not_valid_before_utc).total_seconds()
     return leaf.not_valid_after_utc.timestamp() - now - min(MAX_EXPIRY_MARGIN_S, life / 10)

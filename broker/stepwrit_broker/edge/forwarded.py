@@ -101,7 +101,7 @@ def read_peer(source: ForwardedSource, fields: Fields) -> TlsPeer:
     try:
         leaf, *others = _rfc9440(values) if source == "client-cert" else read_xfcc(values[XFCC])
         return _peer(leaf, others)
-    except ValueError as bad:
+    except (ValueError, x509.InvalidVersion) as bad:
         raise _no("malformed", f"what the proxy sent in {spelled} is no client certificate") from bad
 
 
