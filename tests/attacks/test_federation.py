@@ -322,3 +322,16 @@ async def test_a_domain_with_two_sources_has_none(partner: Federated) -> None:
     stage.trust.forget(PARTNER)
     await stage.start()
     (await begins(guest)).ok()
+
+
+async def test_how_it_is_stands_in_health_and_metrics(partner: Federated) -> None:
+    if partner.source != "endpoint":
+        return
+    broker = partner.stage.broker
+    await broker.federating.gauge()
+    async with httpx2.AsyncClient(base_url=broker.ops.url) as http:
+        told = (await http.get("/healthz", params={"verbose": "true"})).json()["federation"][PARTNER]
+        metrics = (await http.get("/metrics")).text
+    assert (told["state"], told["why"], told["sequence"]) == ("ok", "ok", str(partner.sequence))
+    assert f'stepwrit_federation_bundle_serves{{trust_domain="{PARTNER}"}} 1.0' in metrics
+    assert f'stepwrit_federation_polls_total{{outcome="ok",trust_domain="{PARTNER}"}}' in metrics

@@ -13,6 +13,7 @@ from typing import Final
 
 from stepwrit.errors import StepwritError
 from stepwrit_broker.cli.check import Check
+from stepwrit_broker.cli.checks_federation import federation_checks
 from stepwrit_broker.cli.checks_spiffe import registry_of, spiffe_checks
 from stepwrit_broker.cli.client import AdminClient, asking
 from stepwrit_broker.cli.output import when
@@ -46,8 +47,10 @@ def all_checks(path: Path | None, at: str | None) -> list[Check]:
     found = [*found, Check(name="broker.toml", ok=True, said=f"{path} loads")]
     digests: dict[VersionKind, str] = {}
     found += files(config, digests)
+    registry = registry_of(config)
     found += [
-        *spiffe_checks(config, registry_of(config), time.time()),
+        *spiffe_checks(config, registry, time.time()),
+        *federation_checks(config, registry),
         tls(config),
         proxy(config),
         disk(config),

@@ -135,7 +135,18 @@ def _bundles(config: Config, registry: Registry | None, mine: X509Update, now: f
     except SvidRefused as bad:
         said = f"our own SVID does not hold against the bundle of {home}: {bad.reason}"
         return Check(name=name, ok=False, said=said, todo="ask SPIRE's operator; peers will refuse us too")
-    return _partners(frozenset(from_workload_api(config, registry) if registry else ()), mine.bundles)
+    both = sorted({each.trust_domain for each in config.federation}.intersection(mine.bundles))
+    return (
+        _two_sources(both)
+        if both
+        else _partners(frozenset(from_workload_api(config, registry) if registry else ()), mine.bundles)
+    )
+
+
+def _two_sources(domains: list[str]) -> Check:
+    said = f"{', '.join(domains)}: from the Workload API and from [[federation]]; each has one source"
+    todo = "take out [[federation]], or -federatesWith of the broker's entry; with both it does not start"
+    return Check(name="bundles", ok=False, said=said, todo=todo)
 
 
 def _partners(trusted: frozenset[str], bundles: Mapping[str, object]) -> Check:
