@@ -7,6 +7,7 @@ verifier of `stepwrit.x509svid` against the bundle of the peer's own trust domai
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 import tempfile
@@ -18,12 +19,15 @@ from typing import Any, Final, Protocol, Self, cast
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from stepwrit._roots import without_imitations
 from stepwrit.identity import X509Snapshot
+from stepwrit.spiffe_id import trust_domain_of
 from stepwrit.x509svid import Bundles, SvidRefused, TlsPeer, VerifiedSvid, verify_x509_svid
 
 Expect = str | Collection[str] | Callable[[str], bool]
 """Whom to accept: one SPIFFE ID, any of several, or a predicate on the ID. Exact bytes, no patterns."""
 
+_log = logging.getLogger("stepwrit.tls")
 _ENCODING_DER: Final = 2  # _ssl.ENCODING_DER; the public name exists from 3.13 on
 
 
@@ -81,13 +85,16 @@ def load_snapshot(context: ssl.SSLContext, snapshot: X509Snapshot) -> None:
     """Our chain and key, and the roots of every trust domain, into a fresh context."""
     with _pem_file(snapshot) as path:
         context.load_cert_chain(path)
-    _load_roots(context, snapshot.bundles)
+    _load_roots(context, without_imitations(snapshot.bundles, trust_domain_of(snapshot.spiffe_id)))
 
 
 def _load_roots(context: ssl.SSLContext, bundles: Bundles) -> None:
-    roots = b"".join(der for bundle in bundles.values() for der in bundle)
-    if roots:
-        context.load_verify_locations(cadata=roots)
+    for domain, bundle in bundles.items():
+        try:
+            if bundle:
+                context.load_verify_locations(cadata=b"".join(bundle))
+        except (ssl.SSLError, ValueError) as bad:  # a partner's oddity must not end everybody's handshakes
+            _log.warning("the bundle of %s is left out: %s", domain, bad)
     # a bundle may hold an intermediate as its root
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
 

@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -152,3 +153,41 @@ def test_nothing_is_written_or_read_before_the_peer_is_judged() -> None:
     one, other = socket.socketpair()
     with one, other, pytest.raises(ValueError, match="handshake"):
         context.wrap_socket(one, do_handshake_on_connect=False)
+
+
+@pytest.mark.parametrize("identifier", [True, False])
+@pytest.mark.parametrize("order", [("a.test", "b.test"), ("b.test", "a.test")])
+async def test_a_partners_root_that_imitates_ours_disturbs_nobody(
+    world: World, identifier: bool, order: tuple[str, str]
+) -> None:
+    """Same subject and key identifier as our authority: OpenSSL would take it for our chains' issuer."""
+    assert await world.get() == 204
+    imitation = world.partner.imitating(world.ca, identifier=identifier)
+    ders = {"a.test": (world.ca.der,), "b.test": (imitation, world.partner.der)}
+    give(world, {name: ders[name] for name in order})
+    assert await world.get() == 204
+    world.server.state = replace(world.server.state, **_own(world.partner.issue("spiffe://b.test/x")))
+    assert await world.get("spiffe://b.test/x") == 204, "the partner's other root still counts"
+
+
+async def test_a_root_that_openssl_cannot_read_disturbs_nobody_else(world: World) -> None:
+    assert await world.get() == 204
+    give(world, {"b.test": (b"0\x03\x02\x01\x01",), "a.test": (world.ca.der,)})
+    assert await world.get() == 204
+
+
+def give(world: World, bundles: dict[str, tuple[bytes, ...]]) -> None:
+    """The same bundles to both ends, as DER."""
+    for who in (world.server, world.client):
+        assert who.state is not None
+        who.state = replace(who.state, bundles=bundles, generation=who.state.generation + 1)
+
+
+def _own(shown: Issued) -> dict[str, Any]:
+    made = identity(shown, {}).state
+    assert made is not None
+    return {
+        "chain": made.chain,
+        "private_key": made.private_key,
+        "generation": 99,
+    }

@@ -94,6 +94,18 @@ class FakeCa:
         leaf = _leaf(self, key.public_key(), spiffe_id or f"spiffe://{self.trust_domain}/agent", **shape)
         return Issued(leaf=leaf.public_bytes(Encoding.DER), key=key, intermediates=self.intermediates)
 
+    def imitating(self, other: FakeCa, *, identifier: bool = True) -> bytes:
+        """A root with our key that has the other's subject and key identifier, DER."""
+        builder = (
+            _builder(other, self.key.public_key(), other.name, -3600, 86_400)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(key_usage("key_cert_sign", "crl_sign"), critical=True)
+        )
+        if identifier:
+            theirs = x509.SubjectKeyIdentifier.from_public_key(other.key.public_key())
+            builder = builder.add_extension(theirs, critical=False)
+        return _sign(builder, self.key).public_bytes(Encoding.DER)
+
     def _certify(self) -> x509.Certificate:
         signer = self.parent or self
         public = self.key.public_key()

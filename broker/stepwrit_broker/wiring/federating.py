@@ -66,7 +66,10 @@ class Federating:
 
     def health(self) -> dict[str, object]:
         """For `/healthz?verbose=true`: by trust domain."""
-        now = self._clock.now()
+        try:
+            now = self._clock.now()
+        except Problem as doubt:
+            return {each: {"state": "unknown", "why": doubt.reason} for each in self.federation.domains}
         return {feed.partner.trust_domain: _told(feed.health(now)) for feed in self.federation.feeds}
 
     async def gauge(self) -> None:
