@@ -2,6 +2,10 @@
 
 A lost stream is opened again with capped backoff for as long as the process lives; nothing here ever ends it
 or asks for a restart.
+
+A stream that gave something and then says that nothing is ours is asked again, on a new stream and at once:
+while SPIRE's agent replaces what a tainted authority signed, its open streams can be told so although the
+entry stands, and a new stream waits for the successor. What a new stream says first, counts.
 """
 
 from __future__ import annotations
@@ -79,6 +83,7 @@ class Supervisor(Generic[U]):
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._lost_at: float | None = None
+        self._gave = False  # whether the stream of this moment gave anything yet
         self._nudged_at = clock()
 
     def start(self) -> None:
@@ -140,13 +145,17 @@ class Supervisor(Generic[U]):
             ended = self._watch_once()
             if self._stopping.is_set():
                 return
-            self._note_end(ended)
+            doubtful = ended.kind == "denied" and self._gave
+            self._note_end(ended, withdrawn=ended.kind != "lost" and not doubtful)
             if self._clock() - began > _STEADY_S:
                 backoff = FIRST_BACKOFF_S
+            if doubtful:
+                continue
             self._stopping.wait(backoff)
             backoff = min(backoff * 2, MAX_BACKOFF_S)
 
     def _watch_once(self) -> WatchEnded:
+        self._gave = False
         watch = self._make()
         with self._lock:
             self._watch = watch
@@ -157,12 +166,13 @@ class Supervisor(Generic[U]):
                 if self._stopping.is_set():
                     break
                 self._well()
+                self._gave = True
                 self._publish_to(update)
         except WatchEnded as ended:
             return ended
         finally:
             watch.cancel()
-        return WatchEnded("closed", withdrawn=True)
+        return WatchEnded("closed", "unusable")
 
     def _well(self) -> None:
         with self._lock:
@@ -171,20 +181,17 @@ class Supervisor(Generic[U]):
             self._lost_at, self._nudged_at = None, self._clock()
             self._set("ok", "no newer one came")
 
-    def _note_end(self, ended: WatchEnded) -> None:
+    def _note_end(self, ended: WatchEnded, *, withdrawn: bool) -> None:
         with self._lock:
             if self._lost_at is None:
                 self._lost_at = self._clock()
             before = self._health
-            self._set(self._after(ended), ended.why, before.tries + 1)
+            self._set("withdrawn" if withdrawn else self._after_loss(), ended.why, before.tries + 1)
             news = (before.state, before.why) != (self._health.state, self._health.why)
-        withdrawn = "; withdrawn" if ended.withdrawn else ""
-        # an outage is told once, not at every try
-        _log.log(logging.WARNING if news else logging.DEBUG, "%s: %s%s", self._socket, ended.why, withdrawn)
-        if ended.withdrawn:
+        level = logging.WARNING if news else logging.DEBUG  # an outage is told once, not at every try
+        _log.log(level, "%s: %s%s", self._socket, ended.why, "; withdrawn" if withdrawn else "")
+        if withdrawn:
             self._withdraw_from()
 
-    def _after(self, ended: WatchEnded) -> State:
-        if ended.withdrawn:
-            return "withdrawn"
+    def _after_loss(self) -> State:
         return self._health.state if self._health.state in ("starting", "withdrawn") else "stale"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, Literal, TypeVar, cast
 
 import grpc
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -36,13 +36,20 @@ HEADER: Final = (("workload.spiffe.io", "true"),)
 _OPTIONS: Final = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 
 
-class WatchEnded(Exception):  # noqa: N818  an ending, not always an error
-    """The stream is over. `withdrawn`: what it gave before must not be used any longer."""
+Ending = Literal["lost", "denied", "unusable"]
 
-    def __init__(self, why: str, *, withdrawn: bool) -> None:
+
+class WatchEnded(Exception):  # noqa: N818  an ending, not always an error
+    """The stream is over.
+
+    kind: `lost` (what it gave still counts), `denied` (it said that nothing is ours; only the first answer of
+    a stream can be taken for that), `unusable` (what it said makes no sense, so nothing that it gave counts).
+    """
+
+    def __init__(self, why: str, kind: Ending) -> None:
         super().__init__(why)
         self.why: Final = why
-        self.withdrawn: Final = withdrawn
+        self.kind: Final[Ending] = kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +81,7 @@ class Watch(Generic[U]):
                 yield self._read(message)
         except grpc.RpcError as error:
             raise _ended(cast(Any, error).code(), self._socket) from None
-        raise WatchEnded("the Workload API closed the stream", withdrawn=False)
+        raise WatchEnded("the Workload API closed the stream", "lost")
 
     def cancel(self) -> None:
         """End the stream and free its connection."""
@@ -103,15 +110,15 @@ def watch_jwt_bundles(socket: str) -> Watch[Mapping[str, JwtAuthorities]]:
 def fetch_jwt_svid(socket: str, audience: str, *, spiffe_id: str | None, timeout: float) -> str:
     """One JWT-SVID for this audience alone; the first that the API gives, or `spiffe_id`'s. Seconds.
 
-    Raises IdentityUnavailable.
+    Raises IdentityUnavailable; its cause is a `WatchEnded` that says what kind of answer it was.
     """
     with _channel(socket) as channel:
         request = workload_pb2.JWTSVIDRequest(audience=[audience], spiffe_id=spiffe_id or "")
         try:
             answer = _stub(channel).FetchJWTSVID(request, metadata=HEADER, timeout=timeout)
         except grpc.RpcError as error:
-            why = _ended(cast(Any, error).code(), socket).why
-            raise IdentityUnavailable(f"no JWT-SVID from {socket}: {why}") from None
+            ended = _ended(cast(Any, error).code(), socket)
+            raise IdentityUnavailable(f"no JWT-SVID from {socket}: {ended.why}") from ended
     if not answer.svids:
         raise IdentityUnavailable(f"no JWT-SVID from {socket}: the Workload API gave none")
     return str(answer.svids[0].svid)
@@ -125,9 +132,14 @@ def _stub(channel: Any) -> Any:
     return cast(Any, workload_pb2_grpc.SpiffeWorkloadAPIStub)(channel)
 
 
+_KINDS: Final[Mapping[grpc.StatusCode, Ending]] = {
+    grpc.StatusCode.PERMISSION_DENIED: "denied",
+    grpc.StatusCode.INVALID_ARGUMENT: "unusable",  # the request itself was refused
+}
+
+
 def _ended(code: grpc.StatusCode, socket: str) -> WatchEnded:
     """What a status means, in words that say what to do."""
-    denied = code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT)
     why = f"the Workload API answered {code.name}"
     if code is grpc.StatusCode.PERMISSION_DENIED:
         why += f": no registration entry matches this process ({_me()}); see stepwrit spire entries"
@@ -136,7 +148,7 @@ def _ended(code: grpc.StatusCode, socket: str) -> WatchEnded:
         why += f": {trouble(path) or f'nobody on {path} speaks gRPC (yet)'}"
     elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
         why += ": somebody listens there and says nothing; is it the Workload API?"
-    return WatchEnded(why, withdrawn=denied)
+    return WatchEnded(why, _KINDS.get(code, "lost"))
 
 
 def _me() -> str:
@@ -153,16 +165,16 @@ def grpc_target(socket: str) -> str:
 
 
 def parse_update(message: workload_pb2.X509SVIDResponse, hint: str | None) -> X509Update:
-    """One message as our state; `WatchEnded(withdrawn=True)` if it holds no usable SVID for us."""
+    """One message as our state; `WatchEnded` if it holds no usable SVID for us."""
     chosen = _choose(message, hint)
     try:
         chain = tuple(split_der(chosen.x509_svid))
         key = load_der_private_key(chosen.x509_svid_key, None)
         leaf, named = read_leaf(chain[0])
     except (ValueError, TypeError, IndexError, UnsupportedAlgorithm, SvidRefused) as error:
-        raise WatchEnded(f"malformed X.509-SVID: {error}", withdrawn=True) from None
+        raise WatchEnded(f"malformed X.509-SVID: {error}", "unusable") from None
     if named != chosen.spiffe_id or leaf.public_key() != key.public_key():
-        raise WatchEnded("malformed X.509-SVID: name, certificate and key differ", withdrawn=True)
+        raise WatchEnded("malformed X.509-SVID: name, certificate and key differ", "unusable")
     return X509Update(
         spiffe_id=named,
         chain=chain,
@@ -181,7 +193,7 @@ def _choose(message: workload_pb2.X509SVIDResponse, hint: str | None) -> workloa
     if hint is not None:
         offered = ", ".join(repr(svid.hint) if svid.hint else "one without a hint" for svid in message.svids)
         why += f" with the hint {hint!r}; it offers {offered or 'none at all'}"
-    raise WatchEnded(why, withdrawn=True)
+    raise WatchEnded(why, "denied")
 
 
 def _bundles(

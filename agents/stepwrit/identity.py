@@ -23,8 +23,9 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
+from stepwrit._jwt_svids import HeldJwtSvids
 from stepwrit._supervise import Clock, Health, Supervisor
-from stepwrit._workload_api import X509Update, fetch_jwt_svid, grpc_target, watch_x509
+from stepwrit._workload_api import X509Update, grpc_target, watch_x509
 from stepwrit.errors import IdentityUnavailable
 
 _log = logging.getLogger("stepwrit.identity")
@@ -65,6 +66,7 @@ class WorkloadIdentity:
         self._snapshot: X509Snapshot | None = None
         self._generation = 0
         self._subscribers: list[Callable[[], None]] = []
+        self._jwt_svids = HeldJwtSvids(socket, clock)
         self._supervisor: Supervisor[X509Update] = Supervisor(
             socket,
             lambda: watch_x509(socket, hint),
@@ -146,11 +148,12 @@ class WorkloadIdentity:
         return replace(stream, state="expired", since=snapshot.expires_at)
 
     def jwt_svid(self, audience: str, *, timeout: float = JWT_TIMEOUT_S) -> str:
-        """A fresh JWT-SVID of ours, for this audience alone; blocks up to `timeout` seconds. It is a secret.
+        """A JWT-SVID of ours, for this audience alone; blocks up to `timeout` seconds. It is a secret.
 
-        Raises IdentityUnavailable.
+        Asked for at each call (the agent keeps them); while the agent cannot be reached, the last one that it
+        gave, as long as that lasts. Raises IdentityUnavailable.
         """
-        return fetch_jwt_svid(self._socket, audience, spiffe_id=self.snapshot().spiffe_id, timeout=timeout)
+        return self._jwt_svids.get(audience, self.snapshot().spiffe_id, timeout)
 
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back after each change, also a withdrawal, on the watching thread; returns the undo."""

@@ -303,10 +303,10 @@ async def test_a_frozen_bearer_is_stopped_and_a_revoked_key_too(stage: Stage, lo
 async def test_withdrawn_authorities_end_what_was_good(stage: Stage, lone: Bearer) -> None:
     victim = lone.holding(lone.token())
     assert (await started(victim)).ok()
-    before = stage.broker._streams["jwt_bundles"].current().generation
+    before = stage.broker.jwt_bundles.current().generation
     stage.trust.rotate_ca(keep_previous=False)
     async with asyncio.timeout(10):
-        while stage.broker._streams["jwt_bundles"].current().generation == before:
+        while stage.broker.jwt_bundles.current().generation == before:
             await asyncio.sleep(0.01)
     reply = await started(victim)
     assert (reply.status, reply.refusal["rule"]) == (401, "jwt:unknown_key")

@@ -31,7 +31,7 @@ class Stream:
         yield from self._given
         if self._ending is None:
             self._cancelled.wait(10)
-            raise WatchEnded("hung up", withdrawn=False)
+            raise WatchEnded("hung up", "lost")
         raise self._ending
 
     def cancel(self) -> None:
@@ -67,7 +67,7 @@ class Api:
 
 
 def lost(why: str = "gone") -> WatchEnded:
-    return WatchEnded(why, withdrawn=False)
+    return WatchEnded(why, "lost")
 
 
 @pytest.fixture
@@ -111,14 +111,34 @@ def test_a_lost_stream_is_stale_then_well_again(started: list[Supervisor[str]]) 
     assert (api.published, api.supervisor.health.tries) == (["one", "two"], 0)
 
 
+def denied() -> WatchEnded:
+    return WatchEnded("denied", "denied")
+
+
 def test_a_denial_is_a_withdrawal_whatever_follows_until_it_is_given_again(
     started: list[Supervisor[str]],
 ) -> None:
-    denied = WatchEnded("denied", withdrawn=True)
-    api = run(Api(Stream(["one"], denied), Stream([], lost()), Stream(["two"], None)), started)
-    eventually(lambda: api.supervisor.health.tries == 2)
+    streams = Stream(["one"], denied()), Stream([], denied()), Stream([], lost()), Stream(["two"], None)
+    api = run(Api(*streams), started)
+    eventually(lambda: api.supervisor.health.tries == 3)
     assert (api.state, api.withdrawn) == ("withdrawn", 1)
     eventually(lambda: api.state == "ok")
+
+
+def test_a_denial_after_an_update_is_asked_again_at_once_and_may_prove_false(
+    started: list[Supervisor[str]],
+) -> None:
+    """SPIRE's agent, while it replaces what a tainted authority signed."""
+    api = run(Api(Stream(["one"], denied()), Stream(["two"], None)), started)
+    eventually(lambda: api.published == ["one", "two"])
+    assert (api.withdrawn, api.opened) == (0, 2)
+    eventually(lambda: api.state == "ok")
+
+
+def test_what_makes_no_sense_is_withdrawn_at_once(started: list[Supervisor[str]]) -> None:
+    api = run(Api(Stream(["one"], WatchEnded("junk", "unusable")), Stream([], None)), started)
+    eventually(lambda: api.state == "withdrawn")
+    assert (api.published, api.withdrawn) == (["one"], 1)
 
 
 def test_a_nudge_hangs_up_and_asks_again_but_not_at_every_call(started: list[Supervisor[str]]) -> None:
@@ -169,7 +189,7 @@ def test_health_tells_the_state_the_reason_and_the_tries(tmp_path: Path) -> None
         identity.start_sync()
         identity.wait_ready_sync(10)
         assert health.states({"identity": identity})["identity", "ok"] is True
-        api.say(grpc.StatusCode.PERMISSION_DENIED)
+        api.say(grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.PERMISSION_DENIED)
         eventually(lambda: identity.health().state == "withdrawn")
         said = health.told({"identity": identity})["identity"]
         assert isinstance(said, dict)

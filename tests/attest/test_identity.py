@@ -140,7 +140,8 @@ def test_a_malformed_update_withdraws_the_identity_until_a_good_one_comes(
         bad = svid(AGENT, ca.issue(AGENT, usage=None), ca.der)
     heard = threading.Event()
     me.subscribe(heard.set)
-    api.say_badly(response([] if fault == "no svid" else [bad], {}))
+    for _ in range(2 if fault == "no svid" else 1):  # that nothing is ours is asked again
+        api.say_badly(response([] if fault == "no svid" else [bad], {}))
     eventually(lambda: gone(me))
     assert heard.wait(10)
     api.say(state(ca, AGENT))
@@ -151,6 +152,9 @@ def test_a_malformed_update_withdraws_the_identity_until_a_good_one_comes(
 def test_permission_denied_withdraws_the_identity_until_it_is_given_again(
     me: WorkloadIdentity, api: ScriptedWorkloadApi, ca: FakeCa
 ) -> None:
+    api.say(grpc.StatusCode.PERMISSION_DENIED)
+    eventually(lambda: me.health().state == "stale")
+    assert not gone(me)  # asked again, on a stream of its own
     api.say(grpc.StatusCode.PERMISSION_DENIED)
     eventually(lambda: gone(me))
     with pytest.raises(IdentityUnavailable, match=r"unix:.*PERMISSION_DENIED"):
@@ -215,7 +219,8 @@ def test_the_hint_chooses_and_a_missing_one_is_no_identity(api: ScriptedWorkload
     api.say(response(both, {}))
     identity.start_sync()
     assert identity.wait_ready_sync(10).spiffe_id == other
-    api.say_badly(response(both[:1], {}))
+    for _ in range(2):  # the second is the first answer of a new stream
+        api.say_badly(response(both[:1], {}))
     eventually(lambda: gone(identity))
     with pytest.raises(IdentityUnavailable, match="'internal'; it offers one without a hint"):
         identity.snapshot()

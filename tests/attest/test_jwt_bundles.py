@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.attest.scripted import eventually
 
+from stepwrit._jwt_svids import HeldJwtSvids
 from stepwrit.errors import ConfigurationError, IdentityUnavailable
 from stepwrit.identity import WorkloadIdentity
 from stepwrit.jwt_bundles import JwtBundleWatch
@@ -73,7 +74,7 @@ def test_a_deleted_entry_takes_everything_back_and_says_so(
 ) -> None:
     domain.delete_entry("broker")
     eventually(lambda: watch.health().state == "withdrawn")
-    assert not watch.current().by_domain
+    eventually(lambda: not watch.current().by_domain)
     assert watch.lost_at() is not None
     domain.delete_entry("agent")
     eventually(lambda: agent.health().state == "withdrawn")
@@ -94,3 +95,35 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     watching.close()
     with pytest.raises(ConfigurationError, match="unix:///"):
         JwtBundleWatch("tcp://127.0.0.1:1")
+
+
+def test_a_jwt_svid_is_held_against_an_agent_that_is_away_while_it_lasts(tmp_path: Path) -> None:
+    passed = 0.0
+    domain = DevTrustDomain(tmp_path, trust_domain="a.test", jwt_life=60.0)
+    with pytest.warns(DevelopmentModeWarning):
+        domain.start_sync()
+    identity = WorkloadIdentity(domain.socket_for("agent"), clock=lambda: time.time() + passed)
+    identity.start_sync()
+    identity.wait_ready_sync(10)
+    first = identity.jwt_svid(ISSUER)
+    domain.stop_sync()
+    assert identity.jwt_svid(ISSUER) == first
+    with pytest.raises(IdentityUnavailable, match="no JWT-SVID"):
+        identity.jwt_svid("https://another.example")
+    passed = 56.0
+    with pytest.raises(IdentityUnavailable, match="no JWT-SVID"):
+        identity.jwt_svid(ISSUER)
+    identity.close_sync()
+
+
+def test_a_denied_jwt_svid_is_not_held(domain: DevTrustDomain, agent: WorkloadIdentity) -> None:
+    """The stream of X.509-SVIDs may still be asking again: the denial of this call counts by itself."""
+    held = HeldJwtSvids(agent.socket, time.time)
+    spiffe_id = "spiffe://a.test/agent"
+    assert held.get(ISSUER, spiffe_id, 5.0)
+    domain.delete_entry("agent")
+    with pytest.raises(IdentityUnavailable, match="no registration entry"):
+        held.get(ISSUER, spiffe_id, 5.0)
+    domain.stop_sync()
+    with pytest.raises(IdentityUnavailable, match="no JWT-SVID"):
+        held.get(ISSUER, spiffe_id, 5.0)

@@ -27,7 +27,7 @@ import httpx2
 import yaml
 
 from stepwrit import shape
-from stepwrit._transport import HttpTransport
+from stepwrit._transport import HttpTransport, Transport
 from stepwrit.digest import args_digest, body_digest
 from stepwrit.dpop import make_proof, make_step_proof, token_hash
 from stepwrit.flow import Request
@@ -500,7 +500,7 @@ class Stage:
     async def actors(self, *paths: str) -> list[Actor]:
         return [await self.actor(path) for path in paths]
 
-    async def transport(self, path: str) -> HttpTransport:
+    async def transport(self, path: str) -> Transport:
         """The way of one workload to the broker, by its SVID."""
         async with self._making:  # thirty-two first requests at once make one
             if path not in self._transports:

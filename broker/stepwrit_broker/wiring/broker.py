@@ -322,7 +322,8 @@ class Broker:
 
     def _authorities(self) -> AuthoritySource:
         """The JWT authorities, watched from now on."""
-        watch = self._streams["jwt_bundles"] = JwtBundleWatch(self.settings.spiffe_socket)
+        watch = self.jwt_bundles = JwtBundleWatch(self.settings.spiffe_socket)
+        self._streams["jwt_bundles"] = watch
         watch.start()
         self._stack.push_async_callback(asyncio.to_thread, watch.close)
         return AuthoritySource(

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.fakes.stage import ENTRIES, Stage
+from tests.live.spire.measured import Measured, note, shown
 
 from stepwrit_broker.dev.spire import SpireDomain
 
@@ -56,3 +58,16 @@ async def stage(spire: SpireDomain) -> AsyncIterator[Stage]:
     """A broker and its callers, every identity from SPIRE."""
     async with Stage(domain=DOMAIN, identities=spire, entries=[*ENTRIES, *MORE]) as made:
         yield made
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Measured:
+    """Notes a number for the report at the end."""
+    return partial(note, request.node.name)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if shown:
+        terminalreporter.section("measured")
+        for line in shown:
+            terminalreporter.write_line(line)
