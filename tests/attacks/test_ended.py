@@ -243,12 +243,12 @@ async def test_what_the_registry_no_longer_has_is_stopped_at_once(stage: Stage) 
     slim = [each | {"tools": _less(each)} if each["id"] == "mcp-server/ledger" else each for each in without]
     try:
         stage.write_registry(slim)
-        await stage.broker.apply_file("registry")
+        await stage.broker.files.apply("registry")
         refused(stage, await held.redeem(), "frozen")
         refused(stage, await held.ledger.credential(held.step), "frozen", "plan")
     finally:
         stage.write_registry(ENTRIES)
-        await stage.broker.apply_file("registry")
+        await stage.broker.files.apply("registry")
     (await held.redeem()).ok()
 
 

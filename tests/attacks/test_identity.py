@@ -384,12 +384,12 @@ async def test_a_tenants_operator_reads_nothing_of_another_tenant(stage: Stage) 
 async def test_unattested_tries_are_counted_by_one_entry_of_the_ledger(stage: Stage) -> None:
     stage.broker.metrics.untold()
     head = int(str(stage.broker.ledger.head()["size"]))
-    await stage.broker._flush()
+    await stage.broker.chores.flush()
     assert not stage.broker.ledger.tail(head - 1, 100, ["refused.counted"], None), "nothing to tell"
     body = await opening(stage)
     for _ in range(3):
         answer = await as_(stage, FORGED["nobody registered"](authority(stage)), body)
         assert answer.status_code == 401
-    await stage.broker._flush()
+    await stage.broker.chores.flush()
     told = stage.broker.ledger.tail(head - 1, 100, ["refused.counted"], None)
     assert [entry.facts["unattested"] for entry in told if entry.facts] == [{"registry": 3}]

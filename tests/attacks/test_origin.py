@@ -166,14 +166,14 @@ async def test_a_server_starts_nothing_of_more_than_low_impact_whatever_the_regi
     allowed = [each | {"may_start": HIGH} if each["id"] == "mcp-server/ledger" else each for each in ENTRIES]
     stage.write_registry(allowed)
     try:
-        await stage.broker.apply_file("registry")
+        await stage.broker.files.apply("registry")
         model, ledger = await stage.accepted(), await stage.actor("mcp-server/ledger")
         (await ledger.open_reply(model.step, "audit/record")).ok()
         refused(stage, await ledger.open_reply(model.step, "audit/purge"), "policy")
         refused(stage, await ledger.open_reply(model.step, "ledger/wipe"), "policy", "approval_required")
     finally:
         stage.write_registry(ENTRIES)
-        await stage.broker.apply_file("registry")
+        await stage.broker.files.apply("registry")
 
 
 async def test_high_impact_waits_for_an_approval_that_cannot_be_given_yet(stage: Stage) -> None:

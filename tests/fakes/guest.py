@@ -149,13 +149,13 @@ class Federated:
         named = "".join(f', "{domain}"' for domain in domains)
         text = (Path(__file__).parents[2] / "deploy/policies/low-risk/50-federation.cedar").read_text()
         path.write_text(text.replace("[context.home].", f"[context.home{named}]."))
-        await self.stage.broker.apply_file("policy")
+        await self.stage.broker.files.apply("policy")
 
     async def registry(self, *, foreign: tuple[str, ...], entries: list[dict[str, Any]]) -> None:
         """Another registry."""
         self.stage.foreign = foreign
         self.stage.write_registry(entries)
-        await self.stage.broker.apply_file("registry")
+        await self.stage.broker.files.apply("registry")
 
     def guest(self, spiffe_id: str = GUEST, *, by: DevCa | None = None) -> Guest:
         """A caller with this ID, whose certificate the partner (or `by`) signed."""

@@ -69,7 +69,7 @@ async def test_everything_served_under_oauth_is_listed(stage: Stage) -> None:
     found, broker = await metadata(stage), stage.broker
     listed = {served_at(url, stage)[1] for url in endpoints(found).values()}
     listed.add(served_at(found["jwks_uri"], stage)[1])
-    served = set(broker._oauth(broker._callers(None, lambda: ())))  # type: ignore[arg-type]
+    served = set(broker.listening.oauth(broker.listening._callers(None, lambda: ())))  # type: ignore[arg-type]
     async with tls_client(stage) as http:
         described = (await http.get("/v1/openapi.json")).json()["paths"]
     served |= {path for path in described if path.startswith("/oauth/")}

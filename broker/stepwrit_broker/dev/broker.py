@@ -256,7 +256,7 @@ class DevBroker:
         self._entries = entries
         (self.folder / "registered.json").write_text(json.dumps(self._entries), encoding="utf-8")
         self._write_registry()
-        await self.broker.apply_file("registry")
+        await self.broker.files.apply("registry")
 
     def _registered(self) -> list[dict[str, Any]]:
         """What was registered before this start."""

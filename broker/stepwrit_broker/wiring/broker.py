@@ -1,79 +1,46 @@
-"""One broker: every port with its adapter, the listeners, and the work in the background."""
+"""One broker: every port with its adapter, from its identity to its listeners."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
-import os
 import sqlite3
-import traceback
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from functools import partial
-from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import httpx2
-import structlog
 
-from stepwrit.errors import IdentityUnavailable
 from stepwrit.identity import WorkloadIdentity
 from stepwrit.jwt_bundles import JwtBundleWatch
 from stepwrit.wire import CREDENTIAL_MAX_S, STEP_TOKEN_MAX_S
 from stepwrit_broker.attest.bundles import AuthoritySource, BundleSource
 from stepwrit_broker.attest.federation.trust import PooledIdentity
-from stepwrit_broker.attest.jwt import JwtAttestor
 from stepwrit_broker.attest.person import OidcPeople
-from stepwrit_broker.attest.x509 import X509Attestor
 from stepwrit_broker.clock import SystemClock, SystemEntropy
-from stepwrit_broker.core import ids
-from stepwrit_broker.core.errors import Problem, Unavailable
-from stepwrit_broker.core.versions import VersionKind
-from stepwrit_broker.edge.admin import AdminPorts
-from stepwrit_broker.edge.app import BEARER_VERBS, Endpoint, WorkloadApp
-from stepwrit_broker.edge.caller import Callers
-from stepwrit_broker.edge.forwarded import Forwarding
-from stepwrit_broker.edge.http import Asgi
-from stepwrit_broker.edge.listeners import (
-    Listener,
-    mtls_listener,
-    plain_listener,
-    tls_listener,
-    unix_listener,
-)
-from stepwrit_broker.edge.metadata import authorization_server_metadata
+from stepwrit_broker.core.errors import Unavailable
+from stepwrit_broker.edge.listeners import Listener
 from stepwrit_broker.edge.nonces import Nonces
-from stepwrit_broker.edge.oauth.introspect_7662 import IntrospectionEndpoint
-from stepwrit_broker.edge.oauth.revoke_7009 import RevocationEndpoint
-from stepwrit_broker.edge.oauth.token_8693 import TokenEndpoint
-from stepwrit_broker.edge.operator import by_socket, by_svid
-from stepwrit_broker.edge.proving import ByAssertion, ByCertificate, Proving
-from stepwrit_broker.edge.rest import ops_app, rest_app
-from stepwrit_broker.edge.verbs import Verbs
 from stepwrit_broker.flows.house import House
 from stepwrit_broker.flows.refusals import RefusalRecorder
-from stepwrit_broker.flows.revoke import Operator
 from stepwrit_broker.flows.settings import Live
 from stepwrit_broker.keys.keyring import Keyring
 from stepwrit_broker.keys.tokens import OwnCredentials, OwnStepTokens
 from stepwrit_broker.kinds.action_token import ActionToken
 from stepwrit_broker.ledger.view import SqliteLedgerView
 from stepwrit_broker.observe import Metrics
-from stepwrit_broker.ports import Evidence, Happening
-from stepwrit_broker.registry.limits_file import set_rate
 from stepwrit_broker.store.disk import Disk
 from stepwrit_broker.store.sqlite import SqliteStore
 from stepwrit_broker.store.start import open_store
 from stepwrit_broker.wiring import health
-from stepwrit_broker.wiring.documents import OperatorDocuments, document_text
+from stepwrit_broker.wiring.administering import admin_ports
+from stepwrit_broker.wiring.background import Background, Chores, Recorder
+from stepwrit_broker.wiring.documents import OperatorDocuments
 from stepwrit_broker.wiring.federating import FOLDER, Federating, one_source_each
+from stepwrit_broker.wiring.files import OperatorFiles
 from stepwrit_broker.wiring.identify import identified
 from stepwrit_broker.wiring.ledgering import Ledgering, signer
+from stepwrit_broker.wiring.listening import Listening, Served
 from stepwrit_broker.wiring.settings import BrokerSettings
-
-_log = structlog.get_logger("stepwrit.broker")
-FILE_OPERATOR = Operator(name="file")
 
 
 class Broker:
@@ -83,17 +50,15 @@ class Broker:
         self.settings = settings
         self.clock, self.entropy, self.metrics = SystemClock(), SystemEntropy(), Metrics()
         self._stack = AsyncExitStack()
+        self._background: Final = Background(self._stack)
         self._ready = False
-        self._svid_ends = 0.0
-        self._stamps: dict[VersionKind, tuple[tuple[str, int, int], ...]] = {}
         self.identity: WorkloadIdentity
         self.store: SqliteStore
         self.live: Live
         self.house: House
         self.ledger: SqliteLedgerView
-        self.mtls: Listener
-        self.ops: Listener
-        self.tls: Listener | None = None
+        self.files: OperatorFiles
+        self.listening: Listening
 
     async def __aenter__(self) -> Self:
         """Start everything, or nothing: what was started is stopped again when a part refuses."""
@@ -114,9 +79,10 @@ class Broker:
         await self._open_store()
         await self._settle()
         self._build()
-        await self._listen()
+        self.listening = Listening(self._served(), self._stack)
+        await self.listening.start()
         self._work()
-        await self._say("broker.started", {"broker": self.settings.broker_id, "epoch": self.store.epoch})
+        await self.say("broker.started", {"broker": self.settings.broker_id, "epoch": self.store.epoch})
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
@@ -150,6 +116,7 @@ class Broker:
         self._stack.push_async_callback(self.store.close)
         self.store.set_anchor(self.ledgering.anchoring(self.store))
         self._pepper_bytes = await self.store.within(self._pepper)
+        self.say = Recorder(store=self.store, clock=self.clock, entropy=self.entropy)
         self.ledger = SqliteLedgerView(settings.store_path)
         self._stack.callback(self.ledger.close)
         self._stack.push_async_callback(self._sign_last)
@@ -200,29 +167,11 @@ class Broker:
             use=lambda limits: self.store.use(limits, generation),
         )
         await self.live.load()
-        for kind in ("registry", "limits", "policy"):
-            await self.apply_file(kind)
+        self.files = OperatorFiles(self.settings, self.live, self.metrics)
+        await self.files.apply_all()
 
     def _bundle_generation(self) -> int:
         return self.pooled.generation
-
-    async def apply_file(self, kind: VersionKind) -> None:
-        """Apply a file if it changed. A bad one leaves what is in force, and says so."""
-        path: Path | None = getattr(self.settings, kind)
-        if path is None:
-            return
-        try:
-            text, source = _document(kind, path)
-            stored = await self.live.apply(
-                kind, text, source=source, by=FILE_OPERATOR, reason="the file changed"
-            )
-        except (Problem, OSError, UnicodeDecodeError) as bad:
-            _log.error("file refused; what was in force stays", kind=kind, path=str(path), why=str(bad))
-            self.metrics.file_refused(kind)
-            return
-        self.metrics.file_good(kind)
-        if stored is not None:
-            _log.info("applied", kind=kind, version=stored.number, path=str(path))
 
     def _build(self) -> None:
         settings, now = self.settings, self.clock.now()
@@ -266,58 +215,26 @@ class Broker:
         return entry is not None and name in entry.tools
 
     def _published(self, kid: str, thumbprint: str) -> None:
-        self._spawn(self._say("key.published", {"kid": kid, "thumbprint": thumbprint}))
+        self._background.spawn(self.say("key.published", {"kid": kid, "thumbprint": thumbprint}))
 
-    async def _listen(self) -> None:
-        settings = self.settings
-        callers = self._callers(self._by_certificate(), lambda: (self.mtls_url,))
-        admin = self._admin_ports()
-        quiet = rest_app(
-            title="Stepwrit", metadata=self._metadata, jwks=self._jwks, admin=(admin, by_svid(callers))
-        )
-        self.mtls = mtls_listener(
-            settings.mtls.host,
-            settings.mtls.port,
-            self.pooled,
-            on_handshake_refused=self.metrics.handshake_refused,
-        )
-        await self._serve(self.mtls, self._workloads(callers, quiet))
-        self.ops = plain_listener(settings.ops.host, settings.ops.port)
-        await self._serve(
-            self.ops, ops_app(text=self.metrics.text, ready=self._not_ready, health=self._health)
-        )
-        uids = settings.admin_uids | {0, os.getuid()}
-        settings.admin.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        await self._serve(
-            unix_listener(settings.admin, mode=0o666 if settings.admin_uids else 0o600),
-            rest_app(title="Stepwrit admin", metadata=None, jwks=None, admin=(admin, by_socket(uids))),
-        )
-        await self._listen_tls()
-
-    async def _listen_tls(self) -> None:
-        settings = self.settings
-        if settings.tls is None or settings.tls_cert is None or settings.tls_key is None:
-            return
-        self.tls = tls_listener(
-            settings.tls.host,
-            settings.tls.port,
-            settings.tls_cert,
-            settings.tls_key,
-            on_handshake_refused=self.metrics.handshake_refused,
-        )
-        nonces = Nonces(self._pepper_bytes)
-        attestor = JwtAttestor(self._authorities(), audience=settings.issuer)
-        ignored = partial(self.metrics.forwarded_ignored, "tls")
-        callers = self._callers(ByAssertion(attestor, ignored=ignored), lambda: (settings.issuer,), nonces)
-        quiet = rest_app(title="Stepwrit", metadata=self._metadata, jwks=self._jwks, admin=None)
-        await self._serve(self.tls, self._workloads(callers, quiet, nonces))
-
-    def _by_certificate(self) -> ByCertificate:
-        proxy = self.settings.proxy
-        return ByCertificate(
-            X509Attestor(self.bundles),
-            ignored=partial(self.metrics.forwarded_ignored, "mtls"),
-            forwarding=None if proxy is None else Forwarding(proxy),
+    def _served(self) -> Served:
+        return Served(
+            settings=self.settings,
+            clock=self.clock,
+            metrics=self.metrics,
+            store=self.store,
+            live=self.live,
+            house=self.house,
+            identity=self.pooled,
+            bundles=self.bundles,
+            authorities=self._authorities,
+            nonces=Nonces(self._pepper_bytes),
+            rings=self._rings,
+            admin=admin_ports(
+                self.settings, self.store, self.house, self.live, self.ledger, self.metrics, self.ledgering
+            ),
+            ready=self._not_ready,
+            health=self._health,
         )
 
     def _authorities(self) -> AuthoritySource:
@@ -333,86 +250,25 @@ class Broker:
             partners=self.federating.federation,
         )
 
-    def _callers(
-        self, proving: Proving, bases: Callable[[], tuple[str, ...]], nonces: Nonces | None = None
-    ) -> Callers:
-        return Callers(
-            proving=proving,
-            settings=self.live,
-            store=self.store,
-            clock=self.clock,
-            home=self.settings.trust_domain,
-            bases=bases,
-            seen=self.metrics.caller_seen,
-            nonces=nonces,
-        )
+    @property
+    def mtls(self) -> Listener:
+        """The listener of workloads with a certificate."""
+        return self.listening.mtls
 
-    def _workloads(self, callers: Callers, rest: Asgi, nonces: Nonces | None = None) -> WorkloadApp:
-        """A listener's application; one that gives nonces knows its callers by bearers alone."""
-        return WorkloadApp(
-            verbs=Verbs(self.house, callers, self.metrics),
-            oauth=self._oauth(callers),
-            rest=rest,
-            metrics=self.metrics,
-            only=None if nonces is None else BEARER_VERBS,
-            nonce=None if nonces is None else lambda: nonces.fresh(self.clock.now()),
-        )
+    @property
+    def tls(self) -> Listener | None:
+        """The listener without client certificates, where there is one."""
+        return self.listening.tls
 
-    def _oauth(self, callers: Callers) -> dict[str, tuple[str, Endpoint]]:
-        """OAuth's endpoints; all of them stand in the metadata."""
-        house, metrics = self.house, self.metrics
-        return {
-            "/oauth/token": ("token", TokenEndpoint(house, callers, metrics)),
-            "/oauth/introspect": ("introspect", IntrospectionEndpoint(house, callers)),
-            "/oauth/revoke": ("revoke_token", RevocationEndpoint(house, callers, metrics)),
-        }
-
-    async def _serve(self, listener: Listener, app: object) -> None:
-        await listener.start(app)
-        self._stack.push_async_callback(listener.stop)
+    @property
+    def ops(self) -> Listener:
+        """The listener of metrics and health."""
+        return self.listening.ops
 
     @property
     def mtls_url(self) -> str:
-        """Where workloads reach this broker; the base of DPoP's `htu`."""
-        return self.settings.mtls_url or self.mtls.url
-
-    def _metadata(self) -> dict[str, object]:
-        return authorization_server_metadata(
-            issuer=self.settings.issuer,
-            mtls_base=self.mtls_url,
-            trust_domain=self.settings.trust_domain,
-            is_open=self.settings.tls is not None and self.settings.tls_cert is not None,
-        )
-
-    def _jwks(self) -> dict[str, object]:
-        now = self.clock.now()
-        return {"keys": [key for ring in self._rings for key in ring.jwks(now)]}
-
-    def _admin_ports(self) -> AdminPorts:
-        async def seal(path: str) -> dict[str, object]:
-            ref = ids.make_ref(self.entropy.bytes(ids.REF_BYTES))
-            return await self.ledgering.seal(self.store, self.clock, path, ref)
-
-        def rate(doc: str, name: str, wanted: str, burst: int | None) -> tuple[str, str]:
-            stored = set_rate(doc, name, wanted, burst)
-            return stored.doc, stored.digest
-
-        return AdminPorts(
-            house=self.house,
-            live=self.live,
-            ledger=self.ledger,
-            metrics=self.metrics,
-            set_rate=rate,
-            checkpoint=lambda: self.ledgering.sign(self.store),
-            backup=self.store.backup,
-            seal=seal,
-            about={
-                "broker_id": self.settings.broker_id,
-                "trust_domain": self.settings.trust_domain,
-                "issuer": self.settings.issuer,
-                "vkey": self.ledgering.vkey,
-            },
-        )
+        """Where workloads reach this broker."""
+        return self.listening.mtls_url
 
     def _not_ready(self) -> str | None:
         return None if self._ready else "starting or stopping"
@@ -425,114 +281,27 @@ class Broker:
             "federation": self.federating.health(),
         }
 
-    # --- in the background
-
     def _work(self) -> None:
-        settings = self.settings
-        self._every(settings.reap_every_s, self._reap)
-        self._every(settings.checkpoint_every_s, self._checkpoint)
-        self._every(settings.watch_every_s, self._watch)
-        self._every(10.0, self._flush)
-        self._every(2.0, self._gauge)
-        self._every(1.0, self.federating.gauge)
-        self.federating.say = self._say
-        for run in self.federating.runs():
-            self._spawn(run)
-
-    def _every(self, seconds: float, job: Callable[[], Awaitable[None]]) -> None:
-        async def forever() -> None:
-            while True:
-                await asyncio.sleep(seconds)
-                try:
-                    await job()
-                except Problem as problem:
-                    _log.warning("background work", job=job.__name__, why=str(problem))
-                except Exception:  # noqa: BLE001  the loop must go on; the log has it
-                    _log.error("background work", job=job.__name__, exception=traceback.format_exc())
-
-        self._spawn(forever())
-
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-
-        async def stop() -> None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-        self._stack.push_async_callback(stop)
-
-    async def _reap(self) -> None:
-        done = await self.store.reap(self.clock.now())
-        for what, count in (("steps", done.steps), ("grants", done.grants), ("purged", done.purged)):
-            self.metrics.reaped.labels(what).inc(count)
-
-    async def _checkpoint(self) -> None:
-        if self.ledgering.log.size:
-            await self.ledgering.sign(self.store)
-            self.metrics.ledger_signed.set(self.ledgering.log.size)
-
-    async def _watch(self) -> None:
-        await self.live.load()
-        for kind in ("registry", "limits", "policy"):
-            if self._changed(kind):
-                await self.apply_file(kind)
-
-    def _changed(self, kind: VersionKind) -> bool:
-        """By size and time of the file, or of any file in the folder."""
-        path: Path | None = getattr(self.settings, kind)
-        if path is None:
-            return False
-        stamp, before = _stamp(path), self._stamps.get(kind)
-        self._stamps[kind] = stamp
-        return stamp != before
-
-    async def _flush(self) -> None:
-        """What was only counted becomes an entry: callers beyond their rate, and all unattested tries."""
-        await self.refusals.flush(self.clock.now())
-        untold = self.metrics.untold()
-        if untold:
-            await self._say("refused.counted", {"unattested": untold})
-
-    async def _gauge(self) -> None:
-        room, now = self.store.headroom(), self.clock.now()
-        self.metrics.store_bytes.set(room.used)
-        self.metrics.headroom.set(room.free - self.settings.disk_reserve_bytes)
-        self.metrics.ledger_entries.set(room.entries)
-        self.metrics.ledger_bytes.set(room.ledger)
-        self.metrics.standing.set(len(self.store.marks()))
-        self._gauge_identity(now)
-        versions = self.live.now_in_force().versions
-        for kind in ("policy", "registry", "limits", "bundles"):
-            self.metrics.versions.labels(kind).set(getattr(versions, kind))
-
-    def _gauge_identity(self, now: float) -> None:
-        """Also when there is none: that is when the gauge is looked at."""
-        with contextlib.suppress(IdentityUnavailable):
-            self._svid_ends = self.identity.snapshot().expires_at
-        self.metrics.own_svid.set(round(self._svid_ends - now, 1))
-        for (stream, state), is_it in health.states(self._streams).items():
-            self.metrics.identity_state.labels(stream, state).set(is_it)
-
-    async def _say(self, kind: str, facts: dict[str, object]) -> None:
-        ref = ids.make_ref(self.entropy.bytes(ids.REF_BYTES))
-        await self.store.record(
-            Happening(
-                kind=kind,
-                ref=ref,
-                tenant=None,
-                txn=None,
-                evidence=Evidence(facts=facts),
-                now=self.clock.now(),
-            )
+        settings, background = self.settings, self._background
+        chores = self.chores = Chores(
+            disk_reserve=settings.disk_reserve_bytes,
+            clock=self.clock,
+            metrics=self.metrics,
+            store=self.store,
+            ledgering=self.ledgering,
+            live=self.live,
+            refusals=self.refusals,
+            say=self.say,
+            identity=self.identity,
+            streams=self._streams,
+            svid_ends=self._svid_ends,
         )
-
-
-def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
-    files = sorted(path.glob("*")) if path.is_dir() else [path]
-    return tuple((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files if each.exists())
-
-
-def _document(kind: VersionKind, path: Path) -> tuple[str, str]:
-    """A file's text, and the name under which its versions are known."""
-    text = document_text(kind, path)
-    return text, str(path.resolve())
+        background.every(settings.reap_every_s, chores.reap)
+        background.every(settings.checkpoint_every_s, chores.checkpoint)
+        background.every(settings.watch_every_s, self.files.watch)
+        background.every(10.0, chores.flush)
+        background.every(2.0, chores.gauge)
+        background.every(1.0, self.federating.gauge)
+        self.federating.say = self.say
+        for run in self.federating.runs():
+            background.spawn(run)

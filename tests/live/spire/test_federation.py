@@ -127,7 +127,7 @@ class Two:
         await self._stack.enter_async_context(self.stage)
         path = self.stage.folder / "policy" / "50-federation.cedar"
         path.write_text(path.read_text().replace("[context.home].", f'[context.home, "{PARTNER}"].'))
-        await self.stage.broker.apply_file("policy")
+        await self.stage.broker.files.apply("policy")
 
     async def _guest(self) -> None:
         self.identity = WorkloadIdentity(self.partner.socket, hint="agent/guest")
@@ -150,7 +150,7 @@ class Two:
     async def registry(self, *foreign: str) -> None:
         self.stage.foreign = foreign
         self.stage.write_registry(ENTRIES if not foreign else [*ENTRIES, ENTRY])
-        await self.stage.broker.apply_file("registry")
+        await self.stage.broker.files.apply("registry")
 
     def roots(self) -> tuple[bytes, ...]:
         """The partner's X.509 authorities, as the broker believes them now."""

@@ -1,0 +1,132 @@
+"""What a broker does beside answering: sweep, sign, watch files, count, and tell how it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import structlog
+
+from stepwrit.errors import IdentityUnavailable
+from stepwrit.identity import WorkloadIdentity
+from stepwrit_broker.core import ids
+from stepwrit_broker.core.errors import Problem
+from stepwrit_broker.flows.refusals import RefusalRecorder
+from stepwrit_broker.flows.settings import Live
+from stepwrit_broker.observe import Metrics
+from stepwrit_broker.ports import Clock, Entropy, Evidence, Happening
+from stepwrit_broker.store.sqlite import SqliteStore
+from stepwrit_broker.wiring import health
+from stepwrit_broker.wiring.ledgering import Ledgering
+
+_log = structlog.get_logger("stepwrit.broker")
+
+
+class Background:
+    """Runs work until `stack` is left."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+
+    def every(self, seconds: float, job: Callable[[], Awaitable[None]]) -> None:
+        """Again and again; what fails is logged, and tried again in its turn."""
+
+        async def forever() -> None:
+            while True:
+                await asyncio.sleep(seconds)
+                try:
+                    await job()
+                except Problem as problem:
+                    _log.warning("background work", job=job.__name__, why=str(problem))
+                except Exception:  # noqa: BLE001  the loop must go on; the log has it
+                    _log.error("background work", job=job.__name__, exception=traceback.format_exc())
+
+        self.spawn(forever())
+
+    def spawn(self, work: Awaitable[None]) -> None:
+        """Once, from now on."""
+        task = asyncio.ensure_future(work)
+
+        async def stop() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        self._stack.push_async_callback(stop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorder:
+    """Puts what the broker itself did into the ledger."""
+
+    store: SqliteStore
+    clock: Clock
+    entropy: Entropy
+
+    async def __call__(self, kind: str, facts: dict[str, object]) -> None:
+        """One entry of this kind."""
+        ref = ids.make_ref(self.entropy.bytes(ids.REF_BYTES))
+        evidence = Evidence(facts=facts)
+        await self.store.record(
+            Happening(kind=kind, ref=ref, tenant=None, txn=None, evidence=evidence, now=self.clock.now())
+        )
+
+
+@dataclass(kw_only=True)
+class Chores:
+    """The recurring work. svid_ends: the end of our SVID as last seen, seconds since the epoch."""
+
+    disk_reserve: int
+    clock: Clock
+    metrics: Metrics
+    store: SqliteStore
+    ledgering: Ledgering
+    live: Live
+    refusals: RefusalRecorder
+    say: Recorder
+    identity: WorkloadIdentity
+    streams: Mapping[str, health.Watched]
+    svid_ends: float
+
+    async def reap(self) -> None:
+        """End what is over, purge what nobody asks for any more."""
+        done = await self.store.reap(self.clock.now())
+        for what, count in (("steps", done.steps), ("grants", done.grants), ("purged", done.purged)):
+            self.metrics.reaped.labels(what).inc(count)
+
+    async def checkpoint(self) -> None:
+        """Sign what is committed."""
+        if self.ledgering.log.size:
+            await self.ledgering.sign(self.store)
+            self.metrics.ledger_signed.set(self.ledgering.log.size)
+
+    async def flush(self) -> None:
+        """What was only counted becomes an entry: callers beyond their rate, and all unattested tries."""
+        await self.refusals.flush(self.clock.now())
+        untold = self.metrics.untold()
+        if untold:
+            await self.say("refused.counted", {"unattested": untold})
+
+    async def gauge(self) -> None:
+        """Set the gauges that nobody else sets."""
+        self._gauge_identity()
+        room = self.store.headroom()
+        self.metrics.store_bytes.set(room.used)
+        self.metrics.headroom.set(room.free - self.disk_reserve)
+        self.metrics.ledger_entries.set(room.entries)
+        self.metrics.ledger_bytes.set(room.ledger)
+        self.metrics.standing.set(len(self.store.marks()))
+        versions = self.live.now_in_force().versions
+        for kind in ("policy", "registry", "limits", "bundles"):
+            self.metrics.versions.labels(kind).set(getattr(versions, kind))
+
+    def _gauge_identity(self) -> None:
+        """Also when there is none: that is when the gauge is looked at."""
+        with contextlib.suppress(IdentityUnavailable):
+            self.svid_ends = self.identity.snapshot().expires_at
+        for (stream, state), is_it in health.states(self.streams).items():
+            self.metrics.identity_state.labels(stream, state).set(is_it)
+        self.metrics.own_svid.set(round(self.svid_ends - self.clock.now(), 1))

@@ -1,0 +1,201 @@
+"""The listeners of a broker, and what each serves to whom."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from stepwrit_broker.attest.bundles import AuthoritySource, BundleSource
+from stepwrit_broker.attest.federation.trust import PooledIdentity
+from stepwrit_broker.attest.jwt import JwtAttestor
+from stepwrit_broker.attest.x509 import X509Attestor
+from stepwrit_broker.edge.admin import AdminPorts
+from stepwrit_broker.edge.app import BEARER_VERBS, Endpoint, WorkloadApp
+from stepwrit_broker.edge.caller import Callers
+from stepwrit_broker.edge.forwarded import Forwarding
+from stepwrit_broker.edge.http import Asgi
+from stepwrit_broker.edge.listeners import (
+    Listener,
+    mtls_listener,
+    plain_listener,
+    tls_listener,
+    unix_listener,
+)
+from stepwrit_broker.edge.metadata import authorization_server_metadata
+from stepwrit_broker.edge.nonces import Nonces
+from stepwrit_broker.edge.oauth.introspect_7662 import IntrospectionEndpoint
+from stepwrit_broker.edge.oauth.revoke_7009 import RevocationEndpoint
+from stepwrit_broker.edge.oauth.token_8693 import TokenEndpoint
+from stepwrit_broker.edge.operator import by_socket, by_svid
+from stepwrit_broker.edge.proving import ByAssertion, ByCertificate, Proving
+from stepwrit_broker.edge.rest import ops_app, rest_app
+from stepwrit_broker.edge.verbs import Verbs
+from stepwrit_broker.flows.house import House
+from stepwrit_broker.flows.settings import Live
+from stepwrit_broker.keys.keyring import Keyring
+from stepwrit_broker.observe import Metrics
+from stepwrit_broker.ports import Clock
+from stepwrit_broker.store.sqlite import SqliteStore
+from stepwrit_broker.wiring.settings import BrokerSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What the listeners are made of.
+
+    authorities: begins to watch the JWT authorities. ready: why this process is not, or None. health: what
+    `/healthz?verbose=true` adds.
+    """
+
+    settings: BrokerSettings
+    clock: Clock
+    metrics: Metrics
+    store: SqliteStore
+    live: Live
+    house: House
+    identity: PooledIdentity
+    bundles: BundleSource
+    authorities: Callable[[], AuthoritySource]
+    nonces: Nonces
+    rings: tuple[Keyring, ...]
+    admin: AdminPorts
+    ready: Callable[[], str | None]
+    health: Callable[[], dict[str, object]]
+
+
+class Listening:
+    """Opens the listeners; `stack` closes them."""
+
+    def __init__(self, served: Served, stack: AsyncExitStack) -> None:
+        self._served: Final = served
+        self._stack = stack
+        self.mtls: Listener
+        self.ops: Listener
+        self.tls: Listener | None = None
+
+    async def start(self) -> None:
+        """Open all of them. Raises ListenerError for an address that cannot be had."""
+        await self._open_mtls()
+        await self._open_ops()
+        await self._open_admin()
+        await self._open_tls()
+
+    @property
+    def mtls_url(self) -> str:
+        """Where workloads reach this broker; the base of DPoP's `htu`."""
+        return self._served.settings.mtls_url or self.mtls.url
+
+    async def _open_mtls(self) -> None:
+        served, address = self._served, self._served.settings.mtls
+        callers = self._callers(self._by_certificate(), lambda: (self.mtls_url,))
+        self.mtls = mtls_listener(
+            address.host,
+            address.port,
+            served.identity,
+            on_handshake_refused=served.metrics.handshake_refused,
+        )
+        await self._serve(self.mtls, self._workloads(callers, self._quiet(callers)))
+
+    async def _open_ops(self) -> None:
+        served = self._served
+        self.ops = plain_listener(served.settings.ops.host, served.settings.ops.port)
+        app = ops_app(text=served.metrics.text, ready=served.ready, health=served.health)
+        await self._serve(self.ops, app)
+
+    async def _open_admin(self) -> None:
+        settings, admin = self._served.settings, self._served.admin
+        uids = settings.admin_uids | {0, os.getuid()}
+        settings.admin.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await self._serve(
+            unix_listener(settings.admin, mode=0o666 if settings.admin_uids else 0o600),
+            rest_app(title="Stepwrit admin", metadata=None, jwks=None, admin=(admin, by_socket(uids))),
+        )
+
+    async def _open_tls(self) -> None:
+        served, settings = self._served, self._served.settings
+        if settings.tls is None or settings.tls_cert is None or settings.tls_key is None:
+            return
+        self.tls = tls_listener(
+            settings.tls.host,
+            settings.tls.port,
+            settings.tls_cert,
+            settings.tls_key,
+            on_handshake_refused=served.metrics.handshake_refused,
+        )
+        callers = self._callers(self._by_assertion(), lambda: (settings.issuer,), served.nonces)
+        await self._serve(self.tls, self._workloads(callers, self._quiet(None), served.nonces))
+
+    def _by_certificate(self) -> ByCertificate:
+        served, proxy = self._served, self._served.settings.proxy
+        return ByCertificate(
+            X509Attestor(served.bundles),
+            ignored=partial(served.metrics.forwarded_ignored, "mtls"),
+            forwarding=None if proxy is None else Forwarding(proxy),
+        )
+
+    def _by_assertion(self) -> ByAssertion:
+        served = self._served
+        attestor = JwtAttestor(served.authorities(), audience=served.settings.issuer)
+        return ByAssertion(attestor, ignored=partial(served.metrics.forwarded_ignored, "tls"))
+
+    def _callers(
+        self, proving: Proving, bases: Callable[[], tuple[str, ...]], nonces: Nonces | None = None
+    ) -> Callers:
+        served = self._served
+        return Callers(
+            proving=proving,
+            settings=served.live,
+            store=served.store,
+            clock=served.clock,
+            home=served.settings.trust_domain,
+            bases=bases,
+            seen=served.metrics.caller_seen,
+            nonces=nonces,
+        )
+
+    def _workloads(self, callers: Callers, rest: Asgi, nonces: Nonces | None = None) -> WorkloadApp:
+        """A listener's application; one that gives nonces knows its callers by bearers alone."""
+        served = self._served
+        return WorkloadApp(
+            verbs=Verbs(served.house, callers, served.metrics),
+            oauth=self.oauth(callers),
+            rest=rest,
+            metrics=served.metrics,
+            only=None if nonces is None else BEARER_VERBS,
+            nonce=None if nonces is None else lambda: nonces.fresh(served.clock.now()),
+        )
+
+    def oauth(self, callers: Callers) -> dict[str, tuple[str, Endpoint]]:
+        """OAuth's endpoints; all of them stand in the metadata."""
+        house, metrics = self._served.house, self._served.metrics
+        return {
+            "/oauth/token": ("token", TokenEndpoint(house, callers, metrics)),
+            "/oauth/introspect": ("introspect", IntrospectionEndpoint(house, callers)),
+            "/oauth/revoke": ("revoke_token", RevocationEndpoint(house, callers, metrics)),
+        }
+
+    def _quiet(self, operators: Callers | None) -> Asgi:
+        """The routes that are not hot. operators: how a listener knows them, if it serves any."""
+        admin = None if operators is None else (self._served.admin, by_svid(operators))
+        return rest_app(title="Stepwrit", metadata=self._metadata, jwks=self._jwks, admin=admin)
+
+    async def _serve(self, listener: Listener, app: object) -> None:
+        await listener.start(app)
+        self._stack.push_async_callback(listener.stop)
+
+    def _metadata(self) -> dict[str, object]:
+        settings = self._served.settings
+        return authorization_server_metadata(
+            issuer=settings.issuer,
+            mtls_base=self.mtls_url,
+            trust_domain=settings.trust_domain,
+            is_open=settings.tls is not None and settings.tls_cert is not None,
+        )
+
+    def _jwks(self) -> dict[str, object]:
+        now = self._served.clock.now()
+        return {"keys": [key for ring in self._served.rings for key in ring.jwks(now)]}
