@@ -18,7 +18,7 @@ from typing import Final, NoReturn, cast
 
 from stepwrit_broker.core.errors import Conflict, Unavailable
 from stepwrit_broker.core.merkle import HASH_BYTES
-from stepwrit_broker.ledger.durable import replace
+from stepwrit_broker.durable import replace
 from stepwrit_broker.ledger.schema import in_doubt
 
 _V: Final = 1

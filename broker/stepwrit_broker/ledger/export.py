@@ -19,8 +19,8 @@ from typing import Final
 from stepwrit_broker.core.entry import encode
 from stepwrit_broker.core.errors import Conflict
 from stepwrit_broker.core.merkle import Frontier
+from stepwrit_broker.durable import new_file, sync_directory
 from stepwrit_broker.ledger.checkpoint import open_checkpoint
-from stepwrit_broker.ledger.durable import new_file, sync_directory
 from stepwrit_broker.ledger.exported import TYPE, verify_export
 from stepwrit_broker.ledger.notes import NoteVerifier
 from stepwrit_broker.ledger.reader import Entry, LogReader

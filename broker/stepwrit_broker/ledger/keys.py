@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from stepwrit_broker.core.errors import Conflict, Unavailable
-from stepwrit_broker.ledger.durable import new_file, sync_directory
+from stepwrit_broker.durable import new_file, sync_directory
 from stepwrit_broker.ledger.notes import NoteRefused, NoteSigner, parse_secret, secret_line
 
 _MAX_BYTES: Final = 4096

@@ -8,11 +8,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, Final, cast
 
 from stepwrit.spiffe_bundle import BundleRefused, parse_bundle
+from stepwrit_broker import durable
 from stepwrit_broker.attest.federation.partner import BundleNotTaken, Held
 from stepwrit_broker.attest.federation.reading import held_of
 
@@ -54,23 +54,4 @@ class Memory:
             "bundle": base64.b64encode(raw).decode(),
         }
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = self.path.with_name(f".{self.path.name}.new")
-        _write(draft, json.dumps(written).encode())
-        draft.rename(self.path)
-        _sync(self.path.parent)
-
-
-def _write(path: Path, data: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        durable.replace(self.path, json.dumps(written).encode())

@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from stepwrit_broker.dev import tools
 from stepwrit_broker.dev.spire.hcl import Block, render
-from stepwrit_broker.dev.spire.process import Process, serving, socket_in
+from stepwrit_broker.dev.spire.process import Process, Program, serving, socket_in
 from stepwrit_broker.dev.spire.server import SpireServer
 
 
@@ -25,7 +25,7 @@ class AgentOptions:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-class SpireAgent:
+class SpireAgent(Program):
     """`async with SpireAgent(server, folder) as agent:`; `agent.socket` is the Workload API.
 
     folder: as the server's. A later `start` is a restart with the same node identity; `attest_again` takes a
@@ -38,17 +38,10 @@ class SpireAgent:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.path: Final = socket_in(self.folder, "agent.sock")
         self.spiffe_id = ""
-        self.process: Final = Process(
+        self.process = Process(
             [tools.find("spire-agent"), "run", "-config", self.folder / "agent.conf"],
             log=self.folder / "agent.log",
         )
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.stop()
 
     @property
     def socket(self) -> str:
@@ -67,19 +60,6 @@ class SpireAgent:
         config.touch(mode=0o600)  # a join token is a secret until it is used
         config.write_text(render(self._settings(token)), encoding="utf-8")
         await self.process.start(lambda: serving(self.path))
-
-    async def stop(self) -> None:
-        """End it in good order."""
-        await self.process.stop()
-
-    async def kill(self) -> None:
-        """End it as a crash would."""
-        await self.process.kill()
-
-    async def restart(self) -> None:
-        """Stop and start with the same node identity."""
-        await self.stop()
-        await self.start()
 
     async def attest_again(self) -> None:
         """Forget who it was and join with a new token, under a new ID: entries need the new parent."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from stepwrit_broker.dev import tools
 from stepwrit_broker.dev.ports import steady_port
 from stepwrit_broker.dev.spire.hcl import Block, render
-from stepwrit_broker.dev.spire.process import Process
+from stepwrit_broker.dev.spire.process import Process, Program
 from stepwrit_broker.dev.spire.server import SpireServer
 
 
-class OidcDiscoveryProvider:
+class OidcDiscoveryProvider(Program):
     """`async with OidcDiscoveryProvider(server, folder) as oidc:`; plain HTTP on loopback, for tests.
 
     It asks the server itself each second. The issuer that it names is `url`; give the server the same
@@ -26,17 +26,10 @@ class OidcDiscoveryProvider:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.port: Final = port or steady_port()
         self._server = server
-        self.process: Final = Process(
+        self.process = Process(
             [tools.find("oidc-discovery-provider"), "-config", self.folder / "oidc.conf"],
             log=self.folder / "oidc.log",
         )
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.stop()
 
     @property
     def url(self) -> str:
@@ -47,10 +40,6 @@ class OidcDiscoveryProvider:
         """Start, and wait until it has keys to give."""
         (self.folder / "oidc.conf").write_text(render(self._settings()), encoding="utf-8")
         await self.process.start(self._answers)
-
-    async def stop(self) -> None:
-        """End it in good order."""
-        await self.process.stop()
 
     def _answers(self) -> bool:
         try:

@@ -8,9 +8,10 @@ import shutil
 import signal
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Self, cast
 
 import grpc
 
@@ -145,3 +146,33 @@ def _dies_with_us() -> list[str]:
     """PR_SET_PDEATHSIG by way of util-linux: also a killed test leaves nothing running."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
+
+
+class Program(ABC):
+    """One of SPIRE's programs: `async with` starts it and ends it; its state outlives it."""
+
+    process: Process
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Start, or start again on the same state, and wait until it serves. Raises ProcessFailed."""
+
+    async def stop(self) -> None:
+        """End it in good order."""
+        await self.process.stop()
+
+    async def kill(self) -> None:
+        """End it as a crash would."""
+        await self.process.kill()
+
+    async def restart(self) -> None:
+        """Stop and start on the same state."""
+        await self.stop()
+        await self.start()

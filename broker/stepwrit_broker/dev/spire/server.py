@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal
 
 from stepwrit_broker.dev import tools
 from stepwrit_broker.dev.ports import steady_port
 from stepwrit_broker.dev.spire.hcl import Block, render
-from stepwrit_broker.dev.spire.process import Process, serving, socket_in
+from stepwrit_broker.dev.spire.process import Process, Program, serving, socket_in
 from stepwrit_broker.dev.spire.registration import Federation, ServerApi
 
 
@@ -51,7 +51,7 @@ class ServerOptions:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-class SpireServer:
+class SpireServer(Program):
     """`async with SpireServer("a.test", folder) as server:`; `server.api` is the operator's side.
 
     folder: made where needed, short enough for a socket. It survives `stop` and `kill`: a later `start` is a
@@ -69,18 +69,11 @@ class SpireServer:
         binary = tools.find("spire-server")
         self.api: Final = ServerApi(binary, self.socket)
         roots = self.options.web_roots
-        self.process: Final = Process(
+        self.process = Process(
             [binary, "run", "-config", self.folder / "server.conf"],
             log=self.folder / "server.log",
             environ={} if roots is None else {"SSL_CERT_FILE": str(roots), "SSL_CERT_DIR": "/nonexistent"},
         )
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.stop()
 
     @property
     def spiffe_id(self) -> str:
@@ -109,19 +102,6 @@ class SpireServer:
         """Start, or start again, and wait until it serves."""
         (self.folder / "server.conf").write_text(render(self._settings()), encoding="utf-8")
         await self.process.start(lambda: serving(self.socket))
-
-    async def stop(self) -> None:
-        """End it in good order."""
-        await self.process.stop()
-
-    async def kill(self) -> None:
-        """End it as a crash would."""
-        await self.process.kill()
-
-    async def restart(self) -> None:
-        """Stop and start on the same state."""
-        await self.stop()
-        await self.start()
 
     def _settings(self) -> Block:
         options = self.options
