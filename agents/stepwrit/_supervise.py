@@ -139,9 +139,9 @@ class Supervisor(Generic[U]):
         self._health = Health(state=state, since=since, why=f"{self._socket}: {why}", tries=tries)
 
     def _run(self) -> None:
-        backoff = FIRST_BACKOFF_S
+        backoff, doubtful = FIRST_BACKOFF_S, False
         while not self._stopping.is_set():
-            began = self._clock()
+            began, before = self._clock(), doubtful
             ended = self._watch_once()
             if self._stopping.is_set():
                 return
@@ -149,8 +149,8 @@ class Supervisor(Generic[U]):
             self._note_end(ended, withdrawn=ended.kind != "lost" and not doubtful)
             if self._clock() - began > _STEADY_S:
                 backoff = FIRST_BACKOFF_S
-            if doubtful:
-                continue
+            if doubtful and not before:
+                continue  # at once, but only once: one that always gives and then denies is asked with pauses
             self._stopping.wait(backoff)
             backoff = min(backoff * 2, MAX_BACKOFF_S)
 

@@ -42,7 +42,7 @@ _UNDERSTOOD: Final = frozenset(
     }
 )
 _BOTH_SIDES: Final = frozenset({ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH})
-_PARSE_ERRORS: Final = (
+PARSE_ERRORS: Final = (
     ValueError,
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
@@ -106,14 +106,14 @@ def read_leaf(der: bytes) -> tuple[x509.Certificate, str]:
     try:
         leaf = x509.load_der_x509_certificate(der)
         return leaf, _leaf_spiffe_id(leaf)
-    except _PARSE_ERRORS as error:
+    except PARSE_ERRORS as error:
         raise SvidRefused("malformed", str(error)) from None
 
 
 def _intermediates(ders: Sequence[bytes]) -> list[x509.Certificate]:
     try:
         return [x509.load_der_x509_certificate(der) for der in ders]
-    except _PARSE_ERRORS as error:
+    except PARSE_ERRORS as error:
         raise SvidRefused("malformed", str(error)) from None
 
 
@@ -202,7 +202,7 @@ def load_authority(der: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_der_x509_certificate(der)
         found = _find(certificate.extensions, x509.BasicConstraints)
-    except _PARSE_ERRORS as error:
+    except PARSE_ERRORS as error:
         raise ValueError(str(error)) from None
     if found is None or not found.value.ca:
         raise ValueError("not the certificate of a CA")
@@ -228,7 +228,7 @@ def _verify_path(
     )
     try:
         return verifier.verify(leaf, intermediates).chain
-    except (verification.VerificationError, *_PARSE_ERRORS) as error:
+    except (verification.VerificationError, *PARSE_ERRORS) as error:
         raise SvidRefused("untrusted", str(error)) from None
 
 

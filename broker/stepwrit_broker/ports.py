@@ -290,7 +290,8 @@ class Store(Protocol):
         """Bind a bearer document to the first key that is shown with it, durably and for as long as it lives.
 
         The same pair again changes nothing. Another key MUST raise Refused(`replay`, rule="second_key").
-        With it `proofs` are used up, each once.
+        With it `proofs` are used up, each once. What ends before the store's time MUST raise Unavailable,
+        rule="clock": it may have been purged.
         """
         ...
 

@@ -258,6 +258,25 @@ async def test_a_verb_that_spends_no_proof_of_its_own_spends_the_bearers(stage: 
     assert "use_dpop_nonce" in bare.headers["www-authenticate"]
 
 
+async def test_a_proof_brings_one_fresh_step_token(stage: Stage, lone: Bearer) -> None:
+    """A renewal writes nothing, so nothing but the pin uses up its proof."""
+    root = (await started(lone)).ok()["step"]
+    asked = {"v": 1, "parent": root, "server": "worker", "tool": "jot", "args": {}}
+    path = f"/v1/steps/{(await lone.json('/v1/steps', asked)).ok()['step']}/token"
+    proof = lone.proof(path, nonce=await lone.nonce())
+    assert (await lone.json(path, {}, proof=proof)).ok()
+    assert (await lone.json(path, {}, proof=proof)).code == "replay"
+    assert (await lone.json(path, {})).ok()
+
+
+async def test_what_was_decided_under_other_jwt_authorities_is_decided_again(stage: Stage) -> None:
+    """A write tests the versions it was decided on; the keys of bearers are of them."""
+    force = stage.broker.live.now_in_force
+    before, watch = force().versions.bundles, stage.broker.jwt_bundles
+    watch._publish(watch.current().by_domain)
+    assert force().versions.bundles == before + 1
+
+
 # --- what a bearer may not do
 
 

@@ -393,3 +393,13 @@ async def test_unattested_tries_are_counted_by_one_entry_of_the_ledger(stage: St
     await stage.broker.chores.flush()
     told = stage.broker.ledger.tail(head - 1, 100, ["refused.counted"], None)
     assert [entry.facts["unattested"] for entry in told if entry.facts] == [{"registry": 3}]
+
+
+async def test_who_is_not_admitted_leaves_no_name_in_the_metrics(stage: Stage) -> None:
+    """Names of strangers would fill the few thousand that are kept, and later callers have none."""
+    ca, body = authority(stage), await opening(stage)
+    assert (await as_(stage, ca.issue(CHAT), body)).status_code == 201
+    assert (await as_(stage, ca.issue(spiffe("agent/stranger")), body)).status_code == 401
+    told = stage.broker.metrics.text().decode()
+    assert f'stepwrit_caller_svid_seconds_left{{workload="{CHAT}"}}' in told
+    assert "agent/stranger" not in told

@@ -197,6 +197,37 @@ async def test_the_proxy_says_who_in_exactly_one_way(stage: Stage, which: str) -
         assert nobody(await proxy.post(chat, "/v1/steps", opening(root["step"]), says(me, them))) == rule
 
 
+async def test_a_trailer_field_is_nothing_that_the_proxy_said(stage: Stage) -> None:
+    """Proxies set and remove header fields, and pass a client's trailer fields on."""
+    chat, other = await stage.actors(CHAT, OTHER)
+    asked = opening((await chat.intent())["step"])
+    async with hop(stage) as proxy:
+        (await proxy.chunked(chat, "/v1/steps", asked, of(chat), [])).ok()
+        alone = await proxy.chunked(chat, "/v1/steps", asked, [], of(chat))
+        assert nobody(alone) == "proxy:no_certificate"
+        (await proxy.chunked(chat, "/v1/steps", asked, of(chat), of(other))).ok()
+
+
+async def test_a_frozen_proxy_speaks_for_nobody(stage: Stage) -> None:
+    chat = await stage.actor(CHAT)
+    root = (await chat.intent())["step"]
+    step = await chat.open(root, "ledger/note")
+    closing = f"/v1/steps/{root}/close", {"v": 1, "outcome": "cancelled"}
+    async with hop(stage) as proxy:
+        (await proxy.post(chat, "/v1/steps", opening(root), of(chat))).ok()
+        for target in (f"workload:{PROXY}", f"workload:{spiffe('edge/*')}"):
+            assert (await stage.mark("freeze", target)).ok()
+            try:
+                noted = refused(stage, await proxy.post(chat, "/v1/steps", opening(root), of(chat)), "frozen")
+                assert (noted.facts or {})["via"] == PROXY
+                refused(stage, await proxy.post(chat, *closing, of(chat)), "frozen")
+                assert (await chat.token(step.step)).ok(), "who comes directly is not stopped"
+            finally:
+                assert (await stage.mark("unfreeze", target)).ok()
+        (await proxy.post(chat, "/v1/steps", opening(root), of(chat))).ok()
+        (await proxy.post(chat, *closing, of(chat))).ok()
+
+
 async def test_operators_connect_to_the_broker_itself(stage: Stage) -> None:
     ops = await stage.actor("operator/ops")
     assert (await ops.send("GET", "/v1/admin/marks", b"", {})).status == 200

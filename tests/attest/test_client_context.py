@@ -6,12 +6,15 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
 import httpx2
 import pytest
+from cryptography import x509
+from cryptography.x509.name import _ASN1Type
+from cryptography.x509.oid import NameOID
 from tests.fakes.pki import FakeCa, FakeIdentity, Issued, identity
 
 from stepwrit._tls import Expect, PeerRefused, client_context
@@ -165,6 +168,34 @@ async def test_a_partners_root_that_imitates_ours_disturbs_nobody(
     imitation = world.partner.imitating(world.ca, identifier=identifier)
     ders = {"a.test": (world.ca.der,), "b.test": (imitation, world.partner.der)}
     give(world, {name: ders[name] for name in order})
+    assert await world.get() == 204
+    world.server.state = replace(world.server.state, **_own(world.partner.issue("spiffe://b.test/x")))
+    assert await world.get("spiffe://b.test/x") == 204, "the partner's other root still counts"
+
+
+SPELT: dict[str, Callable[[str], x509.NameAttribute[str]]] = {
+    "in capitals": lambda name: x509.NameAttribute(NameOID.COMMON_NAME, name.upper()),
+    "with more blanks": lambda name: x509.NameAttribute(
+        NameOID.COMMON_NAME, f" {name.replace(' ', '   ')}  "
+    ),
+    "as another type of string": lambda name: x509.NameAttribute(
+        NameOID.COMMON_NAME, name, _ASN1Type.PrintableString
+    ),
+}
+
+
+@pytest.mark.parametrize("identifier", [True, False])
+@pytest.mark.parametrize("spelt", SPELT)
+async def test_a_partners_root_whose_name_openssl_takes_for_ours_disturbs_nobody(
+    world: World, spelt: str, identifier: bool
+) -> None:
+    """OpenSSL compares names without case, blanks and type; so must we."""
+    assert await world.get() == 204
+    (attribute,) = world.ca.name
+    subject = x509.Name([SPELT[spelt](str(attribute.value))])
+    assert subject.public_bytes() != world.ca.name.public_bytes()
+    imitation = world.partner.imitating(world.ca, identifier=identifier, subject=subject)
+    give(world, {"b.test": (imitation, world.partner.der), "a.test": (world.ca.der,)})
     assert await world.get() == 204
     world.server.state = replace(world.server.state, **_own(world.partner.issue("spiffe://b.test/x")))
     assert await world.get("spiffe://b.test/x") == 204, "the partner's other root still counts"

@@ -160,6 +160,15 @@ def test_tries_are_spaced_by_a_growing_pause(started: list[Supervisor[str]]) -> 
     assert api.opened <= 5  # 0.1 + 0.2 + 0.4 s: a loop without a pause would be at thousands
 
 
+def test_an_agent_that_always_gives_and_then_denies_is_not_asked_without_a_pause(
+    started: list[Supervisor[str]],
+) -> None:
+    api = run(Api(Stream(["one"], denied())), started)
+    eventually(lambda: api.opened >= 2)
+    time.sleep(0.5)
+    assert (api.withdrawn, api.opened <= 6) == (0, True)
+
+
 def test_an_expired_svid_is_told_and_its_successor_asked_for(tmp_path: Path) -> None:
     """A machine that slept: the stream still stands, but what it gave has ended meanwhile."""
     ca, slept = FakeCa("a.test", now=time.time()), 0.0

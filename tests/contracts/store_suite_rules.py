@@ -13,7 +13,7 @@ from tests.fakes import build
 from tests.fakes.build import AGENT, AUDIENCE, KEY, RESOURCE, SERVER
 
 from stepwrit_broker.core import marks
-from stepwrit_broker.core.errors import Refused
+from stepwrit_broker.core.errors import Refused, Unavailable
 from stepwrit_broker.ports import Evidence, Happening, KeyPin, ProofUse
 
 
@@ -355,6 +355,34 @@ class PinContract:
         house.pass_time(301)
         await house.store.reap(house.now)
         await house.store.pin(pinned(house, jkt="b" * 43))
+
+    async def test_a_clock_that_went_ahead_and_came_back_frees_no_document(self, house: House) -> None:
+        """After the purge nobody knows the first key any more, though the document is good again."""
+        first, thief = pinned(house), pinned(house, jkt="b" * 43)
+        await house.store.pin(first)
+        house.pass_time(3600)
+        await house.store.reap(house.now)
+        house.pass_time(-3600)
+        for stale in (thief, first):
+            with pytest.raises(Unavailable) as doubt:
+                await house.store.pin(stale)
+            assert doubt.value.rule == "clock"
+        house.pass_time(3600)
+        await house.store.pin(pinned(house, svid="another"))
+
+    async def test_a_clock_that_went_ahead_and_came_back_lets_no_proof_serve_again(
+        self, house: House
+    ) -> None:
+        proof = ProofUse(kind="dpop", key="k.1", until=house.now + 60)
+        long_lived = replace(pinned(house), until=house.now + 7200)
+        await house.store.pin(replace(long_lived, proofs=(proof,)))
+        house.pass_time(3600)
+        await house.store.reap(house.now)
+        house.pass_time(-3600)
+        await house.store.pin(long_lived)
+        with pytest.raises(Unavailable) as doubt:
+            await house.store.pin(replace(long_lived, proofs=(proof,)))
+        assert doubt.value.rule == "clock"
 
     async def test_its_proofs_serve_once_and_only_for_the_right_key(self, house: House) -> None:
         proof = ProofUse(kind="dpop", key="k.1", until=house.now + 60)

@@ -63,9 +63,27 @@ class Hop:
         )
 
     async def send(self, method: str, path: str, body: bytes, headers: Sent, host: str = "x") -> Reply:
-        lines = b"".join(b"%b: %b\r\n" % (name.encode(), value) for name, value in headers)
         head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n".encode()
-        self._writer.write(head + lines + b"\r\n" + body)
+        return await self._exchange(head + _lines(headers) + b"\r\n" + body)
+
+    async def chunked(
+        self, by: Actor, path: str, members: Mapping[str, Any], sent: Sent, trailers: Sent
+    ) -> Reply:
+        """The same as `post`, in one chunk, with trailer fields after it."""
+        body = json.dumps(members).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n".encode()
+        headers = [
+            ("Content-Type", b"application/json"),
+            (HEADER_OPERATION, new().encode()),
+            (HEADER_DPOP, by.proof(path).encode()),
+        ]
+        chunk = b"%x\r\n%b\r\n0\r\n" % (len(body), body)
+        return await self._exchange(
+            head + _lines([*headers, *sent]) + b"\r\n" + chunk + _lines(trailers) + b"\r\n"
+        )
+
+    async def _exchange(self, raw: bytes) -> Reply:
+        self._writer.write(raw)
         await self._writer.drain()
         reply = await self._reply()
         if reply.headers.get("connection", "").lower() == "close":  # what is unattested ends it
@@ -80,3 +98,7 @@ class Hop:
         value = json.loads(raw) if "json" in read.get("content-type", "") else {}
         members = value if isinstance(value, dict) else {"": value}
         return Reply(status=int(first.split(" ")[1]), body=members, raw=raw, headers=read)
+
+
+def _lines(fields: Sent) -> bytes:
+    return b"".join(b"%b: %b\r\n" % (name.encode(), value) for name, value in fields)

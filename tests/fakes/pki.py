@@ -94,10 +94,10 @@ class FakeCa:
         leaf = _leaf(self, key.public_key(), spiffe_id or f"spiffe://{self.trust_domain}/agent", **shape)
         return Issued(leaf=leaf.public_bytes(Encoding.DER), key=key, intermediates=self.intermediates)
 
-    def imitating(self, other: FakeCa, *, identifier: bool = True) -> bytes:
-        """A root with our key that has the other's subject and key identifier, DER."""
+    def imitating(self, other: FakeCa, *, identifier: bool = True, subject: x509.Name | None = None) -> bytes:
+        """A root with our key that has the other's subject and key identifier, DER. subject: its spelling."""
         builder = (
-            _builder(other, self.key.public_key(), other.name, -3600, 86_400)
+            _builder(other, self.key.public_key(), subject or other.name, -3600, 86_400)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(key_usage("key_cert_sign", "crl_sign"), critical=True)
         )

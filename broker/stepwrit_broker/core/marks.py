@@ -85,8 +85,15 @@ def subjects_of_workload(workload: SpiffeId) -> tuple[str, ...]:
 
 
 def subjects_of_caller(caller: Caller) -> tuple[str, ...]:
-    """The targets that stop a caller: its ID, every pattern that covers it, its domain."""
-    return (*subjects_of_workload(caller.workload.id), f"workload:{caller.entry.id}")
+    """The targets that stop a caller: its ID, every pattern that covers it, its domain, and its proxy's."""
+    own = (*subjects_of_workload(caller.workload.id), f"workload:{caller.entry.id}")
+    return (*own, *subjects_of_proxy(caller))
+
+
+def subjects_of_proxy(caller: Caller) -> tuple[str, ...]:
+    """The targets that stop the proxy by whose word the caller is here; none for one that came directly."""
+    via = caller.workload.via
+    return () if via is None else _names_of(via)
 
 
 def subjects_of_grant(grant: Grant) -> tuple[str, ...]:

@@ -48,10 +48,13 @@ class Callers:
         self._home, self._bases, self._seen, self._nonces = TrustDomain(home), bases, seen, nonces
         self._pinned: OrderedDict[str, str] = OrderedDict()
 
-    async def of(self, request: Request, *, proof: bool, stopped_too: bool = False) -> Caller:
+    async def of(
+        self, request: Request, *, proof: bool, stopped_too: bool = False, unwritten: bool = False
+    ) -> Caller:
         """The caller; with `proof`, also the key that it proves to hold in this very request.
 
-        stopped_too: also one whom a mark stops, since it is about to end something.
+        stopped_too: also one whom a mark stops, since it is about to end something; never on the word of a
+        proxy that a mark stops. unwritten: no write of the verb will use up the key proof.
 
         Once attested and registered it stands in the scope as `stepwrit.caller`: refusals are recorded by it.
         Raises: Malformed, Unproven(`unattested` | `invalid_proof` | `use_dpop_nonce`), Refused(`replay`,
@@ -59,13 +62,14 @@ class Callers:
         """
         now = self._clock.now()
         workload = self._proving.workload(request, now)
-        self._seen(workload, now)
         entry = admit(self._settings.now_in_force().registry, self._home, workload)
+        self._seen(workload, now)
         caller = request.scope["stepwrit.caller"] = Caller(workload=workload, entry=entry)
-        if not stopped_too:
-            marks.test(self._store.marks(), _stops(caller))
+        marks.test(self._store.marks(), marks.subjects_of_proxy(caller) if stopped_too else _stops(caller))
         if workload.attested_by == "jwt":
-            return await self._pinned_to_key(self._proved(request, caller, now), now, spend=not proof)
+            return await self._pinned_to_key(
+                self._proved(request, caller, now), now, spend=unwritten or not proof
+            )
         return self._proved(request, caller, now) if proof else caller
 
     async def _pinned_to_key(self, caller: Caller, now: float, *, spend: bool) -> Caller:

@@ -101,11 +101,16 @@ class Connection(HttpToolsProtocol):
         cast(dict[str, Any], self.scope)["extensions"] = dict(self._extensions)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Hold the head to its size also when all of it came at once: the parser stops here, with a 400."""
+        """Hold the head to its size also when all of it came at once: the parser stops here, with a 400.
+
+        A trailer field is no header field (RFC 9110 section 6.5.1): what comes after a body is left out, for
+        a proxy that sets or removes header fields lets it through.
+        """
         self._named_bytes += len(name) + len(value) + 4
         if self._named_bytes > MAX_HEAD_BYTES:
             raise ValueError("request head too large")
-        super().on_header(name, value)
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is in time."""

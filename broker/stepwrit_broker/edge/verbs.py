@@ -73,7 +73,7 @@ class Verbs:
 
     async def token(self, request: Request, step: str) -> Response:
         """`POST /v1/steps/{id}/token`."""
-        caller = await self._callers.of(request, proof=True)
+        caller = await self._callers.of(request, proof=True, unwritten=True)
         return _opened(await opening.renew_token(self._house, caller, step))
 
     async def accept(self, request: Request, step: str) -> Response:

@@ -10,7 +10,7 @@ import msgspec
 
 from stepwrit.wire import ACCEPTED_MAX_S, HEARTBEAT_LOST_S, WAITING_MAX_S
 from stepwrit_broker.core import entry, marks, standing
-from stepwrit_broker.core.errors import Conflict, Malformed, Refused
+from stepwrit_broker.core.errors import Conflict, Malformed, Refused, Unavailable
 from stepwrit_broker.core.limits import Lives
 from stepwrit_broker.core.step import Step, StepRecord, deadline
 from stepwrit_broker.ports import Evidence, Operation, ProofUse
@@ -61,11 +61,26 @@ def answer(state: State, key: bytes, op: Operation, says: str, now: float) -> No
 
 
 def spend_proofs(state: State, proofs: tuple[ProofUse, ...]) -> None:
-    """Use each proof once and for all. Raises Refused(`replay`) for one that was seen."""
+    """Use each proof once and for all. Raises Refused(`replay`) for one that was seen, Unavailable."""
     for proof in proofs:
+        check_kept(state, proof.until)
         put = state.conn.execute(_PROOF_PUT, (name_of(proof.kind, proof.key), proof.until))
         if put.rowcount != 1:
             raise Refused("replay", f"this {proof.kind} proof was used before", rule=f"proof {proof.kind}")
+
+
+def check_kept(state: State, until: float) -> None:
+    """Raises Unavailable when what had to be remembered `until` then may be purged already.
+
+    The clock went ahead and came back: by it the thing is good again, but nobody knows any more of its use.
+    """
+    if until < state.high:
+        raise Unavailable(
+            "unavailable",
+            "the clock is behind the store's time: whether this was used before is not known",
+            rule="clock",
+            retry_after=1.0,
+        )
 
 
 def check_marks(state: State, subjects: Iterable[str], row: StepRow | None = None) -> None:

@@ -6,7 +6,7 @@ from typing import Final
 
 from stepwrit_broker.core.errors import Refused
 from stepwrit_broker.ports import KeyPin
-from stepwrit_broker.store.common import name_of, spend_proofs
+from stepwrit_broker.store.common import check_kept, name_of, spend_proofs
 from stepwrit_broker.store.state import State
 
 _GET: Final = "SELECT jkt FROM pins WHERE key = ?"
@@ -14,11 +14,15 @@ _PUT: Final = "INSERT INTO pins (key, jkt, until) VALUES (?, ?, ?)"
 
 
 def pin(state: State, wanted: KeyPin) -> None:
-    """Keep the first pair; Refused for another key. Only then are its proofs used up."""
+    """Keep the first pair; Refused for another key. Only then are its proofs used up.
+
+    Raises Unavailable where the first pair may have been purged: the store's time is beyond the document's.
+    """
+    state.at(wanted.now)
+    check_kept(state, wanted.until)
     key = name_of("jwt-svid", wanted.svid)
     row: tuple[str] | None = state.conn.execute(_GET, (key,)).fetchone()
     if row is None:
-        state.at(wanted.now)
         state.conn.execute(_PUT, (key, wanted.jkt, wanted.until))
     elif row[0] != wanted.jkt:
         raise Refused(

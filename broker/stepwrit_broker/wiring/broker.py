@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sqlite3
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Final, Self
 
@@ -52,6 +53,7 @@ class Broker:
         self._stack = AsyncExitStack()
         self._background: Final = Background(self._stack)
         self._ready = False
+        self._jwt_generation: Callable[[], int] = int
         self.identity: WorkloadIdentity
         self.store: SqliteStore
         self.live: Live
@@ -171,7 +173,8 @@ class Broker:
         await self.files.apply_all()
 
     def _bundle_generation(self) -> int:
-        return self.pooled.generation
+        """Of all keys by which callers are believed, those of JWT-SVIDs among them."""
+        return self.pooled.generation + self._jwt_generation()
 
     def _build(self) -> None:
         settings, now = self.settings, self.clock.now()
@@ -240,6 +243,7 @@ class Broker:
     def _authorities(self) -> AuthoritySource:
         """The JWT authorities, watched from now on."""
         watch = self.jwt_bundles = JwtBundleWatch(self.settings.spiffe_socket)
+        self._jwt_generation = lambda: watch.current().generation
         self._streams["jwt_bundles"] = watch
         watch.start()
         self._stack.push_async_callback(asyncio.to_thread, watch.close)
