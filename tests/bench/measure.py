@@ -132,11 +132,13 @@ class Load:
     # --- windows
 
     async def closed(self, seconds: float, *, most: int | None = None) -> Window:
-        """As much as goes: each lane begins its next cycle when its last one has ended."""
+        """As much as goes, one cycle a lane at least: each begins its next when its last one has ended."""
         ends, left = time.perf_counter() + seconds, [most if most is not None else 10**9]
 
         async def lane_loop(at: int, note: Callable[[Cycle], Awaitable[None]]) -> None:
-            while left[0] > 0 and time.perf_counter() < ends and self._made[at] < FAN_OUT:
+            begun = False
+            while left[0] > 0 and self._made[at] < FAN_OUT and (not begun or time.perf_counter() < ends):
+                begun = True
                 left[0] -= 1
                 self._made[at] += 1
                 await note(Cycle(self.lanes[at]))

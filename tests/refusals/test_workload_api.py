@@ -46,7 +46,7 @@ def test_our_own_svid_obeys_the_rules_of_leaves(case: Case) -> None:
     assert parse_update(shown(MATERIAL.twin(case)), None)
     with pytest.raises(WatchEnded) as ended:
         parse_update(shown(case), None)
-    assert ended.value.withdrawn
+    assert ended.value.kind == "unusable"
 
 
 @pytest.mark.parametrize("trust", ["leaf-as-anchor", "unreadable-anchor"])
