@@ -1,6 +1,7 @@
 """`stepwrit doctor`: sees what is wrong, says what to do, changes nothing."""
 
 import json
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,19 @@ id = "spiffe://dev.stepwrit.internal/{}"
 source = "client-cert"
 [listen]
 mtls_url = "https://lb.dev.example"
+"""
+
+REGISTRY = """\
+version: 1
+tenant: default
+entries:
+  - {id: spiffe://dev.stepwrit.internal/stepwrit/broker, role: broker, name: stepwrit}
+  - id: spiffe://dev.stepwrit.internal/agent/chat
+    role: agent
+    name: chat
+    clients: [{issuer: "https://idp.example", client_id: app}]
+    may_start: {tools: [], impact: low}
+count: 2
 """
 
 
@@ -118,6 +132,40 @@ def test_what_is_wrong_is_named_with_what_to_do(
     assert found[name]["ok"] is False
     assert todo in found[name]["todo"]
     assert f"✗ {name}" in cli("doctor", "--config", etc).stdout
+
+
+def test_a_certificate_that_this_user_may_not_read_is_told_apart(
+    cli: Cli, etc: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    assert looked(cli, etc)[1]["tls"]["ok"] is True
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", denied)  # root reads everything
+    found = looked(cli, etc)[1]["tls"]
+    assert found["ok"] is False
+    assert found["todo"].startswith("let the broker's user read both")
+
+
+def test_a_provider_that_only_the_registry_names_is_a_warning(cli: Cli, dev: Dev, etc: Path, tmp_path: Path):
+    registry = tmp_path / "registry.yaml"
+    registry.write_text(REGISTRY)
+    etc.write_text(etc.read_text().replace(f"{dev.folder}/registry.yaml", str(registry)))
+    found = looked(cli, etc)[1]["oidc"]
+    assert (found["ok"], "https://idp.example" in found["said"]) == (None, True)
+    etc.write_text(etc.read_text() + '\n[[oidc]]\nissuer = "https://idp.example"\n')
+    found = looked(cli, etc)[1]["oidc"]
+    assert (found["ok"], found["said"]) == (True, "https://idp.example")
+    registry.write_text(
+        REGISTRY.replace('    clients: [{issuer: "https://idp.example", client_id: app}]\n', "")
+    )
+    assert "oidc" not in looked(cli, etc)[1]
+
+
+def test_every_name_is_apart_from_what_is_said(cli: Cli, etc: Path):
+    shown = cli("doctor", "--config", etc).stdout
+    assert "✓ registry drift v" in shown
+    assert "✓ python        3" in shown
 
 
 def test_drift_between_a_file_and_what_is_in_force_is_shown(cli: Cli, dev: Dev, etc: Path, tmp_path: Path):

@@ -236,6 +236,45 @@ def test_each_difference_is_told(cli: Cli, etc: Path, tmp_path: Path, change: di
     assert json.loads(cli(*command, have, "--json").stdout)["unfinished"] == []
 
 
+@pytest.mark.parametrize(
+    ("parent", "selector", "why"),
+    [
+        (f"{HOME}/spire/agent/x509pop/1", f"spiffe_id:{HOME}/spire/agent/x509pop/1", None),
+        (f"{HOME}/spire/server", "x509pop:ca:fingerprint:0b", None),
+        (f"{HOME}/spire/server", f"spiffe_id:{HOME}/spire/agent/x509pop/1", "make it anew"),
+        (None, "", "spire-server agent list"),
+    ],
+)
+def test_a_parent_that_no_agent_can_be_is_noted(
+    cli: Cli, etc: Path, tmp_path: Path, parent: str | None, selector: str, why: str | None
+):
+    entries = json.loads(cli("spire", "entries", "--config", etc, *ALL, "--json").stdout)["entries"]
+    kind, _, value = selector.partition(":")
+    node = {"spiffe_id": f"{HOME}/node/a", "parent_id": parent, "selectors": [{"type": kind, "value": value}]}
+    have = tmp_path / "have.json"
+    have.write_text(json.dumps({"entries": [*map(shown, entries), *([shown(node)] if parent else [])]}))
+    command = ("spire", "entries", "--config", etc, "--have", have)
+    result = cli(*command)
+    assert (result.exit_code, "entry create" in result.stdout) == (0, False)
+    notes = json.loads(cli(*command, "--json").stdout)["notes"]
+    if why is None:
+        assert notes == []
+    else:
+        [note] = notes
+        assert note.startswith(f"no agent gives out what is registered below {HOME}/node/a: ")
+        assert why in note
+        assert note in result.stderr
+
+
+def test_an_entry_below_an_agent_itself_needs_no_alias(cli: Cli, etc: Path, tmp_path: Path):
+    told = tuple(word.replace("/node/a", "/spire/agent/join_token/1") for word in ALL)
+    entries = json.loads(cli("spire", "entries", "--config", etc, *told, "--json").stdout)["entries"]
+    have = tmp_path / "have.json"
+    have.write_text(json.dumps({"entries": [*map(shown, entries)]}))
+    said = json.loads(cli("spire", "entries", "--config", etc, "--have", have, "--json").stdout)
+    assert (said["unfinished"], said["notes"]) == ([], [])
+
+
 def test_the_hint_of_broker_toml_is_the_brokers_hint(cli: Cli, etc: Path, tmp_path: Path):
     command, have = ("spire", "entries", "--config", etc, *ALL), tmp_path / "have.json"
     before = json.loads(cli(*command, "--json").stdout)["entries"]

@@ -19,6 +19,7 @@ from stepwrit_broker.cli.client import AdminClient, asking
 from stepwrit_broker.cli.output import when
 from stepwrit_broker.config import Config, load_config
 from stepwrit_broker.core.errors import Problem
+from stepwrit_broker.core.registry import Registry
 from stepwrit_broker.core.versions import VersionKind
 from stepwrit_broker.ledger.anchor import AnchorFile
 from stepwrit_broker.wiring.configured import proxy_of
@@ -51,6 +52,7 @@ def all_checks(path: Path | None, at: str | None) -> list[Check]:
     found += [
         *spiffe_checks(config, registry, time.time()),
         *federation_checks(config, registry),
+        *people(config, registry),
         tls(config),
         proxy(config),
         disk(config),
@@ -113,6 +115,10 @@ def tls(config: Config) -> Check:
         return Check(name="tls", ok=True, said="the tls listener is off")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(listen.tls_cert, listen.tls_key)
+    except PermissionError as bad:
+        said = f"{listen.tls_cert}, {listen.tls_key}: {bad.strerror}"
+        todo = "let the broker's user read both, and nobody else the key: chgrp, chmod 640"
+        return Check(name="tls", ok=False, said=said, todo=todo)
     except (OSError, ssl.SSLError) as bad:
         todo = f'put a certificate for {config.issuer} and its key there, or set tls = "" in [listen]'
         return Check(name="tls", ok=False, said=f"{listen.tls_cert}, {listen.tls_key}: {bad}", todo=todo)
@@ -126,6 +132,18 @@ def proxy(config: Config) -> Check:
         return Check(name="proxy", ok=True, said="none: workloads connect to the broker themselves")
     said = f"{mine.id} by {mine.source}; workloads reach it at {config.listen.mtls_url}"
     return Check(name="proxy", ok=True, said=said)
+
+
+def people(config: Config, registry: Registry | None) -> Iterator[Check]:
+    """Whether the identity providers whose ID tokens the registry's agents bring are the broker's too."""
+    named = {client.issuer for each in registry.entries for client in each.clients} if registry else set()
+    missing = sorted(named - {each.issuer for each in config.oidc})
+    if missing:
+        said = f"registry.yaml has clients of {', '.join(missing)}, which no [[oidc]] in broker.toml names"
+        todo = "add [[oidc]] with that issuer, and start the broker again; until then no person gets in by it"
+        yield Check(name="oidc", ok=None, said=said, todo=todo)
+    elif named:
+        yield Check(name="oidc", ok=True, said=", ".join(sorted(named)))
 
 
 def disk(config: Config) -> Check:

@@ -18,6 +18,7 @@ from stepwrit_broker.wiring.configured import partner_of
 from stepwrit_broker.wiring.federating import FOLDER
 
 _TODO = "see docs/how-to/federation.md, what the outcomes mean"
+_BRING = "bring the partner's bundle there (spire-server bundle show -format spiffe), readable for this user"
 
 
 def federation_checks(config: Config, registry: Registry | None) -> Iterator[Check]:
@@ -32,7 +33,9 @@ def _partner(partner: Partner, memory: Memory, registry: Registry | None) -> Che
     try:
         said = f"{domain}: {_asked(partner, memory)}"
     except BundleNotTaken as bad:
-        return Check(name=name, ok=False, said=f"{domain}: {bad}", todo=_TODO)
+        lacks_bootstrap = bad.reason == "unreadable" and bad.detail.startswith(f"{partner.bootstrap}:")
+        todo = _BRING if lacks_bootstrap else _TODO
+        return Check(name=name, ok=False, said=f"{domain}: {bad}", todo=todo)
     if registry is not None and domain not in registry.trust_domains:
         todo = f"name {domain} in registry.yaml trust_domains; until then its workloads are refused"
         return Check(name=name, ok=None, said=said, todo=todo)

@@ -78,8 +78,8 @@ def _socket(config: Config) -> Check:
 
 def _nobody(config: Config, missing: IdentityUnavailable) -> Check:
     todo = (
-        f"register {config.broker_id} for this user (stepwrit spire entries); the agent hears of it within "
-        "its sync interval, 5 s by default"
+        f"register {config.broker_id} for this user, below this node's agent or its alias (stepwrit spire "
+        "entries); the agent hears of it within its sync interval, 5 s by default"
     )
     return Check(name="spiffe", ok=False, said=str(missing), todo=todo)
 

@@ -39,7 +39,7 @@ def doctor(config: ConfigFile = None, at: At = None, as_json: Json = False) -> N
 def _print(check: Check) -> None:
     sign, style = _SIGNS[check.ok]
     line = Text(f"{sign} ", style=style)
-    line.append(f"{check.name:<14}", style="bold")
+    line.append(f"{check.name:<13} ", style="bold")
     line.append(check.said)
     out().print(line, soft_wrap=True)
     if check.todo and check.ok is not True:

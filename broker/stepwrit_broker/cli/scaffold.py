@@ -55,7 +55,7 @@ def init_files(trust_domain: str, issuer: str, stance_name: str) -> dict[str, st
         "broker.toml": "\n".join(_broker_toml(trust_domain, issuer)) + "\n",
         "registry.yaml": _REGISTRY.replace("TRUST_DOMAIN", trust_domain),
         "limits.yaml": _LIMITS,
-        **{f"policy/{name}": text for name, text in stance(stance_name).items()},
+        **{f"policy/{name}": text for name, text in sorted(stance(stance_name).items())},
     }
 
 

@@ -42,10 +42,12 @@ def init(
     broker_toml = folder / "broker.toml"
     say("")
     say("Next:")
-    say(f"  stepwrit doctor --config {broker_toml}")
+    say(f"  edit {broker_toml}: spiffe_socket, [listen] tls, [[oidc]]")
     say(
         f"  stepwrit registry scaffold --mcp URL --id SPIFFE_ID     # an entry for {folder / 'registry.yaml'}"
     )
+    say(f"  stepwrit spire entries --config {broker_toml}     # what a SPIRE server must know")
+    say(f"  stepwrit doctor --config {broker_toml}     # as the broker's user")
     say(f"  stepwrit broker --config {broker_toml}")
 
 

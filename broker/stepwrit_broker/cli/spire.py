@@ -158,7 +158,7 @@ def _print(wanted: Needed, lacking: Lacking, as_json: bool) -> None:
         print_json(json_of(wanted, lacking))
     else:
         typer.echo(as_shell(wanted, lacking), nl=False)
-    for note in notes(wanted.needs):
+    for note in notes(wanted, lacking):
         _tell("note", note)
     give = dict.fromkeys(option for need in lacking.missing for option in need.lacks)
     if give:

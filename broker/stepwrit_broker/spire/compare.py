@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from stepwrit_broker.spire.needed import JWT_TTL_S, Need, Needed
+from stepwrit_broker.spire.parents import unasked
 from stepwrit_broker.spire.registration import RegistrationEntry
 
 
@@ -20,10 +21,11 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lacking:
-    """What is missing, and what differs; both empty: nothing to do."""
+    """What is missing, and what differs; both empty: nothing to do. unasked: why no agent gives some out."""
 
     missing: tuple[Need, ...]
     different: tuple[Difference, ...]
+    unasked: tuple[str, ...] = ()
 
 
 def lacking(wanted: Needed, have: Sequence[RegistrationEntry], now: float) -> Lacking:
@@ -38,7 +40,8 @@ def lacking(wanted: Needed, have: Sequence[RegistrationEntry], now: float) -> La
         if not fitting and not strays:
             missing.append(need)
         different += [found for each in of_id for found in _differences(need, each, strays=strays)]
-    return Lacking(missing=tuple(missing), different=tuple(different))
+    ours = frozenset(need.entry.spiffe_id for need in wanted.needs)
+    return Lacking(missing=tuple(missing), different=tuple(different), unasked=tuple(unasked(ours, there)))
 
 
 def _differences(need: Need, found: RegistrationEntry, *, strays: bool) -> Iterator[Difference]:

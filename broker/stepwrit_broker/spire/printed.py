@@ -5,7 +5,7 @@ In both, only what is finished can run: the rest is a comment, or a member that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from stepwrit.spiffe_id import SCHEME
@@ -72,13 +72,14 @@ def as_json(wanted: Needed, lacking: Lacking) -> dict[str, object]:
             {"name": each.name, "spiffe_id": each.spiffe_id, "todo": each.todo} for each in wanted.elsewhere
         ],
         "bundles": list(wanted.partners),
-        "notes": list(notes(wanted.needs)),
+        "notes": list(notes(wanted, lacking)),
     }
 
 
-def notes(needs: Iterable[Need]) -> Iterator[str]:
-    """What would work, and not as meant."""
-    for one, other in clashes(tuple(needs)):
+def notes(wanted: Needed, lacking: Lacking) -> Iterator[str]:
+    """What would not work as meant."""
+    yield from lacking.unasked
+    for one, other in clashes(wanted.needs):
         yield (
             f"whatever {other.name} selects has the ID of {one.name} too: its selectors "
             f"({', '.join(one.entry.selectors)}) hold there; give each workload selectors of its own"

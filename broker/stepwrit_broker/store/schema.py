@@ -99,7 +99,7 @@ class FileLock:
             os.close(self._descriptor)
             raise Unavailable(
                 "unavailable",
-                "another process has this store open",
+                "another process has this store open: a broker that runs, or is still stopping",
                 rule="store lock",
                 who_can_change_it="the operator",
             ) from None
