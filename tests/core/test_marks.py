@@ -146,3 +146,13 @@ def test_a_freeze_says_who_can_lift_it_and_a_revocation_that_nobody_can() -> Non
             marks.test({target: mark_of(target, verb)}, (target,))
         assert (refused.value.code, refused.value.who_can_change_it) == (code, who)
         assert refused.value.rule == "mark REF0000000"
+
+
+def test_what_is_stopped_is_named_as_a_sentence_says_it() -> None:
+    for target, said in (
+        (f"workload:{AGENT}", "the workload is frozen"),
+        ("everything:all", "everything is frozen"),
+    ):
+        with pytest.raises(Refused) as refused:
+            marks.test({target: mark_of(target, "freeze")}, (target,))
+        assert refused.value.reason == said

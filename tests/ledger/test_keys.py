@@ -1,5 +1,6 @@
 """The checkpoint key's file: whole, private and never replaced."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,15 @@ def test_a_key_that_others_can_reach_is_refused(path: Path, mode: int):
     load(path)
     path.chmod(mode)
     with pytest.raises(Unavailable, match="0600"):
+        load(path)
+
+
+def test_a_key_of_another_user_says_whose_it_is(path: Path, monkeypatch: pytest.MonkeyPatch):
+    me = os.geteuid()
+    create(path, origin=ORIGIN, seed=SEED)
+    load(path)
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    with pytest.raises(Unavailable, match=f"belongs to uid {me}: run this as that user"):
         load(path)
 
 

@@ -8,16 +8,21 @@ import os
 import re
 import shutil
 import sys
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from tests.fakes.stage import BANK, Opened, Stage, redeemed, refused, spiffe
 from tests.oauth.standard import WORKER, workers_step
 
-from stepwrit.jws import SigningKey
+from stepwrit.digest import unb64u
+from stepwrit.dpop import token_hash, verify_proof
+from stepwrit.jws import SigningKey, TokenRefused
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/standard-oauth-clients.md"
 
@@ -55,6 +60,7 @@ async def check(stage: Stage, folder: Path, opened: Opened) -> None:
         assert live["jti"] == credential["grant"]
         assert _said(folder, f"{way}ended") == {"active": False}
     await _no_redeem(stage, folder, opened)
+    await _proof_names_the_credential(folder)
 
 
 async def _no_redeem(stage: Stage, folder: Path, opened: Opened) -> None:
@@ -71,12 +77,26 @@ async def _no_redeem(stage: Stage, folder: Path, opened: Opened) -> None:
     assert redeemed(stage, opened.txn) == 1
 
 
+async def _proof_names_the_credential(folder: Path) -> None:
+    """What "Use it" shows to a resource: the proof is of the credential's key and has its hash."""
+    credential, request = _said(folder, "credential")["access_token"], ("POST", f"{BANK}/v1/transfers")
+    bound = json.loads(unb64u(credential.split(".")[1]))["cnf"]["jkt"]
+    for token, fits in ((credential, True), ("", False)):
+        proof = await _run(folder, f"python3 dpop.py {' '.join(request)} '' '{token}'")
+        judged = partial(verify_proof, proof.strip(), htm=request[0], htu=request[1], leeway=5, jkt=bound)
+        if fits:
+            assert judged(now=time.time(), ath=token_hash(credential)).jkt == bound
+        else:
+            with pytest.raises(TokenRefused, match="ath"):
+                judged(now=time.time(), ath=token_hash(credential))
+
+
 def _said(folder: Path, name: str) -> dict[str, Any]:
     return dict(json.loads((folder / f"{name}.json").read_text()))
 
 
-async def _run(folder: Path, script: str, **given: str) -> None:
-    """A command that fails, fails the test."""
+async def _run(folder: Path, script: str, **given: str) -> str:
+    """What it printed. A command that fails, fails the test."""
     bash = shutil.which("bash")
     assert bash, "bash is missing"
     for program in ("curl", "openssl", "awk"):
@@ -89,3 +109,4 @@ async def _run(folder: Path, script: str, **given: str) -> None:
     out, err = await process.communicate()
     answers = {each.name: each.read_text() for each in folder.glob("*credential.json")}
     assert process.returncode == 0, (out.decode(), err.decode(), answers)
+    return out.decode()

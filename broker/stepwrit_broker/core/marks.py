@@ -141,6 +141,7 @@ def test(marks: Mapping[str, Mark], subjects: Iterable[str]) -> None:
     if mark is None:
         return
     kind = mark.target.partition(":")[0]
+    what = kind if kind == "everything" else f"the {kind}"
     code = "revoked" if mark.verb == "revoke" else "frozen"
     who = None if mark.verb == "revoke" else f"{mark.by} (stepwrit unfreeze)"
-    raise Refused(code, f"the {kind} is {code}", rule=f"mark {mark.ref}", who_can_change_it=who)
+    raise Refused(code, f"{what} is {code}", rule=f"mark {mark.ref}", who_can_change_it=who)

@@ -60,8 +60,13 @@ def _read_private(path: Path) -> bytes:
 
 
 def _check_private(status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-        raise Unavailable("unavailable", "the key file is not a regular file of this user", rule=_RULE)
+    if not stat.S_ISREG(status.st_mode):
+        raise Unavailable("unavailable", "the key file is not a regular file", rule=_RULE)
+    if status.st_uid != os.geteuid():
+        said = (
+            f"the key file belongs to uid {status.st_uid}: run this as that user, not as uid {os.geteuid()}"
+        )
+        raise Unavailable("unavailable", said, rule=_RULE)
     if status.st_mode & 0o077:
         raise Unavailable("unavailable", "the key file is open to others; make it 0600", rule=_RULE)
 
