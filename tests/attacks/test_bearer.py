@@ -277,6 +277,20 @@ async def test_what_was_decided_under_other_jwt_authorities_is_decided_again(sta
     assert force().versions.bundles == before + 1
 
 
+async def test_a_clock_in_doubt_is_a_typed_refusal_here_too(stage: Stage, lone: Bearer) -> None:
+    """The nonce of an answer needs the time as well."""
+    proof, clock = lone.proof("/oauth/token", nonce=await lone.nonce()), stage.broker.clock
+    assert (await started(lone, proof=proof)).ok()
+    steady, fresh = clock._wall, lone.proof("/oauth/token", nonce=await lone.nonce())
+    clock._wall = lambda: steady() + 60
+    told = await started(lone, proof=fresh)
+    assert (told.status, told.body["error"]) == (503, "temporarily_unavailable"), told.raw
+    assert told.refusal["rule"] == "clock"
+    assert "dpop-nonce" not in told.headers
+    clock._wall, clock._offset, clock._doubt_until = steady, steady() - clock._elapsed(), None
+    assert (await started(lone)).ok()
+
+
 # --- what a bearer may not do
 
 
@@ -317,6 +331,25 @@ async def test_a_frozen_bearer_is_stopped_and_a_revoked_key_too(stage: Stage, lo
     finally:
         assert (await stage.mark("unfreeze", f"workload:{lone.id}")).ok()
     assert (await started(lone)).ok()
+
+
+async def test_a_frozen_key_stops_its_bearer_whatever_it_asks(stage: Stage) -> None:
+    """A certificate proves no key of DPoP where none is asked for; a bearer always does."""
+    worker, target = Bearer(stage=stage, path=WORKER), "key:{}"
+    one, two = await opened(stage, "worker/jot"), await opened(stage, "worker/jot")
+    assert (await worker.json(f"/v1/steps/{one.step}/accept", accept_body(one))).ok()
+    target = target.format(worker.key.verify_key.thumbprint)
+    assert (await stage.mark("freeze", target)).ok()
+    try:
+        taken = await worker.json(f"/v1/steps/{two.step}/accept", accept_body(two))
+        refused(stage, taken, "frozen")
+        assert (await worker.form({"token": two.token}, "/oauth/introspect")).code == "frozen"
+        other = worker.with_new_key()
+        assert (await other.json(f"/v1/steps/{two.step}/accept", accept_body(two))).ok()
+        closed = await worker.json(f"/v1/steps/{one.step}/close", {"v": 1, "outcome": "done"})
+        assert closed.ok(), "who is stopped may end what it has"
+    finally:
+        assert (await stage.mark("unfreeze", target)).ok()
 
 
 async def test_withdrawn_authorities_end_what_was_good(stage: Stage, lone: Bearer) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import httpx2
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
+from tests.fakes.bearer import Bearer
 from tests.fakes.pki import FakeCa, raw_client
 from tests.fakes.stage import LIMITS, Actor, Opened, Reply, Stage, new, redeemed, refused, spiffe
 
@@ -137,6 +139,26 @@ async def test_one_callers_flood_does_not_hide_anothers_refusal(stage: Stage) ->
     await many(70, lambda: mallory.credential(opened.step))
     audit = await stage.actor("mcp-server/audit")
     refused(stage, await audit.credential(opened.step), "not_found", "wrong_workload")
+
+
+async def test_strangers_do_not_fill_the_log_either(stage: Stage) -> None:
+    """The listener for bearers is open to everybody who reaches it."""
+    count, lone = 40, Bearer(stage=stage, path="agent/nobody")
+    sent = {"content-type": "application/json", HEADER_OPERATION: new()}
+    before = _strangers(stage)
+    with capture_logs() as lines:
+        for _ in range(count):
+            assert (await lone.post("/v1/steps", b"{}", sent)).status == 401
+        assert (await lone.post("/v1/steps", b"{}", {**sent, "authorization": "?"})).status == 400
+    said = [(line["code"], line["rule"]) for line in lines if line["event"] == "refused"]
+    assert set(said) == {("unattested", "jwt:no_assertion"), ("invalid_request", None)}
+    assert len(said) < count / 2
+    assert _strangers(stage) == before + count, "each is counted nevertheless"
+
+
+def _strangers(stage: Stage) -> float:
+    labels = {"rule": "jwt:no_assertion"}
+    return stage.broker.metrics.registry.get_sample_value("stepwrit_unattested_total", labels) or 0.0
 
 
 async def test_unattested_tries_are_counted_in_metrics_and_leave_no_entry(stage: Stage) -> None:

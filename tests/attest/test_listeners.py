@@ -245,6 +245,45 @@ async def test_a_head_that_never_ends_is_cut(world: World) -> None:
     writer.close()
 
 
+async def test_a_trailer_that_never_ends_is_cut(world: World) -> None:
+    """The parser holds a field until it ends, and adds to it at a cost that grows with what it holds."""
+    host, port = world.listener.address
+    context = raw_client(world.ca.issue(AGENT), world.ca)
+    chunked = b"GET / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n"
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    writer.write(chunked + b"x: y\r\n\r\n")
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    await reader.readexactly(len(json.dumps({"id": AGENT})))
+    writer.write(chunked + b"x: ")
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        async with asyncio.timeout(20):
+            for _ in range(200):
+                writer.write(b"y" * 16_384)
+                await writer.drain()
+            await reader.read()
+    assert reader.at_eof() or reader.exception()
+    writer.close()
+
+
+async def test_a_body_of_many_parts_is_not_taken_for_a_head(world: World) -> None:
+    host, port = world.listener.address
+    context = raw_client(world.ca.issue(AGENT), world.ca)
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\ncontent-length: 327680\r\n\r\n")
+    for _ in range(20):
+        writer.write(b"y" * 16_384)
+        await writer.drain()
+    assert await ask_again(reader, writer) == {"id": AGENT}
+    writer.close()
+
+
+async def ask_again(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> dict[str, Any]:
+    """After the answer to what was sent before."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+    return await ask(reader, writer)
+
+
 async def test_a_head_that_does_not_come_is_not_waited_for() -> None:
     listener = plain_listener("127.0.0.1", 0, settings=ListenerSettings(head=0.05))
     await listener.start(_hello)

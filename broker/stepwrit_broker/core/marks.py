@@ -85,9 +85,12 @@ def subjects_of_workload(workload: SpiffeId) -> tuple[str, ...]:
 
 
 def subjects_of_caller(caller: Caller) -> tuple[str, ...]:
-    """The targets that stop a caller: its ID, every pattern that covers it, its domain, and its proxy's."""
+    """The targets that stop a caller: its ID, every pattern that covers it, its domain, the key that it
+    proved, and its proxy's.
+    """
     own = (*subjects_of_workload(caller.workload.id), f"workload:{caller.entry.id}")
-    return (*own, *subjects_of_proxy(caller))
+    key = () if caller.jkt is None else (f"key:{caller.jkt}",)
+    return (*own, *key, *subjects_of_proxy(caller))
 
 
 def subjects_of_proxy(caller: Caller) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -25,6 +26,7 @@ _log = structlog.get_logger("stepwrit.edge")
 Endpoint = Callable[[Request], Awaitable[Response]]
 BEARER_VERBS: Final = frozenset({"open", "token", "accept", "wait", "heartbeat", "close"})
 """What a caller with nothing but a bearer may ask for: never to redeem, never to operate."""
+STRANGERS_EVERY_S: Final = 1.0
 
 
 class WorkloadApp:
@@ -46,6 +48,7 @@ class WorkloadApp:
     ) -> None:
         self._verbs, self._oauth, self._rest, self._metrics = verbs, oauth, rest, metrics
         self._only, self._nonce = only, nonce
+        self._told: dict[str, float] = {}  # faults are words of ours: a few dozen
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, answered whatever happens."""
@@ -99,13 +102,19 @@ class WorkloadApp:
                 Unavailable("unavailable", "an internal error; nothing was granted", retry_after=1.0)
             )
         self._metrics.request(verb, outcome, code, time.perf_counter() - began)
-        if self._nonce is not None:
-            response = replace(response, headers=(*response.headers, (b"dpop-nonce", self._nonce().encode())))
-        await response.send(send)
+        await replace(response, headers=(*response.headers, *self._fresh_nonce())).send(send)
+
+    def _fresh_nonce(self) -> tuple[tuple[bytes, bytes], ...]:
+        """None while the clock is in doubt: the answer goes out nevertheless."""
+        with suppress(Unavailable):
+            return () if self._nonce is None else ((b"dpop-nonce", self._nonce().encode()),)
+        return ()
 
     def _tell(self, verb: str, problem: Problem, scope: Scope) -> None:
         if isinstance(problem, Unproven) and problem.code == "unattested":
             self._metrics.unattested(problem.rule or "")
+        if "stepwrit.caller" not in scope and not self._is_due(problem.rule or problem.code):
+            return
         _log.warning(
             "refused",
             verb=verb,
@@ -116,6 +125,14 @@ class WorkloadApp:
             via=_via(scope),
             traceparent=_trace(scope),
         )
+
+    def _is_due(self, fault: str) -> bool:
+        """Strangers may knock as often as they like: of each fault of theirs one line a while is written."""
+        now, before = time.perf_counter(), self._told.get(fault)
+        if before is not None and now - before < STRANGERS_EVERY_S:
+            return False
+        self._told[fault] = now
+        return True
 
 
 def _outcome(problem: Problem) -> str:

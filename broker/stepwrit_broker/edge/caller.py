@@ -67,9 +67,10 @@ class Callers:
         caller = request.scope["stepwrit.caller"] = Caller(workload=workload, entry=entry)
         marks.test(self._store.marks(), marks.subjects_of_proxy(caller) if stopped_too else _stops(caller))
         if workload.attested_by == "jwt":
-            return await self._pinned_to_key(
-                self._proved(request, caller, now), now, spend=unwritten or not proof
-            )
+            caller = self._proved(request, caller, now)
+            if not stopped_too:
+                marks.test(self._store.marks(), (f"key:{caller.jkt}",))
+            return await self._pinned_to_key(caller, now, spend=unwritten or not proof)
         return self._proved(request, caller, now) if proof else caller
 
     async def _pinned_to_key(self, caller: Caller, now: float, *, spend: bool) -> Caller:

@@ -61,7 +61,7 @@ class Connection(HttpToolsProtocol):
         self._extensions: Mapping[str, object] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._in_head = True
-        self._is_next = False
+        self._moved = False  # whether the data of this moment began or held a body
         self._head_bytes = self._named_bytes = 0  # as they come, and as the parser names them
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's
@@ -84,15 +84,17 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Hold a request's head to its deadline and size."""
+        """Hold a request's head to its deadline and size, and its trailers, which are held in memory too."""
         if self._in_head and "head" not in self._timers:
             self._arm("head", self._head_timeout, self.transport.abort)
-        self._is_next = False
+        self._moved = False
         super().data_received(data)
-        if self._in_head and not self._is_next:  # what came with a body's end is mostly that body
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self.send_400_response("Request head too large.")
+        if self._moved:  # what came with a part of a body is mostly that body
+            self._head_bytes = 0
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("Request head or trailers too large.")
 
     def on_message_begin(self) -> None:
         """Show the evidence to the application."""
@@ -114,14 +116,18 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is in time."""
-        self._in_head = False
-        self._head_bytes = 0
+        self._in_head, self._moved = False, True
         self._disarm("head")
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """A part of the body; the application counts it."""
+        self._moved = True
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Wait for the next head."""
-        self._in_head = self._is_next = True
+        self._in_head = self._moved = True
         super().on_message_complete()
 
     def _arm(self, name: str, delay: float, deed: Callable[[], None]) -> None:

@@ -195,8 +195,7 @@ def subject_of(step: Step) -> str:
 
 def caller_subjects(caller: Caller) -> tuple[str, ...]:
     """What stops this caller whatever the step: the store itself tests the step and all above it."""
-    key = () if caller.jkt is None else (f"key:{caller.jkt}",)
-    return (*marks.subjects_of_caller(caller), *key)
+    return marks.subjects_of_caller(caller)
 
 
 def step_subjects(step: Step, caller: Caller) -> tuple[str, ...]:
