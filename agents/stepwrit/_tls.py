@@ -43,6 +43,9 @@ class Identity(Protocol):
         ...
 
 
+NOT_EXPECTED: Final = "which is not who was asked for"
+
+
 class PeerRefused(ssl.SSLCertVerificationError):
     """The peer's certificate is valid TLS, but not a workload we expect. `reason` names the fault."""
 
@@ -197,7 +200,7 @@ def _judged(
     except SvidRefused as refused:
         raise PeerRefused(str(refused)) from refused
     if not accepts(svid.spiffe_id):
-        raise PeerRefused(f"it is {svid.spiffe_id}, which is not who was asked for")
+        raise PeerRefused(f"it is {svid.spiffe_id}, {NOT_EXPECTED}")
     return svid
 
 

@@ -8,7 +8,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import httpx2
 
-from stepwrit._tls import Identity, client_context
+from stepwrit._tls import NOT_EXPECTED, Identity, client_context
 from stepwrit.errors import ConfigurationError, IdentityUnavailable
 from stepwrit.flow import Lost, Request, Response
 from stepwrit.identity import WorkloadIdentity
@@ -259,7 +259,8 @@ _NOT_SENT: Final = (
 
 
 def _lost(failed: httpx2.RequestError) -> Lost:
-    return Lost(f"{type(failed).__name__}: {failed}", sent=not isinstance(failed, _NOT_SENT))
+    hint = "; STEPWRIT_BROKER_ID says who is" if NOT_EXPECTED in str(failed) else ""
+    return Lost(f"{type(failed).__name__}: {failed}{hint}", sent=not isinstance(failed, _NOT_SENT))
 
 
 def _response(reply: httpx2.Response) -> Response:

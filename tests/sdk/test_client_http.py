@@ -133,6 +133,8 @@ async def test_only_the_broker_is_talked_to(server: Server, me: FakeIdentity) ->
 
     assert not lost.value.sent
     assert len(server.seen) == 1
+    assert f"it is {BROKER}, which is not who was asked for" in str(lost.value)
+    assert str(lost.value).endswith("; STEPWRIT_BROKER_ID says who is")
 
 
 async def test_the_usual_broker_of_another_trust_domain_is_not_ours(ca: FakeCa, me: FakeIdentity) -> None:

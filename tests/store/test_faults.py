@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from pathlib import Path
 
@@ -106,6 +107,16 @@ class TestTheFile:
         raw[4096 * 3 : 4096 * 4] = b"\x5a" * 4096
         copy.write_bytes(raw)
         assert schema.check(copy) != []
+
+    async def test_a_copy_that_cannot_be_written_says_where_and_as_whom(
+        self, opened: Opened, tmp_path: Path
+    ) -> None:
+        await opened.store.backup(str(tmp_path / "copy.db"))
+        nowhere = tmp_path / "none" / "copy.db"
+        with pytest.raises(
+            Unavailable, match=f"none/copy.db: .*; the broker writes it, as uid {os.geteuid()}"
+        ):
+            await opened.store.backup(str(nowhere))
 
     async def test_a_copy_opens_as_a_store(self, opened: Opened, tmp_path: Path) -> None:
         root = await opened.house.root()

@@ -22,7 +22,8 @@ def copy_to(source: Path, target: Path) -> None:
     try:
         os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     except OSError as error:
-        raise Unavailable("unavailable", f"the copy: {error.strerror}", rule="backup") from error
+        said = f"{target}: {error.strerror}; the broker writes it, as uid {os.geteuid()}"
+        raise Unavailable("unavailable", said, rule="backup") from error
     try:
         _copy(source, draft)
         _sync(draft)
