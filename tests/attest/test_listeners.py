@@ -297,6 +297,28 @@ async def test_a_head_that_does_not_come_is_not_waited_for() -> None:
     await listener.stop()
 
 
+async def test_a_body_that_does_not_come_is_not_waited_for_and_an_answer_is() -> None:
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await asyncio.sleep(0.3)
+        await answer(send, {"method": scope["method"]})
+
+    listener = plain_listener("127.0.0.1", 0, settings=ListenerSettings(body=0.1))
+    await listener.start(slow)
+    host, port = listener.address
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n"
+    writer.write(head + b"ab")
+    assert await ask_again(reader, writer) == {"method": "GET"}
+    writer.write(head + b"a")
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+    writer.close()
+    await listener.stop()
+
+
 async def _hello(scope: Any, receive: Any, send: Any) -> None:
     extensions = scope["extensions"]
     said = {"listener": extensions["stepwrit.listener"]}

@@ -39,10 +39,10 @@ class UnixPeer:
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with evidence, a deadline and a size for request heads, and an end.
+    """uvicorn's HTTP protocol with evidence, deadlines for requests and a size for their heads, and an end.
 
-    head_timeout: seconds in which a request's head must arrive. closes_in: seconds until the connection
-    is closed gracefully (its certificate ends), from its evidence, or None.
+    head_timeout: seconds in which a request's head must arrive; body_timeout: the rest of it. closes_in:
+    seconds until the connection is closed gracefully (its certificate ends), from its evidence, or None.
     """
 
     def __init__(
@@ -53,11 +53,12 @@ class Connection(HttpToolsProtocol):
         evidence: Evidence,
         closes_in: Callable[[Mapping[str, object]], float | None],
         head_timeout: float,
+        body_timeout: float,
     ) -> None:
         super().__init__(config=config, server_state=server_state, app_state={})
         self._evidence = evidence
         self._closes_in = closes_in
-        self._head_timeout = head_timeout
+        self._head_timeout, self._body_timeout = head_timeout, body_timeout
         self._extensions: Mapping[str, object] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._in_head = True
@@ -118,6 +119,7 @@ class Connection(HttpToolsProtocol):
         """The head is in time."""
         self._in_head, self._moved = False, True
         self._disarm("head")
+        self._arm("body", self._body_timeout, self.transport.abort)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -126,8 +128,9 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Wait for the next head."""
+        """The request is whole; wait for the next head."""
         self._in_head = self._moved = True
+        self._disarm("body")
         super().on_message_complete()
 
     def _arm(self, name: str, delay: float, deed: Callable[[], None]) -> None:

@@ -44,11 +44,13 @@ class ListenerSettings:
     """Seconds, and counts.
 
     idle: how long a kept-alive connection may wait for its next request. head: for a request's head to
-    arrive. handshake: for TLS. grace: for running requests at stop. max_connections: beyond it, 503.
+    arrive. body: for the rest of it. handshake: for TLS. grace: for running requests at stop.
+    max_connections: beyond it, 503.
     """
 
     idle: float = 60.0
     head: float = 10.0
+    body: float = 30.0
     handshake: float = 10.0
     grace: float = 10.0
     backlog: int = 2048
@@ -208,6 +210,7 @@ class Listener:
             evidence=self._named_evidence,
             closes_in=self._closes_in,
             head_timeout=self._settings.head,
+            body_timeout=self._settings.body,
         )
 
     def _named_evidence(self, transport: asyncio.Transport) -> Mapping[str, object] | None:
