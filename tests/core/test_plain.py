@@ -1,0 +1,81 @@
+"""What a person is shown of texts from strangers."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepwrit_broker.core.plain import LONGEST, plain
+
+texts = st.text(st.characters(), max_size=60)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "transfer 500 to acc-20391",
+        "Müller & Söhne, Zürich",
+        "Привет, мир",
+        "東京都",
+        "שלום",
+        "naïve café",
+    ],
+)
+def test_what_is_harmless_stays_as_it_is(text: str) -> None:
+    assert plain(text) == unicodedata.normalize("NFC", text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("pay\u202eko.elgoog", "pay⟨U+202E⟩ko.elgoog"),
+        ("a\u2066b\u2069", "a⟨U+2066⟩b⟨U+2069⟩"),
+        ("zero\u200bwidth", "zero⟨U+200B⟩width"),
+        ("line\nbreak\r\x1b[31mred", "line⟨U+000A⟩break⟨U+000D⟩⟨U+001B⟩[31mred"),
+        ("no\u00a0break", "no⟨U+00A0⟩break"),
+        ("\ufeffbom", "⟨U+FEFF⟩bom"),
+        ("１００", "⟨U+FF11⟩⟨U+FF10⟩⟨U+FF10⟩"),
+        ("ﬁle", "⟨U+FB01⟩le"),
+        ("p\u0430ypal", "p\u0430ypal⟨letters: cyrillic, latin⟩"),
+        ("\u0441\u043e\u0441\u043e", "\u0441\u043e\u0441\u043e⟨letters: cyrillic⟩"),
+        ("ρ\u0430y", "ρ\u0430y⟨letters: cyrillic, greek, latin⟩"),
+        ("x\u0301\u0302\u0303\u0304", "x\u0301\u0302⟨U+0303⟩⟨U+0304⟩"),
+        ("cafe\u0301", "cafe⟨U+0301⟩"),
+        ("q\u0307\u0323", "q⟨U+0307⟩⟨U+0323⟩"),
+        ("\u1100\u1161", "\u1100⟨U+1161⟩"),
+        ("⟨U+202E⟩", "⟨U+27E8⟩U+202E⟨U+27E9⟩"),
+        ("\ud800", "⟨U+D800⟩"),
+        ("\U000e0041", "⟨U+E0041⟩"),
+    ],
+)
+def test_what_deceives_the_eye_is_marked(text: str, shown: str) -> None:
+    assert plain(text) == shown
+
+
+@given(texts)
+def test_nothing_hidden_is_left(text: str) -> None:
+    kinds = {unicodedata.category(char) for char in plain(text)}
+    assert not kinds & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+@given(texts, texts)
+def test_two_texts_never_look_the_same(one: str, other: str) -> None:
+    alike = unicodedata.normalize("NFC", plain(one)) == unicodedata.normalize("NFC", plain(other))
+    assert alike == (one == other)
+
+
+@given(st.text(st.characters(), min_size=LONGEST + 1, max_size=LONGEST + 40), st.integers(210, 330))
+def test_a_long_text_is_cut_and_told_with_its_digest(text: str, at: int) -> None:
+    shown = plain(text)
+    assert f"{len(text) - 260} characters left out, SHA-256 of the whole" in shown
+    other = text[:at] + ("x" if text[at] != "x" else "y") + text[at + 1 :]
+    assert plain(other) != shown
+
+
+def test_a_text_at_the_bound_is_whole() -> None:
+    assert plain("a" * LONGEST) == "a" * LONGEST
+    assert len(plain("a" * (LONGEST + 1))) < LONGEST
