@@ -179,7 +179,7 @@ class Supervisor(Generic[U]):
             if self._health.tries:
                 _log.warning("%s: well again after %d tries", self._socket, self._health.tries)
             self._lost_at, self._nudged_at = None, self._clock()
-            self._set("ok", "no newer one came")
+            self._set("ok", "the stream stands")
 
     def _note_end(self, ended: WatchEnded, *, withdrawn: bool) -> None:
         with self._lock:

@@ -121,7 +121,8 @@ class WorkloadIdentity:
         if snapshot.expires_at <= self._clock():
             self._supervisor.nudge()
             raise IdentityUnavailable(
-                f"the X.509-SVID of {snapshot.spiffe_id} has expired; {self._supervisor.health.why}"
+                f"the X.509-SVID of {snapshot.spiffe_id} has expired and no newer one came; "
+                f"{self._supervisor.health.why}"
             )
         return snapshot
 
