@@ -346,7 +346,7 @@ class Store(Protocol):
 class PolicyEngine(Protocol):
     """Decides. MUST deny on any error, on an empty policy set and on an unknown obligation."""
 
-    def decide(self, question: Question) -> Verdict:
+    async def decide(self, question: Question) -> Verdict:
         """The verdict; raises Unavailable(rule="policy") when the engine itself is in doubt."""
         ...
 

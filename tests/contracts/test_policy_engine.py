@@ -102,25 +102,25 @@ SCENES = [
 @pytest.mark.parametrize(
     ("scene", "low_risk", "approval"), [s[1:] for s in SCENES], ids=[s[0] for s in SCENES]
 )
-def test_the_stances_answer_every_scene(
+async def test_the_stances_answer_every_scene(
     engines: Engines, scene: Scene, low_risk: str, approval: str, ask: Callable[[Scene], Question]
 ) -> None:
-    assert kind(engines.stance("low-risk").decide(ask(scene))) == low_risk
-    assert kind(engines.stance("approval").decide(ask(scene))) == approval
+    assert kind(await engines.stance("low-risk").decide(ask(scene))) == low_risk
+    assert kind(await engines.stance("approval").decide(ask(scene))) == approval
 
 
 @pytest.mark.parametrize("name", ["low-risk", "approval"])
-def test_only_a_person_with_an_agent_or_a_trigger_starts_an_intent(engines: Engines, name: str) -> None:
+async def test_only_a_person_with_an_agent_or_a_trigger_starts_an_intent(engines: Engines, name: str) -> None:
     engine = engines.stance(name)
-    assert kind(engine.decide(starting(person=True, opener=AGENT))) == "permit"
-    assert kind(engine.decide(starting(person=False, opener=CRON))) == "permit"
-    assert kind(engine.decide(starting(person=False, opener=AGENT))) == "deny"
-    assert kind(engine.decide(starting(person=True, opener=SERVER))) == "deny"
+    assert kind(await engine.decide(starting(person=True, opener=AGENT))) == "permit"
+    assert kind(await engine.decide(starting(person=False, opener=CRON))) == "permit"
+    assert kind(await engine.decide(starting(person=False, opener=AGENT))) == "deny"
+    assert kind(await engine.decide(starting(person=True, opener=SERVER))) == "deny"
 
 
-def test_a_permit_and_an_approval_name_what_determined_them(engines: Engines) -> None:
-    low = engines.stance("approval").decide(opening(Scene(origin="model", impact="low")))
-    high = engines.stance("approval").decide(opening(Scene(origin="model", impact="high")))
+async def test_a_permit_and_an_approval_name_what_determined_them(engines: Engines) -> None:
+    low = await engines.stance("approval").decide(opening(Scene(origin="model", impact="low")))
+    high = await engines.stance("approval").decide(opening(Scene(origin="model", impact="high")))
     assert isinstance(low, Permit)
     assert low.policies == ("registered-tools",)
     assert isinstance(high, NeedsApproval)
@@ -128,18 +128,18 @@ def test_a_permit_and_an_approval_name_what_determined_them(engines: Engines) ->
     assert "40-approval" in high.setting
 
 
-def test_a_denial_says_a_fixed_sentence_and_no_policy_text(engines: Engines) -> None:
-    verdict = engines.stance("approval").decide(opening(Scene(origin="server", impact="high")))
+async def test_a_denial_says_a_fixed_sentence_and_no_policy_text(engines: Engines) -> None:
+    verdict = await engines.stance("approval").decide(opening(Scene(origin="server", impact="high")))
     assert isinstance(verdict, Deny)
     assert verdict.policies == ("server-low-only",)
     assert verdict.reason == "what a server starts must be of low impact"
 
 
-def test_an_empty_set_an_error_and_an_unknown_obligation_deny(engines: Engines) -> None:
+async def test_an_empty_set_an_error_and_an_unknown_obligation_deny(engines: Engines) -> None:
     question = opening(Scene(origin="model", impact="low"))
-    assert kind(engines.stance("low-risk").decide(question)) == "permit"
+    assert kind(await engines.stance("low-risk").decide(question)) == "permit"
     for make in (engines.empty, engines.failing, engines.obliging):
-        assert kind(make().decide(question)) == "deny"
+        assert kind(await make().decide(question)) == "deny"
 
 
 def test_the_engine_tells_its_version(engines: Engines) -> None:
@@ -157,25 +157,25 @@ FOREIGN = [
 
 @pytest.mark.parametrize("name", ["low-risk", "approval"])
 @pytest.mark.parametrize(("scene", "opens", "issues"), [f[1:] for f in FOREIGN], ids=[f[0] for f in FOREIGN])
-def test_other_trust_domains_are_refused_until_policy_names_them(
+async def test_other_trust_domains_are_refused_until_policy_names_them(
     engines: Engines, name: str, scene: Scene, opens: bool, issues: bool
 ) -> None:
     shipped, naming = engines.stance(name), engines.naming(name, "partner.example")
     elsewhere = engines.naming(name, "third.example")
-    assert kind(shipped.decide(opening(LOW))) == kind(shipped.decide(issuing(LOW))) == "permit"
+    assert kind(await shipped.decide(opening(LOW))) == kind(await shipped.decide(issuing(LOW))) == "permit"
     for ask, refused in ((opening, opens), (issuing, issues)):
-        assert kind(naming.decide(ask(scene))) == "permit"
+        assert kind(await naming.decide(ask(scene))) == "permit"
         for engine in (shipped, elsewhere):
-            assert kind(engine.decide(ask(scene))) == ("deny" if refused else "permit")
+            assert kind(await engine.decide(ask(scene))) == ("deny" if refused else "permit")
 
 
 @pytest.mark.parametrize("name", ["low-risk", "approval"])
-def test_an_intent_of_another_domains_agent_is_refused_until_policy_names_it(
+async def test_an_intent_of_another_domains_agent_is_refused_until_policy_names_it(
     engines: Engines, name: str
 ) -> None:
     mine, theirs = starting(person=True, opener=AGENT), starting(person=True, opener=PARTNER_AGENT)
-    assert kind(engines.stance(name).decide(mine)) == "permit"
-    assert kind(engines.naming(name, "partner.example").decide(theirs)) == "permit"
-    verdict = engines.stance(name).decide(theirs)
+    assert kind(await engines.stance(name).decide(mine)) == "permit"
+    assert kind(await engines.naming(name, "partner.example").decide(theirs)) == "permit"
+    verdict = await engines.stance(name).decide(theirs)
     assert isinstance(verdict, Deny)
     assert verdict.policies == ("foreign-workloads",)

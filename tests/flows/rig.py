@@ -128,7 +128,7 @@ class FakePolicy:
         self.asked: list[Question] = []
         self.version = 0
 
-    def decide(self, question: Question) -> Verdict:
+    async def decide(self, question: Question) -> Verdict:
         self.asked.append(question)
         return self.says
 

@@ -35,51 +35,51 @@ def engine(*texts: str, facts: dict[str, str] | None = None) -> CedarEngine:
 BIG = f'@id("big") forbid ({ACT}) unless {{ context.facts has amount && context.facts.amount <= 1000 }};'
 
 
-def test_a_rule_reads_a_declared_fact() -> None:
+async def test_a_rule_reads_a_declared_fact() -> None:
     made = engine(YES, BIG, facts={"amount": "Long"})
     small, big = replace(LOW, facts=(("amount", 5),)), replace(LOW, facts=(("amount", 5000),))
-    assert isinstance(made.decide(opening(small)), Permit)
-    assert isinstance(made.decide(opening(big)), Deny)
-    assert isinstance(made.decide(opening(LOW)), Deny), "a missing fact is not a small one"
+    assert isinstance(await made.decide(opening(small)), Permit)
+    assert isinstance(await made.decide(opening(big)), Deny)
+    assert isinstance(await made.decide(opening(LOW)), Deny), "a missing fact is not a small one"
 
 
 @pytest.mark.parametrize("value", ["5", True, 2**63, -(2**63) - 1])
-def test_a_fact_of_another_type_is_denied_before_any_rule(value: str | int | bool) -> None:
+async def test_a_fact_of_another_type_is_denied_before_any_rule(value: str | int | bool) -> None:
     made = engine(YES, facts={"amount": "Long"})
-    assert isinstance(made.decide(opening(replace(LOW, facts=(("amount", 5),)))), Permit)
-    verdict = made.decide(opening(replace(LOW, facts=(("amount", value),))))
+    assert isinstance(await made.decide(opening(replace(LOW, facts=(("amount", 5),)))), Permit)
+    verdict = await made.decide(opening(replace(LOW, facts=(("amount", value),))))
     assert verdict == Deny(policies=(), reason="a fact of the arguments is not of its declared type")
 
 
-def test_an_undeclared_fact_is_not_shown_to_policy() -> None:
+async def test_an_undeclared_fact_is_not_shown_to_policy() -> None:
     made = engine(YES, facts={"amount": "Long"})
-    assert isinstance(made.decide(opening(replace(LOW, facts=(("other", "x"),)))), Permit)
+    assert isinstance(await made.decide(opening(replace(LOW, facts=(("other", "x"),)))), Permit)
 
 
-def test_an_approval_is_not_asked_for_where_it_could_not_help() -> None:
+async def test_an_approval_is_not_asked_for_where_it_could_not_help() -> None:
     ask = f'@id("ask") @verdict("needs_approval") @setting("x") forbid ({ACT});'
     start = '@id("start") permit (principal, action == Stepwrit::Action::"start_intent", resource);'
-    assert isinstance(engine(YES, ask).decide(opening(LOW)), NeedsApproval)
-    assert engine(start, ask).decide(opening(LOW)) == Deny(policies=(), reason="no policy permits this")
+    assert isinstance(await engine(YES, ask).decide(opening(LOW)), NeedsApproval)
+    assert await engine(start, ask).decide(opening(LOW)) == Deny(policies=(), reason="no policy permits this")
 
 
-def test_a_plain_forbid_beside_one_that_asks_for_approval_denies() -> None:
+async def test_a_plain_forbid_beside_one_that_asks_for_approval_denies() -> None:
     ask = f'@id("ask") @verdict("needs_approval") @setting("x") forbid ({ACT});'
     no = f'@id("no") @reason("not on Sundays") forbid ({ACT});'
-    assert isinstance(engine(YES, ask).decide(opening(LOW)), NeedsApproval)
-    assert engine(YES, ask, no).decide(opening(LOW)) == Deny(policies=("no",), reason="not on Sundays")
+    assert isinstance(await engine(YES, ask).decide(opening(LOW)), NeedsApproval)
+    assert await engine(YES, ask, no).decide(opening(LOW)) == Deny(policies=("no",), reason="not on Sundays")
 
 
-def test_a_known_obligation_is_handed_on() -> None:
+async def test_a_known_obligation_is_handed_on() -> None:
     files = {"a.cedar": '@id("yes") @obligation("tell_owner") permit (principal, action, resource);'}
     rules = compile_policy(load(files).doc, 1)._rules.values()
-    verdict = CedarEngine(rules, {}, 1, obligations=frozenset({"tell_owner"})).decide(opening(LOW))
+    verdict = await CedarEngine(rules, {}, 1, obligations=frozenset({"tell_owner"})).decide(opening(LOW))
     assert verdict == Permit(policies=("yes",), obligations=(("tell_owner", ""),))
 
 
-def test_a_credential_for_an_initiator_that_is_no_longer_registered_is_refused() -> None:
+async def test_a_credential_for_an_initiator_that_is_no_longer_registered_is_refused() -> None:
     asked = {"caller": caller(SERVER), "step": step(LOW), "redeemer": None, "home": HOME, "now": NOW}
-    assert isinstance(engine(YES).decide(issuing(LOW)), Permit)
+    assert isinstance(await engine(YES).decide(issuing(LOW)), Permit)
     with pytest.raises(Refused, match="not_registered"):
         credential_question(initiator=None, **asked)  # type: ignore[arg-type]
 
@@ -132,7 +132,7 @@ def test_presence_alone_hands_over_no_values() -> None:
     person=st.booleans(),
     name=st.sampled_from(["low-risk", "approval"]),
 )
-def test_leaving_out_what_no_rule_reads_changes_no_answer(
+async def test_leaving_out_what_no_rule_reads_changes_no_answer(
     origin: Origin, impact: Impact, jwt: bool, person: bool, name: str
 ) -> None:
     scene = Scene(origin=origin, impact=impact, attested_by="jwt" if jwt else "x509", person=person)
@@ -141,7 +141,7 @@ def test_leaving_out_what_no_rule_reads_changes_no_answer(
         load({**stance(name), "z.cedar": f'@id("z") forbid ({ACT}) when {{ context != context }};'}).doc, 1
     )
     for ask in (opening, issuing):
-        assert part.decide(ask(scene)) == whole.decide(ask(scene))
+        assert await part.decide(ask(scene)) == await whole.decide(ask(scene))
 
 
 def test_the_whole_context_fits_the_schema_that_rules_are_checked_against() -> None:
@@ -176,17 +176,19 @@ SCENES = st.builds(
 
 
 @given(st.lists(st.tuples(SCENES, st.booleans()), min_size=1, max_size=12))
-def test_an_engine_that_has_answered_before_answers_like_a_new_one(asked: list[tuple[Scene, bool]]) -> None:
+async def test_an_engine_that_has_answered_before_answers_like_a_new_one(
+    asked: list[tuple[Scene, bool]],
+) -> None:
     texts = (YES, BIG, *stance("approval").values())
     old = engine(*texts, facts={"amount": "Long"})
     for scene, opens in [*asked, *asked]:
         question = opening(scene) if opens else issuing(scene)
-        assert old.decide(question) == engine(*texts, facts={"amount": "Long"}).decide(question)
+        assert await old.decide(question) == await engine(*texts, facts={"amount": "Long"}).decide(question)
 
 
-def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cedar, "KEPT_MAX", 2)
     made = engine(YES, BIG, facts={"amount": "Long"})
     for amount in range(5):
-        assert isinstance(made.decide(opening(replace(LOW, facts=(("amount", amount),)))), Permit)
+        assert isinstance(await made.decide(opening(replace(LOW, facts=(("amount", amount),)))), Permit)
     assert len(made._kept) == 2

@@ -110,9 +110,9 @@ def check_performer(record: StepRecord, caller: Caller) -> None:
         raise Refused("not_found", "no such step")
 
 
-def settle(force: InForce, question: Question) -> Permit:
+async def settle(force: InForce, question: Question) -> Permit:
     """Stages 3 and 4: the verdict, or the refusal it means. Empty means no."""
-    verdict = force.policy.decide(question)
+    verdict = await force.policy.decide(question)
     if isinstance(verdict, Deny):
         raise Refused(
             "policy",

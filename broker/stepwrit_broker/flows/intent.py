@@ -103,7 +103,7 @@ async def _attempt(
     now, force = house.clock.now(), house.settings.now_in_force()
     step = _place(house, caller, request, proof, force, now)  # 2
     question = intent_question(caller=caller, step=step, home=house.trust_domain, now=now)
-    verdict = settle(force, question)  # 3, 4
+    verdict = await settle(force, question)  # 3, 4
     record = await house.store.open(  # 5
         OpenCommand(
             op=operation(caller, "intent", op_id, digest),

@@ -114,7 +114,7 @@ async def _attempt(
         home=house.trust_domain,
         now=now,
     )
-    verdict = settle(force, question)  # 3, 4
+    verdict = await settle(force, question)  # 3, 4
     stages.mark("decide")
     reserved = await house.store.reserve(  # 5
         ReserveCommand(

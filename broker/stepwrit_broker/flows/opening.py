@@ -89,7 +89,7 @@ async def _attempt(
     question = step_question(
         caller=caller, step=placed.step, performer=placed.performer, home=house.trust_domain, now=now
     )
-    verdict = settle(force, question)  # 3, 4
+    verdict = await settle(force, question)  # 3, 4
     record = await house.store.open(  # 5
         OpenCommand(
             op=operation(caller, "open", op_id, digest),

@@ -56,7 +56,7 @@ async def accept(
         about["txn"], about["tool"] = token.txn, token.tool
         record = same_tenant(await house.store.step(step_id) if is_id("stp", step_id) else None, caller)
         _check(caller, record.step, token, request)
-        _check_bearer(force, caller, record.step, house.trust_domain, now)
+        await _check_bearer(force, caller, record.step, house.trust_domain, now)
         proof = house.step_tokens.initiated(
             request.proof,
             token=request.token,
@@ -90,14 +90,14 @@ def _check(caller: Caller, step: Step, token: StepToken, request: AcceptRequest)
         )
 
 
-def _check_bearer(force: InForce, caller: Caller, step: Step, home: str, now: float) -> None:
+async def _check_bearer(force: InForce, caller: Caller, step: Step, home: str, now: float) -> None:
     """Policy could not know, when the step was opened, that its performer would only show a bearer.
 
     A credential is decided again anyway; a tool that is its own resource has none. Raises Refused.
     """
     if caller.workload.attested_by == "jwt":
         initiator = force.registry.entry_for(step.initiator)
-        settle(
+        await settle(
             force,
             credential_question(
                 caller=caller, step=step, initiator=initiator, redeemer=None, home=home, now=now

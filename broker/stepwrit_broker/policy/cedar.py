@@ -64,7 +64,7 @@ class CedarEngine:
         """The version in force."""
         return self._version
 
-    def decide(self, question: Question) -> Verdict:
+    async def decide(self, question: Question) -> Verdict:
         """The verdict. Raises Unavailable(rule="policy") when Cedar cannot be asked."""
         request = self._request(question)
         if request is None:
