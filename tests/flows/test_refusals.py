@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from tests.fakes.entropy import SeededEntropy
 from tests.flows.rig import AGENT, MAIL, Rig
 
 from stepwrit_broker.core.errors import Conflict, Malformed, Refused, Unavailable
+from stepwrit_broker.core.workload import SpiffeId
 from stepwrit_broker.flows import refusals
-from stepwrit_broker.flows.refusals import PER_CALLER, PER_S, RefusalRecorder
+from stepwrit_broker.flows.refusals import CALLERS_MAX, PER_CALLER, PER_PATTERN, PER_S, RefusalRecorder
 from stepwrit_broker.ports import Happening
 
 
@@ -85,6 +87,38 @@ async def test_a_refusal_gets_a_ref_an_entry_and_is_heard(desk: Desk, rig: Rig) 
         "txn": "txn_1",
     }
     assert desk.heard == [("open", "policy", "r", "mail/pay", problem.ref)]
+
+
+async def test_many_ids_below_one_pattern_are_one_flood(desk: Desk, rig: Rig) -> None:
+    """Whoever can name workloads below a registered pattern has as many callers as it likes."""
+    one, count = rig.caller(AGENT), PER_PATTERN + CALLERS_MAX + 1
+    pattern = replace(one.entry, id="spiffe://partner.test/*")
+    for at in range(count):
+        name = SpiffeId(f"spiffe://partner.test/{at}")
+        caller = replace(one, entry=pattern, workload=replace(one.workload, id=name))
+        await desk.recorder.note(Refused("policy", "no"), caller, "open", {})
+    assert len(desk.book.of("refused")) == PER_PATTERN
+    await desk.recorder.flush(desk.clock.now())
+    (counted,) = desk.book.of("refused.counted")
+    assert (counted["caller"], counted["counted"]) == (pattern.id, {"policy": CALLERS_MAX + 1})
+    await refuse(desk, rig)
+    assert len(desk.book.of("refused")) == PER_PATTERN + 1, "others are on record as before"
+
+
+async def test_one_noisy_id_below_a_pattern_hides_no_other(desk: Desk, rig: Rig) -> None:
+    one = rig.caller(AGENT)
+    pattern = replace(one.entry, id="spiffe://partner.test/*")
+    noisy, quiet = (
+        replace(
+            one, entry=pattern, workload=replace(one.workload, id=SpiffeId(f"spiffe://partner.test/{at}"))
+        )
+        for at in ("noisy", "quiet")
+    )
+    for _ in range(PER_PATTERN + 1):
+        await desk.recorder.note(Refused("policy", "no"), noisy, "open", {})
+    assert len(desk.book.of("refused")) == PER_CALLER
+    await desk.recorder.note(Refused("policy", "no"), quiet, "open", {})
+    assert len(desk.book.of("refused")) == PER_CALLER + 1
 
 
 async def test_a_refusal_that_has_a_ref_keeps_it(desk: Desk, rig: Rig) -> None:

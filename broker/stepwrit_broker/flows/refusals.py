@@ -11,6 +11,7 @@ from stepwrit_broker.core.errors import Problem
 from stepwrit_broker.ports import Clock, Entropy, Evidence, Happening, Store
 
 PER_CALLER = 60
+PER_PATTERN = 600
 PER_S = 60.0
 COUNT_EVERY_S = 10.0
 CALLERS_MAX = 4096
@@ -44,7 +45,7 @@ class RefusalRecorder:
         self.heard(verb, problem.code, problem.rule or "", str(about.get("tool", "")), problem.ref)
         try:
             now = self.clock.now()
-            if self._may_write(caller.workload.id, problem.code, now):
+            if self._may_write(caller, problem.code, now):
                 told = await self._placed(caller, about)
                 await self.store.record(_refused(problem, caller, verb, told, now))
         except Problem:
@@ -60,17 +61,25 @@ class RefusalRecorder:
             return about
         return {**about, "txn": record.step.txn}
 
-    def _may_write(self, who: str, code: str, now: float) -> bool:
-        tally = self._tallies.get(who)
-        if tally is None:
-            if len(self._tallies) >= CALLERS_MAX:
-                self._tallies.pop(next(iter(self._tallies)))
-            tally = self._tallies[who] = _Tally(began=now)
-        if tally.written < PER_CALLER:
-            tally.written += 1
-            return True
-        tally.counted[code] = tally.counted.get(code, 0) + 1
-        return False
+    def _may_write(self, caller: Caller, code: str, now: float) -> bool:
+        """Within the rate of the caller, and of all below its entry if that is a pattern: IDs are free."""
+        me, entry = caller.workload.id, caller.entry.id
+        shared, own = self._tally(entry, now), self._tally(me, now)
+        full = _full(shared, PER_CALLER if me == entry else PER_PATTERN) or _full(own, PER_CALLER)
+        if full is not None:
+            full.counted[code] = full.counted.get(code, 0) + 1
+            return False
+        own.written += 1
+        shared.written += shared is not own
+        return True
+
+    def _tally(self, who: str, now: float) -> _Tally:
+        """The caller's, as the last that would go."""
+        tally = self._tallies.pop(who, None) or _Tally(began=now)
+        if len(self._tallies) >= CALLERS_MAX:
+            self._tallies.pop(next(iter(self._tallies)))
+        self._tallies[who] = tally
+        return tally
 
     async def flush(self, now: float) -> int:
         """Write what was only counted, one entry per caller, and start new windows; how many were written.
@@ -93,6 +102,10 @@ class RefusalRecorder:
         await self.store.record(_counted(ref, who, tally.began, told, now))
         left = {code: count - told.get(code, 0) for code, count in tally.counted.items()}
         tally.counted = {code: count for code, count in left.items() if count}
+
+
+def _full(tally: _Tally, most: int) -> _Tally | None:
+    return tally if tally.written >= most else None
 
 
 def _refused(
