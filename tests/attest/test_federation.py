@@ -338,8 +338,12 @@ async def test_it_polls_at_the_publishers_pace_and_faster_after_failures(world: 
 async def test_a_fault_of_ours_does_not_end_the_watch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
 
+    seen: list[tuple[str, str, str]] = []
+
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
+        told = feed.health(time.time())
+        seen.append((told.state, told.why, told.detail))
         monkeypatch.undo()
         if len(waits) == 2:
             raise asyncio.CancelledError
@@ -350,3 +354,5 @@ async def test_a_fault_of_ours_does_not_end_the_watch(world: World, monkeypatch:
         await feed.run()
     assert waits == [5.0, 60.0]
     assert feed.held is not None
+    assert seen[0] == ("starting", "fault", "ZeroDivisionError: the log has it")
+    assert seen[1][:2] == ("ok", "ok")

@@ -65,3 +65,10 @@ def _ready(
     except sqlite3.Error as error:
         raise in_doubt(f"the store's rows: {error}") from error
     return state
+
+
+def own_secret(conn: sqlite3.Connection, made: bytes) -> bytes:
+    """The store's own secret (32 bytes), which names persons and makes nonces; `made` at first, never shown."""
+    conn.execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('pepper', ?)", (made.hex(),))
+    found: str = conn.execute("SELECT value FROM meta WHERE name = 'pepper'").fetchone()[0]
+    return bytes.fromhex(found)

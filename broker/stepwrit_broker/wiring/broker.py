@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sqlite3
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Final, Self
 
 import httpx2
@@ -31,7 +31,7 @@ from stepwrit_broker.ledger.view import SqliteLedgerView
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.store.disk import Disk
 from stepwrit_broker.store.sqlite import SqliteStore
-from stepwrit_broker.store.start import open_store
+from stepwrit_broker.store.start import open_store, own_secret
 from stepwrit_broker.wiring import health
 from stepwrit_broker.wiring.administering import admin_ports
 from stepwrit_broker.wiring.background import Background, Chores, Recorder
@@ -117,7 +117,7 @@ class Broker:
         )
         self._stack.push_async_callback(self.store.close)
         self.store.set_anchor(self.ledgering.anchoring(self.store))
-        self._pepper_bytes = await self.store.within(self._pepper)
+        self._pepper = await self.store.within(partial(own_secret, made=self.entropy.bytes(32)))
         self.say = Recorder(store=self.store, clock=self.clock, entropy=self.entropy)
         self.ledger = SqliteLedgerView(settings.store_path)
         self._stack.callback(self.ledger.close)
@@ -142,14 +142,6 @@ class Broker:
         """Nothing that was served stays outside a checkpoint at a clean end."""
         if self.ledgering.log.size:
             await self.ledgering.sign(self.store)
-
-    def _pepper(self, conn: sqlite3.Connection) -> bytes:
-        """The store's own secret for naming persons; made once, never shown."""
-        conn.execute(
-            "INSERT OR IGNORE INTO meta (name, value) VALUES ('pepper', ?)", (self.entropy.bytes(32).hex(),)
-        )
-        found: str = conn.execute("SELECT value FROM meta WHERE name = 'pepper'").fetchone()[0]
-        return bytes.fromhex(found)
 
     async def _settle(self) -> None:
         """What the operator set: what the store has in force, then whatever file changed since."""
@@ -201,7 +193,7 @@ class Broker:
             credentials=credentials,
             kinds={action_token.name: action_token},
             people=OidcPeople(settings.oidc, http),
-            pepper=self._pepper_bytes,
+            pepper=self._pepper,
             refusals=self.refusals,
         )
 
@@ -231,7 +223,7 @@ class Broker:
             identity=self.pooled,
             bundles=self.bundles,
             authorities=self._authorities,
-            nonces=Nonces(self._pepper_bytes),
+            nonces=Nonces(self._pepper),
             rings=self._rings,
             admin=admin_ports(
                 self.settings, self.store, self.house, self.live, self.ledger, self.metrics, self.ledgering

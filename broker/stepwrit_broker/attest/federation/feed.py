@@ -117,9 +117,10 @@ class Feed:
         while True:
             try:
                 await self.poll()
-            except Exception:  # noqa: BLE001  a fault of ours must not end the watch
+            except Exception as fault:  # noqa: BLE001  a fault of ours must not end the watch
                 _log.exception("federation with %s", self.partner.trust_domain)
                 self._tries += 1
+                self._note(self._unwell(), "fault", f"{type(fault).__name__}: the log has it")
             hint = _FIRST_REFRESH_S if self._held is None else self._held.bundle.refresh_s
             refresh = refresh_s(hint, self.partner.max_age_s)
             await self._around.sleep(wait_s(refresh, self._tries, self._around.luck()))
@@ -169,10 +170,13 @@ class Feed:
     async def _not_taken(self, not_taken: BundleNotTaken) -> None:
         news = not_taken.reason != self._outcome
         self._tries += 1
-        self._note("starting" if self._held is None else "failing", not_taken.reason, not_taken.detail)
+        self._note(self._unwell(), not_taken.reason, not_taken.detail)
         if news:
             _log.warning("federation with %s: %s", self.partner.trust_domain, not_taken)
         await self._around.told(self.partner.trust_domain, not_taken.reason, news)
+
+    def _unwell(self) -> State:
+        return "starting" if self._held is None else "failing"
 
     def _note(self, state: State, outcome: str, detail: str) -> None:
         if state != self._state:
