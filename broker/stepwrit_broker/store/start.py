@@ -68,7 +68,7 @@ def _ready(
 
 
 def own_secret(conn: sqlite3.Connection, made: bytes) -> bytes:
-    """The store's own secret (32 bytes), which names persons and makes nonces; `made` at first, never shown."""
+    """The store's own secret (32 bytes): it names persons and makes nonces. `made` at first; never shown."""
     conn.execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('pepper', ?)", (made.hex(),))
     found: str = conn.execute("SELECT value FROM meta WHERE name = 'pepper'").fetchone()[0]
     return bytes.fromhex(found)
