@@ -191,11 +191,13 @@ def register(app: typer.Typer) -> None:
     """Put the groups and `apply` on the root."""
     panel = "Set the rules"
     from stepwrit_broker.cli.limits import add_limits  # noqa: PLC0415  it builds on this module
+    from stepwrit_broker.cli.policies import add_rehearsal  # noqa: PLC0415
     from stepwrit_broker.cli.scaffolding import add_scaffold  # noqa: PLC0415
 
     groups = {kind: group(kind) for kind in KINDS}
     add_limits(groups["limits"])
     add_scaffold(groups["registry"])
+    add_rehearsal(groups["policy"])
     for kind, commands in groups.items():
         app.add_typer(commands, name=kind, rich_help_panel=panel)
 

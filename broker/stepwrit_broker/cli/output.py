@@ -15,7 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 PIPE_WIDTH: Final = 160  # columns where there is no terminal to ask
-WRAPPED: Final = frozenset({"reason", "source", "target", "what", "SPIFFE ID", "only where"})  # columns
+WRAPPED: Final = frozenset(
+    {"scenario", "reason", "source", "target", "what", "SPIFFE ID", "only where"}
+)  # columns
 YES: Final = "✓"
 NO: Final = "✗"
 

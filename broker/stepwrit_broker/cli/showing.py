@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,5 +90,5 @@ def _policy(doc: Doc) -> None:
 def _policy_files(doc: Doc) -> dict[str, str]:
     files = dict(sorted(doc["files"].items()))
     if doc.get("facts"):
-        files["facts.json"] = yaml.safe_dump(doc["facts"], default_flow_style=True)
+        files["facts.json"] = json.dumps(doc["facts"], indent=2) + "\n"
     return files

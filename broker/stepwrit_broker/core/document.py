@@ -28,23 +28,41 @@ def intent_question(*, caller: Caller, step: Step, home: str, now: float) -> Que
     return _question("start_intent", caller, step, _Parties(initiator=me, performer=me), home, now)
 
 
-def step_question(*, caller: Caller, step: Step, performer: Entry | None, home: str, now: float) -> Question:
+def step_question(
+    *,
+    caller: Caller,
+    step: Step,
+    performer: Entry | None,
+    home: str,
+    now: float,
+    approval: Party | None = None,
+) -> Question:
     """May this caller open `step`? `performer`: None when the initiator's own client is to perform it.
 
-    The resource is the tool. The performer's id may still be a pattern: nobody has accepted yet.
+    The resource is the tool. The performer's id may still be a pattern: nobody has accepted yet. approval: id
+    and approver of a signature over exactly this step.
     """
     me = _party(caller.entry, caller.workload.id, caller.workload.attested_by)
     other = _client(step) if performer is None else _party(performer, step.performer, None)
-    return _question("open_step", caller, step, _Parties(initiator=me, performer=other), home, now)
+    parties = _Parties(initiator=me, performer=other, approval=approval)
+    return _question("open_step", caller, step, parties, home, now)
 
 
 def credential_question(
-    *, caller: Caller, step: Step, initiator: Entry | None, redeemer: Entry | None, home: str, now: float
+    *,
+    caller: Caller,
+    step: Step,
+    initiator: Entry | None,
+    redeemer: Entry | None,
+    home: str,
+    now: float,
+    approval: Party | None = None,
 ) -> Question:
     """May this caller, the step's performer, have a credential? The resource is the tool.
 
     initiator: the entry in force of the step's initiator. redeemer: the resource that it is for, None for a
-    tool that is its own. Raises Refused(`not_registered`) when the initiator has none.
+    tool that is its own. approval: as in `step_question`. Raises Refused(`not_registered`) when the initiator
+    has none.
     """
     if initiator is None:
         raise Refused(
@@ -61,6 +79,7 @@ def credential_question(
         performer=me,
         redeemer=opened,
         audience=None if redeemer is None else redeemer.audience,
+        approval=approval,
     )
     return _question("issue_credential", caller, step, parties, home, now)
 
@@ -71,6 +90,7 @@ class _Parties:
     performer: Party
     redeemer: Party | None = None
     audience: str | None = None
+    approval: Party | None = None
 
 
 def _question(
@@ -89,6 +109,7 @@ def _question(
             "performer": parties.performer,
             "redeemer": parties.redeemer,
             "audience": parties.audience,
+            "approval": parties.approval,
             "now": int(now),
             **_lineage(step),
             **_deed(step),
@@ -108,7 +129,6 @@ def _lineage(step: Step) -> dict[str, object]:
         "deferred": step.deferred,
         "chain": [{"performer": hop.performer, "tool": hop.tool, "origin": hop.origin} for hop in step.chain],
         "influence": None if step.influence is None else list(step.influence),
-        "approval": None,
         "workflow": None,
         "ceiling": {"tools": sorted(step.ceiling.tools), "impact": step.ceiling.impact},
         "budgets": {"steps": intent.steps_max, "server_steps": intent.server_steps_max},

@@ -166,12 +166,19 @@ def _op(request: Request) -> str:
 
 def _versions(router: APIRouter, ports: AdminPorts) -> None:
     @router.get("/{kind}")
-    async def in_force(kind: VersionKind, who: Asking) -> dict[str, object]:
-        """The document in force."""
+    async def one(
+        kind: VersionKind, who: Asking, version: Annotated[int | None, Query(ge=1)] = None
+    ) -> dict[str, object]:
+        """The document in force, or that of one version."""
         check_sees_all(ports.house, who)
-        stored = await ports.house.store.version(kind)
+        stored = await ports.house.store.version(kind, version)
         if stored is None:
-            raise Refused("not_found", f"no {kind} is in force")
+            what = (
+                f"no {kind} is in force"
+                if version is None
+                else f"there is no version {version} of the {kind}"
+            )
+            raise Refused("not_found", what)
         return _version(stored, doc=True)
 
     @router.get("/{kind}/history")

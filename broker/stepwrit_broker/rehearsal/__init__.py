@@ -1,0 +1,1 @@
+"""Rehearsal: what a policy would answer, asked before it is in force."""

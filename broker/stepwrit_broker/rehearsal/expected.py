@@ -1,0 +1,76 @@
+"""What a scenario expects of an answer, and how what came differs from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from stepwrit_broker.core.verdict import NeedsApproval, Permit, Verdict
+
+Word = Literal["permit", "approval", "deny"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A verdict as scenario files write it; what a verdict has not is empty."""
+
+    verdict: Word
+    policies: tuple[str, ...]
+    reason: str = ""
+    setting: str = ""
+    obligations: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """None is not compared."""
+
+    verdict: Word
+    policies: frozenset[str] | None = None
+    reason: str | None = None
+    setting: str | None = None
+    obligations: frozenset[tuple[str, str]] | None = None
+
+    def differences(self, came: Answer) -> list[str]:
+        """One sentence for each member that differs."""
+        pairs = (
+            ("verdict", self.verdict, came.verdict),
+            ("policies", self.policies, frozenset(came.policies)),
+            ("reason", self.reason, came.reason),
+            ("setting", self.setting, came.setting),
+            ("obligations", self.obligations, frozenset(came.obligations)),
+        )
+        return [
+            f"{name}: expected {_said(wanted)}, came {_said(got)}"
+            for name, wanted, got in pairs
+            if wanted is not None and wanted != got
+        ]
+
+
+def answer_of(verdict: Verdict) -> Answer:
+    """An engine's verdict in a scenario's words."""
+    if isinstance(verdict, Permit):
+        return Answer(verdict="permit", policies=verdict.policies, obligations=verdict.obligations)
+    if isinstance(verdict, NeedsApproval):
+        return Answer(verdict="approval", policies=verdict.policies, setting=verdict.setting)
+    return Answer(verdict="deny", policies=verdict.policies, reason=verdict.reason)
+
+
+def expected(read: Mapping[str, Any]) -> Expected:
+    """The `expect` of a scenario whose shape was checked."""
+    policies, obligations = read.get("policies"), read.get("obligations")
+    return Expected(
+        verdict=read["verdict"],
+        policies=None if policies is None else frozenset(policies),
+        reason=read.get("reason"),
+        setting=read.get("setting"),
+        obligations=None if obligations is None else frozenset(obligations.items()),
+    )
+
+
+def _said(value: object) -> str:
+    if isinstance(value, frozenset):
+        words = sorted("=".join(each) if isinstance(each, tuple) else str(each) for each in value)
+        return ", ".join(words) or "none"
+    return str(value) or "nothing"
