@@ -162,7 +162,7 @@ def test_what_is_in_force_and_earlier_versions_are_compared_with_a_folder(
     (policy / "facts.json").write_text('{"amount": "Long"}')
     result = cli("policy", "diff", "in-force", policy, "--exit-code")
     assert result.exit_code == 1
-    assert "added    small-transfers-only" in result.stdout
+    assert "added small-transfers-only\n+ @id(" in result.stdout
     missing = cli("policy", "diff", "9999", policy)
     assert missing.exit_code == 1
     assert "there is no version 9999 of the policy" in missing.stderr
