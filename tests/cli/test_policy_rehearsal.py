@@ -42,7 +42,7 @@ def test_a_good_folder_passes_the_check(cli: Cli, policy: Path):
 
 def test_every_problem_is_said_with_file_and_line(cli: Cli, policy: Path):
     edit(policy / "20-servers.cedar", '@id("server-low-only")', '@id("Server")')
-    edit(policy / "30-attestation.cedar", "when {", "wehn {")
+    edit(policy / "30-attestation.cedar", "when {", "when ({")
     result = cli("policy", "check", policy)
     assert (result.exit_code, result.stdout) == (1, "")
     assert f"{policy}/20-servers.cedar:3: every policy needs an @id" in result.stderr
@@ -53,7 +53,7 @@ def test_every_problem_is_said_with_file_and_line(cli: Cli, policy: Path):
 
 
 def test_what_the_schema_does_not_know_is_a_problem_with_its_line(cli: Cli, policy: Path):
-    edit(policy / "20-servers.cedar", "context.origin", "context.orgin")
+    edit(policy / "20-servers.cedar", "context.origin", "context.started")
     result = cli("policy", "check", policy)
     assert result.exit_code == 1
     assert f"{policy}/20-servers.cedar:3: server-low-only: " in result.stderr
@@ -102,10 +102,10 @@ def test_a_scenario_file_with_a_problem_is_refused_by_line_and_column(cli: Cli, 
     suite = tmp_path / "mine.yaml"
     shutil.copytree(SCENARIOS / "registry", tmp_path / "registry")
     suite.write_text((SCENARIOS / "low-risk.yaml").read_text())
-    edit(suite, "given: {deferred: true}", "given: {defered: true}")
+    edit(suite, "given: {deferred: true}", "given: {differed: true}")
     result = cli("policy", "test", policy, suite)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert f"{suite}:22:13: scenarios[3].given.defered: is not known here; did you mean deferred?" in (
+    assert f"{suite}:22:13: scenarios[3].given.differed: is not known here; did you mean deferred?" in (
         result.stderr
     )
 
