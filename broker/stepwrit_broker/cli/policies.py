@@ -1,4 +1,4 @@
-"""`stepwrit policy check|test|diff`: what a policy would say before it is in force.
+"""`stepwrit policy check|test|diff|replay`: what a policy would say before it is in force.
 
 Folders need no broker.
 """
@@ -14,6 +14,7 @@ import typer
 from stepwrit_broker.cli.failures import REFUSED
 from stepwrit_broker.cli.locate import At, Json
 from stepwrit_broker.cli.output import NO, YES, examples, print_json, print_table, say
+from stepwrit_broker.cli.policy_replay import run_replay
 from stepwrit_broker.cli.policy_texts import Policy, folder_policy, policy_of
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.rehearsal.ask import Outcome
@@ -252,3 +253,11 @@ def add_rehearsal(app: typer.Typer) -> None:
             "stepwrit policy diff in-force policy/ --scenarios scenarios/", "stepwrit policy diff 7 policy/"
         ),
     )(diff)
+    app.command(
+        "replay",
+        epilog=codes.format(one="the policy does not load; with --exit-code, a change")
+        + examples(
+            "stepwrit policy replay --candidate policy/ --since 7d",
+            "stepwrit policy replay --candidate policy/ --db /var/lib/stepwrit/stepwrit.db --json",
+        ),
+    )(run_replay)

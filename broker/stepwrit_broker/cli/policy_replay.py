@@ -1,0 +1,127 @@
+"""`stepwrit policy replay`: what a candidate would have changed in what was decided."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stepwrit_broker.cli.failures import REFUSED
+from stepwrit_broker.cli.locate import Json
+from stepwrit_broker.cli.offline import Database, database
+from stepwrit_broker.cli.output import YES, print_json, print_table, say
+from stepwrit_broker.cli.policy_texts import folder_policy
+from stepwrit_broker.ledger.view import SqliteLedgerView
+from stepwrit_broker.registry.units import seconds
+from stepwrit_broker.rehearsal.replay import Change, Kind, Replay, replay
+
+
+def _since(text: str) -> float:
+    """A duration before now, or a time, in seconds since the epoch."""
+    try:
+        return time.time() - seconds(text)
+    except ValueError:
+        pass
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter("a duration such as 7d, or a time such as 2026-11-01T00:00:00Z") from None
+    return at.timestamp()
+
+
+def run_replay(
+    candidate: Annotated[
+        Path,
+        typer.Option(
+            "--candidate", metavar="DIR", exists=True, file_okay=False, help="The policy folder to ask."
+        ),
+    ],
+    db: Database = None,
+    since: Annotated[
+        float | None,
+        typer.Option(
+            "--since", metavar="WHEN", parser=_since, help="From then on: 7d, 12h, 2026-11-01T00:00:00Z."
+        ),
+    ] = None,
+    first: Annotated[
+        int,
+        typer.Option("--from", metavar="SEQ", min=0, show_default=False, help="From this ledger entry on."),
+    ] = 0,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit with 1 when anything would change.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Ask a candidate every recorded decision, offline: who would have been refused, at which tools.
+
+    Each recorded permit is asked again with the facts and time of then. What cannot be asked again is
+    counted, with the reason: refusals keep no decision document, and erased or sealed entries have none.
+    """
+    policy = folder_policy(candidate)
+    with closing(SqliteLedgerView(database(db))) as ledger:
+        found = asyncio.run(replay(ledger, policy.engine(), first=first, since=since or 0.0))
+    if as_json:
+        print_json(_json(found))
+    else:
+        _tell(found)
+    if exit_code and found.changes:
+        raise typer.Exit(REFUSED)
+
+
+def _tell(found: Replay) -> None:
+    rows = [
+        (
+            f"{kind.was} → {kind.now}",
+            kind.asking,
+            kind.tool,
+            kind.who,
+            change.count,
+            ", ".join(kind.policies) or "no policy",
+            change.last,
+        )
+        for kind, change in _ordered(found)
+    ]
+    if rows:
+        print_table(
+            ("change", "asked", "tool", "SPIFFE ID", "times", "decided by", "last ref"), rows, empty=""
+        )
+        say("")
+    changed = found.asked - found.same
+    say(f"{found.asked} decisions asked again: {found.same} the same, {changed} otherwise")
+    for why, count in sorted(found.left.items()):
+        say(f"  {count} not asked again: {why}", style="yellow")
+    if found.asked and not changed:
+        say(f"{YES} nothing that was recorded would have been decided otherwise")
+
+
+def _ordered(found: Replay) -> list[tuple[Kind, Change]]:
+    """The most frequent first."""
+    return sorted(found.changes.items(), key=lambda each: (-each[1].count, each[0].tool or "", each[0].who))
+
+
+def _json(found: Replay) -> dict[str, Any]:
+    return {
+        "asked": found.asked,
+        "same": found.same,
+        "changes": [
+            {
+                "asking": kind.asking,
+                "who": kind.who,
+                "tool": kind.tool,
+                "was": kind.was,
+                "now": kind.now,
+                "policies": list(kind.policies),
+                "says": change.answer.reason or change.answer.setting,
+                "count": change.count,
+                "first_ref": change.first,
+                "last_ref": change.last,
+            }
+            for kind, change in _ordered(found)
+        ],
+        "not_asked_again": dict(sorted(found.left.items())),
+    }
