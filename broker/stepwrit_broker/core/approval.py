@@ -1,0 +1,175 @@
+"""An approval: a signature over what will run. What is asked, what is signed, and when it counts. Pure.
+
+An approval is asked for when policy says "not without a person". It names one step with everything that was
+decided on, a text made here, and who may sign. It is given by signatures over its digest, used once, and
+decided on again at use: the signatures must satisfy what is demanded then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from stepwrit.digest import args_digest
+from stepwrit_broker.core.persons import Identity, Persons
+from stepwrit_broker.core.plain import plain
+from stepwrit_broker.core.step import Action, Step
+from stepwrit_broker.core.workload import SpiffeId
+
+V = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """Whose signatures are demanded. count: distinct persons. persons: names of the operator's list.
+
+    requester: whether the person who wants it is among those who may sign. alone: whether their own signature
+    is enough by itself (separation of duties says no).
+    """
+
+    count: int = 1
+    persons: frozenset[str] = frozenset()
+    requester: bool = True
+    alone: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One approval as it is asked for. Times: whole seconds since the epoch. nonce: base64url, 32 bytes.
+
+    performer: whom the registry names for it. kind: of credential. policies: those that demand it. versions:
+    what they were decided under. page: the URL that the text names.
+    """
+
+    id: str
+    nonce: str = field(repr=False)
+    step: Step
+    action: Action
+    performer: SpiffeId | str
+    kind: str
+    policies: tuple[str, ...]
+    versions: Mapping[str, int]
+    terms: Terms
+    asked_at: int
+    expires_at: int
+
+    @property
+    def text(self) -> tuple[str, ...]:
+        """What a person is shown, a line each; its digest is signed with the rest."""
+        return _text(self)
+
+    @property
+    def signed(self) -> dict[str, object]:
+        """The document that is signed: all that an approver answers for, and nothing that may change."""
+        step, action, who = self.step, self.action, self.step.intent.requester
+        return {
+            "v": V,
+            "id": self.id,
+            "nonce": self.nonce,
+            "tenant": step.tenant,
+            "txn": step.txn,
+            "step": step.id,
+            "requester": None if who is None else who.opaque,
+            "owner": step.intent.owner,
+            "purpose": step.intent.purpose,
+            "origin": step.origin,
+            "initiator": step.initiator,
+            "performer": self.performer,
+            "chain": _digest([[h.step, h.initiator, h.performer, h.origin, h.tool] for h in step.chain]),
+            "influence": None if step.influence is None else _digest(list(step.influence)),
+            "tool": action.tool,
+            "impact": action.impact,
+            "args": action.args,
+            "schema": action.schema,
+            "plan": _digest([[p.at, p.method, p.path, list(p.query), p.times] for p in action.plan]),
+            "kind": self.kind,
+            "policies": list(self.policies),
+            "versions": dict(self.versions),
+            "terms": _terms(self.terms),
+            "asked_at": self.asked_at,
+            "expires_at": self.expires_at,
+            "text": _digest(list(self.text)),
+        }
+
+    @property
+    def digest(self) -> str:
+        """Base64url SHA-256 of the RFC 8785 form of `signed`."""
+        return args_digest(self.signed)
+
+    def challenge(self, nonce: bytes) -> bytes:
+        """What an authenticator signs: SHA-256 of a nonce made for this one attempt, and the digest.
+
+        The digest alone could be guessed, and an assertion over it collected beforehand.
+        """
+        return hashlib.sha256(nonce + self.digest.encode()).digest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """One valid signature. digest: of what was signed. at: seconds since the epoch."""
+
+    by: Identity
+    digest: str
+    at: float
+
+
+def may_sign(asked: Asked, who: Identity, persons: Persons, terms: Terms | None = None) -> bool:
+    """Whether this person is among those whose signature can count. terms: those of now, if not as asked."""
+    terms = terms or asked.terms
+    if _is_requester(asked, who, persons):
+        return terms.requester
+    return persons.name(who) in terms.persons
+
+
+def missing(asked: Asked, signed: Sequence[Signed], persons: Persons, terms: Terms | None = None) -> int:
+    """How many persons more must sign; 0 when it is given. What does not count is left out, not refused.
+
+    terms: those that policy demands now, where it is decided on again. Where the requester's own signature is
+    not enough, somebody else must be among those who signed.
+    """
+    terms = terms or asked.terms
+    valid = {each.by for each in signed if each.digest == asked.digest}
+    counting = {each for each in valid if may_sign(asked, each, persons, terms)}
+    others = {each for each in counting if not _is_requester(asked, each, persons)}
+    return max(terms.count - persons.at_least(counting), 0 if terms.alone or others else 1)
+
+
+def _is_requester(asked: Asked, who: Identity, persons: Persons) -> bool:
+    wants = asked.step.intent.requester
+    return wants is not None and persons.is_same(Identity(wants.issuer, wants.subject), who)
+
+
+def _digest(value: object) -> str:
+    return args_digest({"v": value})
+
+
+def _terms(terms: Terms) -> dict[str, object]:
+    return {
+        "count": terms.count,
+        "persons": sorted(terms.persons),
+        "requester": terms.requester,
+        "alone": terms.alone,
+    }
+
+
+def _text(asked: Asked) -> tuple[str, ...]:
+    step, action = asked.step, asked.action
+    return (
+        f"Allow {plain(action.tool)} once, of {action.impact} impact.",
+        f"It will be done by {plain(str(asked.performer))}.",
+        _STARTED[step.origin].format(plain(step.initiator)),
+        *(f"Before that: {plain(h.tool)} by {plain(h.performer)}." for h in step.chain[:-1] if h.tool),
+        f"The purpose that was given: {plain(step.intent.purpose)}",
+        *(f"{plain(name)}: {plain(str(value))}" for name, value in action.facts),
+        *(f"It may send {line.method} {plain(line.at)}{plain(line.path)}, {line.times} times at most."
+          for line in action.plan),
+        f"Demanded by the policy {', '.join(plain(each) for each in asked.policies)}.",
+    )  # fmt: skip
+
+
+_STARTED = {
+    "human": "You asked for it yourself, through {}.",
+    "model": "A model chose it, in the agent {}.",
+    "server": "A server started it by itself: {}. No person and no model of yours asked for this step.",
+}
