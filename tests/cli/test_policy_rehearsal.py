@@ -43,13 +43,15 @@ def test_a_good_folder_passes_the_check(cli: Cli, policy: Path):
 def test_every_problem_is_said_with_file_and_line(cli: Cli, policy: Path):
     edit(policy / "20-servers.cedar", '@id("server-low-only")', '@id("Server")')
     edit(policy / "30-attestation.cedar", "when {", "when ({")
+    edit(policy / "40-approval.cedar", "context.action.impact", "context.action.size")
     result = cli("policy", "check", policy)
     assert (result.exit_code, result.stdout) == (1, "")
     assert f"{policy}/20-servers.cedar:3: every policy needs an @id" in result.stderr
     assert f"{policy}/30-attestation.cedar:3: " in result.stderr
+    assert f"{policy}/40-approval.cedar:3: high-needs-approval: " in result.stderr
     told = json.loads(cli("policy", "check", policy, "--json").stdout)
     assert told["ok"] is False
-    assert len(told["problems"]) == 3
+    assert len(told["problems"]) == 4
 
 
 def test_what_the_schema_does_not_know_is_a_problem_with_its_line(cli: Cli, policy: Path):

@@ -79,7 +79,7 @@ def test_a_stored_document_compiles_to_the_same_registry_and_comments_do_not_cou
 
 
 def test_the_packaged_schema_is_the_published_one() -> None:
-    for name in ("registry", "limits"):
+    for name in ("registry", "limits", "scenarios"):
         published = (ROOT / "docs/reference/schemas" / f"{name}.schema.json").read_text()
         assert schema_text(name) == published
         Draft202012Validator.check_schema(json.loads(published))

@@ -52,7 +52,9 @@ def check(folder: Folder, as_json: Json = False) -> None:
     except Malformed as bad:
         if not as_json:
             raise
-        print_json({"ok": False, "problems": bad.reason.splitlines()})
+        print_json(
+            {"ok": False, "problems": [line for line in bad.reason.splitlines() if not line.endswith(":")]}
+        )
         raise typer.Exit(REFUSED) from None
     found = parts(policy.doc)
     if as_json:

@@ -113,10 +113,10 @@ def _rules(sources: Mapping[str, str], facts: Mapping[str, str]) -> list[Rule]:
         good, bad = parse(sources[name], name)
         rules += good
         problems += bad
-    refuse(problems + _twice(rules), "the policy was not loaded")
+    problems += _twice(rules) + validate(rules, cedarpy.Schema.from_str(schema_text(facts)))
+    refuse(problems, "the policy was not loaded")
     if not any(rule.effect == "permit" for rule in rules):
         raise Malformed("invalid_request", "the policy was not loaded: it is empty, or permits nothing")
-    refuse(validate(rules, cedarpy.Schema.from_str(schema_text(facts))), "the policy was not loaded")
     return rules
 
 

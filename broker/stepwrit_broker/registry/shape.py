@@ -26,7 +26,7 @@ _A_TYPE = {
 
 @functools.cache
 def schema_text(name: str) -> str:
-    """The published schema of `registry` or `limits`."""
+    """The published schema of `registry`, `limits` or `scenarios`."""
     folder = resources.files("stepwrit_broker.registry").joinpath("schemas")
     return folder.joinpath(f"{name}.schema.json").read_text(encoding="utf-8")
 
