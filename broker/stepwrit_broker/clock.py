@@ -13,7 +13,7 @@ JUMP_S = 5.0  # a wall clock that moved this much against elapsed time is in dou
 DOUBT_S = 10.0  # for so long; then the new time is believed (the store's high-water time bounds it below)
 
 
-def _elapsed() -> float:
+def elapsed_s() -> float:
     """Seconds that passed, also while the machine was suspended."""
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -24,7 +24,7 @@ class SystemClock:
     """The Clock port over the system's wall clock. A jump is doubt: Unavailable(rule="clock") for DOUBT_S."""
 
     def __init__(
-        self, wall: Callable[[], float] = time.time, elapsed: Callable[[], float] = _elapsed
+        self, wall: Callable[[], float] = time.time, elapsed: Callable[[], float] = elapsed_s
     ) -> None:
         self._wall, self._elapsed = wall, elapsed
         self._offset = wall() - elapsed()

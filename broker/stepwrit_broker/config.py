@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 from stepwrit_broker.config_checks import meaning
 from stepwrit_broker.config_docs import reference, schema
 from stepwrit_broker.config_federation import FederationSource
+from stepwrit_broker.config_opa import OpaTable
 from stepwrit_broker.config_reader import Means, Reader, overlay
 from stepwrit_broker.core.errors import Malformed
 
@@ -136,7 +137,9 @@ class Files:
         "registry.yaml"
     )
     limits: Annotated[Path, Means(text="Bounds on issuance.")] = Path("limits.yaml")
-    policy: Annotated[Path, Means(text="The folder of Cedar policies.")] = Path("policy")
+    policy: Annotated[Path, Means(text="The folder of policies: Cedar, or Rego for `[opa]`.")] = Path(
+        "policy"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +189,7 @@ class Config:
     store: Store = field(default_factory=Store)
     ledger: Ledger = field(default_factory=Ledger)
     files: Files = field(default_factory=Files)
+    opa: OpaTable = field(default_factory=OpaTable)
     log: Log = field(default_factory=Log)
     oidc: tuple[Oidc, ...] = ()
     federation: tuple[FederationSource, ...] = ()

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from stepwrit.digest import DigestError, normalise_url
 from stepwrit_broker.config_federation import federation_problems
+from stepwrit_broker.config_opa import opa_problems
 from stepwrit_broker.core.workload import parse_spiffe_id, parse_trust_domain, trust_domain_of
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def meaning(config: Config) -> Iterator[str]:
     yield from _proxy(config)
     yield from federation_problems(config.trust_domain, config.federation)
     yield from _addresses(config.listen)
+    yield from opa_problems(config.opa)
     if not math.isfinite(config.ledger.checkpoint_every_s):
         yield "ledger.checkpoint_every_s: must be finite"
     if not _is_https(config.issuer) or urlsplit(config.issuer).path or "?" in config.issuer:

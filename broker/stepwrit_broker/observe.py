@@ -190,6 +190,15 @@ class Metrics:
             ("trust_domain",),
             registry=self.registry,
         )
+        self._opa = Histogram(
+            "stepwrit_opa_seconds", "Time of a question to OPA", buckets=_BUCKETS, registry=self.registry
+        )
+        self._opa_failed = Counter(
+            "stepwrit_opa_failures", "Questions to OPA without an answer", ("reason",), registry=self.registry
+        )
+        self._opa_open = Gauge(
+            "stepwrit_opa_breaker_open", "1 while OPA is not asked", registry=self.registry
+        )
         for reason in REPLAYS:
             self._replays.labels(reason)
         self._children: dict[tuple[str, ...], Counter] = {}
@@ -313,6 +322,13 @@ class Metrics:
         if age is not None:
             self._bundle_age.labels(trust_domain).set(round(age, 1))
         self._bundle_serves.labels(trust_domain).set(1 if serves else 0)
+
+    def opa_asked(self, outcome: str, seconds: float, *, is_open: bool) -> None:
+        """OPA was asked. outcome: `ok`, or one of our words for what failed."""
+        self._opa.observe(seconds)
+        if outcome != "ok":
+            self._opa_failed.labels(outcome).inc()
+        self._opa_open.set(1 if is_open else 0)
 
     def text(self) -> bytes:
         """The Prometheus exposition."""

@@ -11,7 +11,7 @@ from stepwrit.digest import b64u, canonical
 from stepwrit_broker.cli.scaffold import ToolInfo, scaffold_registry, schema_digest, write_init
 from stepwrit_broker.config import Config, load_config
 from stepwrit_broker.core.errors import Conflict, Malformed
-from stepwrit_broker.policy.files import load_folder, stance
+from stepwrit_broker.policy.files import load_folder, read_folder, stance
 from stepwrit_broker.registry.files import load_registry
 from stepwrit_broker.registry.limits_file import load_limits
 
@@ -31,6 +31,18 @@ def test_what_init_writes_loads_without_an_edit(tmp_path: Path) -> None:
     _, limits = load_limits(config.files.limits.read_text(), name="limits.yaml")
     assert {each.on for each in limits.rates} == {"intents", "steps", "credentials"}
     assert load_folder(config.files.policy)
+
+
+def test_init_writes_rego_for_opa_and_never_beside_cedar(tmp_path: Path) -> None:
+    for name in ("approval", "low-risk"):
+        write_init(tmp_path / name, "prod.example", ISSUER, stance_name=name, engine="opa")
+        assert read_folder(tmp_path / name / "policy") == stance(name, "opa")
+        assert load_folder(tmp_path / name / "policy")
+    write_init(tmp_path / "approval", "prod.example", ISSUER, engine="opa", force=True)
+    with pytest.raises(Conflict, match="for another engine"):
+        write_init(tmp_path / "approval", "prod.example", ISSUER, force=True)
+    with pytest.raises(Malformed, match="cedar, opa"):
+        write_init(tmp_path / "other", "prod.example", ISSUER, engine="prolog")
 
 
 def test_the_settings_that_are_shown_are_the_defaults(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
 
 import pytest
+from tests.policy.opa_process import running_opa
 from tests.policy.world import (
     AGENT,
     CRON,
@@ -19,53 +22,91 @@ from tests.policy.world import (
     starting,
 )
 
+from stepwrit_broker.clock import elapsed_s
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Question, Verdict
 from stepwrit_broker.policy.cedar import CedarEngine
 from stepwrit_broker.policy.files import compile_policy, load, stance
+from stepwrit_broker.policy.opa import Opa
+from stepwrit_broker.policy.opa_http import OpaServer
 from stepwrit_broker.ports import PolicyEngine
 
 YES = "permit (principal, action, resource)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Engines:
+class Engines(Protocol):
     """How one adapter makes the engines that the contract needs."""
 
-    stance: Callable[[str], PolicyEngine]
-    empty: Callable[[], PolicyEngine]
-    failing: Callable[[], PolicyEngine]
-    obliging: Callable[[], PolicyEngine]
-    naming: Callable[[str, str], PolicyEngine]
+    def stance(self, name: str) -> PolicyEngine: ...
+    def empty(self) -> PolicyEngine: ...
+    def failing(self) -> PolicyEngine: ...
+    def obliging(self) -> PolicyEngine: ...
+    def naming(self, name: str, domain: str) -> PolicyEngine: ...
 
 
-def _cedar(*texts: str) -> PolicyEngine:
-    return compile_policy(load({f"{number}.cedar": text for number, text in enumerate(texts)}).doc, 7)
+class CedarEngines:
+    def _made(self, *texts: str) -> PolicyEngine:
+        return compile_policy(load({f"{number}.cedar": text for number, text in enumerate(texts)}).doc, 7)
+
+    def stance(self, name: str) -> PolicyEngine:
+        return compile_policy(load(stance(name)).doc, 7)
+
+    def empty(self) -> PolicyEngine:
+        return CedarEngine((), {}, 7)
+
+    def failing(self) -> PolicyEngine:
+        return self._made(
+            f'@id("yes") {YES};',
+            f'@id("no") {YES.replace("permit", "forbid")} when {{ context.now * 9223372036854775807 == 0 }};',
+        )
+
+    def obliging(self) -> PolicyEngine:
+        return self._made(f'@id("yes") @obligation("tell_the_owner") {YES};')
+
+    def naming(self, name: str, domain: str) -> PolicyEngine:
+        files = stance(name).items()
+        texts = {
+            file: text.replace("[context.home].", f'[context.home, "{domain}"].') for file, text in files
+        }
+        return compile_policy(load(texts).doc, 7)
 
 
-CEDAR = Engines(
-    stance=lambda name: compile_policy(load(stance(name)).doc, 7),
-    empty=lambda: CedarEngine((), {}, 7),
-    failing=lambda: _cedar(
-        f'@id("yes") {YES};',
-        f'@id("no") {YES.replace("permit", "forbid")} when {{ context.now * 9223372036854775807 == 0 }};',
-    ),
-    obliging=lambda: _cedar(f'@id("yes") @obligation("tell_the_owner") {YES};'),
-    naming=lambda name, domain: compile_policy(
-        load(
-            {
-                file: text.replace("[context.home].", f'[context.home, "{domain}"].')
-                for file, text in stance(name).items()
-            }
-        ).doc,
-        7,
-    ),
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpaEngines:
+    opa: Opa
+
+    def _made(self, files: Mapping[str, str]) -> PolicyEngine:
+        return compile_policy(load(files).doc, 7, self.opa)
+
+    def stance(self, name: str) -> PolicyEngine:
+        return self._made(stance(name, "opa"))
+
+    def empty(self) -> PolicyEngine:
+        return self._made({"a.rego": "package stepwrit\n"})
+
+    def failing(self) -> PolicyEngine:
+        no = 'forbid contains {"id": "no", "reason": "no"} if to_number(input.origin) > 1'
+        return self._made({"a.rego": f'package stepwrit\npermit contains "yes"\n{no}\n'})
+
+    def obliging(self) -> PolicyEngine:
+        asks = 'obligation contains {"id": "yes", "name": "tell_the_owner", "value": ""}'
+        return self._made({"a.rego": f'package stepwrit\npermit contains "yes"\n{asks}\n'})
+
+    def naming(self, name: str, domain: str) -> PolicyEngine:
+        files = stance(name, "opa").items()
+        return self._made(
+            {file: text.replace("{input.home}\n", f'{{input.home, "{domain}"}}\n') for file, text in files}
+        )
 
 
-@pytest.fixture(params=[CEDAR], ids=["cedar"])
-def engines(request: pytest.FixtureRequest) -> Engines:
-    made: Engines = request.param
-    return made
+@pytest.fixture(params=["cedar", pytest.param("opa", marks=pytest.mark.live)])
+async def engines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engines]:
+    if request.param == "cedar":
+        yield CedarEngines()
+        return
+    async with running_opa(tmp_path) as process:
+        opa = Opa(OpaServer(url=process.url, timeout_s=5), elapsed_s)
+        yield OpaEngines(opa=opa)
+        await opa.aclose()
 
 
 def kind(verdict: Verdict) -> str:

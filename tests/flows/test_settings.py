@@ -48,6 +48,10 @@ class FakeDocuments:
         engine.version = number
         return engine
 
+    async def prove(self, compiled: object) -> None:
+        if isinstance(compiled, Registry) and "unproved" in compiled.digest.split():
+            raise Malformed("invalid_request", "unproved")
+
     def difference(self, kind: VersionKind, old: str | None, new: str) -> Change:
         before, after = set((old or "").split()), set(new.split())
         return Change(
@@ -142,7 +146,7 @@ async def test_at_run_time_the_same_document_changes_nothing(office: Office) -> 
     assert (await office.apply("registry", "two", RUN_TIME)).number == 2
 
 
-@pytest.mark.parametrize("text", ["bad", "broken"])
+@pytest.mark.parametrize("text", ["bad", "broken", "unproved"])
 async def test_a_document_that_does_not_read_or_compile_changes_nothing(office: Office, text: str) -> None:
     await office.all()
     before = office.live.now_in_force()

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from stepwrit_broker.core.errors import Malformed
-from stepwrit_broker.policy.files import STANCES, compile_policy, load, load_folder, schema_text, stance
+from stepwrit_broker.policy.files import (
+    STANCES,
+    EngineName,
+    compile_policy,
+    load,
+    load_folder,
+    schema_text,
+    stance,
+)
 from stepwrit_broker.policy.source import statements
 
 ROOT = Path(__file__).parents[2]
@@ -20,11 +28,14 @@ def problems(**files: str) -> str:
     return refused.value.reason
 
 
+@pytest.mark.parametrize(("engine", "below"), [("cedar", ""), ("opa", "opa")])
 @pytest.mark.parametrize("name", STANCES)
-def test_the_shipped_stances_load_and_deploy_holds_the_same_files(name: str) -> None:
-    assert load(stance(name)).digest.startswith("sha256-")
-    folder = ROOT / "deploy" / "policies" / name
-    assert {path.name: path.read_text() for path in folder.iterdir()} == stance(name)
+def test_the_shipped_stances_load_and_deploy_holds_the_same_files(
+    name: str, engine: EngineName, below: str
+) -> None:
+    assert load(stance(name, engine)).digest.startswith("sha256-")
+    folder = ROOT / "deploy" / "policies" / below / name
+    assert {path.name: path.read_text() for path in folder.iterdir()} == stance(name, engine)
 
 
 def test_an_unknown_stance_is_refused() -> None:

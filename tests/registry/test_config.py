@@ -117,11 +117,28 @@ def test_the_environment_wins_over_the_file() -> None:
         ('[proxy]\nid = "spiffe://prod.example/lb"\n', "proxy: needs id and source, or neither"),
         ('[proxy]\nsource = "xfcc"\n', "proxy: needs id and source, or neither"),
         ('[proxy]\nsource = "forwarded"\n', "proxy.source: must be one of none, client-cert, xfcc"),
+        ('[opa]\nurl = "http://opa.example:8181"\n', "opa.url: must be unix:///PATH"),
+        ('[opa]\nurl = "https://opa.example/v1"\n', "opa.url: must be unix:///PATH"),
+        ('[opa]\nurl = "https://me:x@opa.example"\n', "opa.url: must be unix:///PATH"),
+        ('[opa]\nurl = "http://127.0.0.1:x"\n', "opa.url: must be unix:///PATH"),
+        ('[opa]\nurl = "unix:///"\n', "opa.url: must be unix:///PATH"),
+        ('[opa]\nurl = "opa.example"\n', "opa.url: must be unix:///PATH"),
+        ('[opa]\nca_file = "ca.pem"\n', "opa.ca_file: is for an https url"),
+        ("[opa]\ntimeout_ms = 0\n", "opa.timeout_ms: must be at least 1"),
+        ("[opa]\nbreaker_open_s = inf\n", "opa.breaker_open_s: must be finite"),
         ("[listen\n", "(at line 3, column 8)"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(more: str, said: str) -> None:
     assert said in problem(LEAST + more)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "unix:///run/opa.sock", "http://127.0.0.1:8181", "http://[::1]:8181/", "https://opa.example"]
+)
+def test_opa_is_reached_where_nobody_listens_in(url: str) -> None:
+    read = config(f'{LEAST}[opa]\nurl = "{url}"\n')
+    assert (read.opa.url, read.opa.timeout_ms) == (url, 200)
 
 
 def test_what_is_needed_is_needed_and_all_problems_are_named() -> None:

@@ -14,6 +14,7 @@ from typing import Final
 from stepwrit.errors import StepwritError
 from stepwrit_broker.cli.check import Check
 from stepwrit_broker.cli.checks_federation import federation_checks
+from stepwrit_broker.cli.checks_opa import opa_check
 from stepwrit_broker.cli.checks_spiffe import registry_of, spiffe_checks
 from stepwrit_broker.cli.client import AdminClient, asking
 from stepwrit_broker.cli.output import when
@@ -53,6 +54,7 @@ def all_checks(path: Path | None, at: str | None) -> list[Check]:
         *spiffe_checks(config, registry, time.time()),
         *federation_checks(config, registry),
         *people(config, registry),
+        *opa_check(config),
         tls(config),
         proxy(config),
         disk(config),

@@ -14,7 +14,7 @@ from stepwrit_broker.config import Config, parse_config
 from stepwrit_broker.config_docs import toml_value
 from stepwrit_broker.config_reader import Setting, settings
 from stepwrit_broker.core.errors import Conflict, Malformed
-from stepwrit_broker.policy.files import load, stance
+from stepwrit_broker.policy.files import SUFFIXES, load, stance
 from stepwrit_broker.registry.files import load_registry
 from stepwrit_broker.registry.limits_file import load_limits
 
@@ -30,32 +30,53 @@ class ToolInfo:
 
 
 def write_init(
-    folder: Path, trust_domain: str, issuer: str, *, stance_name: str = "approval", force: bool = False
+    folder: Path,
+    trust_domain: str,
+    issuer: str,
+    *,
+    stance_name: str = "approval",
+    engine: str = "cedar",
+    force: bool = False,
 ) -> list[Path]:
     """broker.toml, registry.yaml, limits.yaml and policy/ in `folder`; the paths written.
 
     Everything is checked before anything is written. Raises Malformed for a trust domain or issuer that does
-    not fit, and Conflict(`wrong_state`) when a file is there already and `force` is not given.
+    not fit, and Conflict(`wrong_state`) when a file is there already and `force` is not given,
+    or policies for another engine are.
     """
-    texts = init_files(trust_domain, issuer, stance_name)
+    texts = init_files(trust_domain, issuer, stance_name, engine)
     _check(texts, folder)
     paths = {folder / name: text for name, text in texts.items()}
     there = [str(path) for path in paths if path.exists()]
     if there and not force:
         raise Conflict("wrong_state", f"{', '.join(there)}: already there; nothing was written")
+    _one_language(folder / "policy", texts)
     for path, text in paths.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     return list(paths)
 
 
-def init_files(trust_domain: str, issuer: str, stance_name: str) -> dict[str, str]:
-    """The texts by relative path. Raises Malformed for a stance that is not shipped."""
+def _one_language(policy: Path, texts: Mapping[str, str]) -> None:
+    mine = {Path(name).suffix for name in texts if name.startswith("policy/")}
+    others = [
+        str(path) for suffix in SUFFIXES.values() if suffix not in mine for path in policy.glob(f"*{suffix}")
+    ]
+    if others:
+        said = f"{', '.join(sorted(others))}: for another engine; move them away first; nothing was written"
+        raise Conflict("wrong_state", said)
+
+
+def init_files(trust_domain: str, issuer: str, stance_name: str, engine: str = "cedar") -> dict[str, str]:
+    """The texts by relative path. Raises Malformed for a stance or an engine that is not shipped."""
+    if engine not in SUFFIXES:
+        raise Malformed("invalid_request", f"no such engine; there are {', '.join(SUFFIXES)}")
+    policies = stance(stance_name, engine)
     return {
         "broker.toml": "\n".join(_broker_toml(trust_domain, issuer)) + "\n",
         "registry.yaml": _REGISTRY.replace("TRUST_DOMAIN", trust_domain),
         "limits.yaml": _LIMITS,
-        **{f"policy/{name}": text for name, text in sorted(stance(stance_name).items())},
+        **{f"policy/{name}": text for name, text in sorted(policies.items())},
     }
 
 

@@ -32,17 +32,21 @@ def init(
     stance: Annotated[
         str, typer.Option("--stance", help=f"Which policies to begin with: {_STANCES}.")
     ] = "approval",
+    engine: Annotated[
+        str, typer.Option("--engine", help="What its policies are written in: cedar, or opa for Rego.")
+    ] = "cedar",
     force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
 ) -> None:
     """Write broker.toml, registry.yaml, limits.yaml and policy/, commented and conservative."""
     from stepwrit_broker.cli.scaffold import write_init  # noqa: PLC0415  the checkers are slow to import
 
-    for path in write_init(folder, trust_domain, issuer, stance_name=stance, force=force):
+    for path in write_init(folder, trust_domain, issuer, stance_name=stance, engine=engine, force=force):
         say(f"wrote {path}")
     broker_toml = folder / "broker.toml"
     say("")
     say("Next:")
-    say(f"  edit {broker_toml}: spiffe_socket, [listen] tls, [[oidc]]")
+    wanted = "spiffe_socket, [listen] tls, [[oidc]]" + (", [opa] url" if engine == "opa" else "")
+    say(f"  edit {broker_toml}: {wanted}")
     say(
         f"  stepwrit registry scaffold --mcp URL --id SPIFFE_ID     # an entry for {folder / 'registry.yaml'}"
     )

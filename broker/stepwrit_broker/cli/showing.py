@@ -23,7 +23,7 @@ def summary(kind: VersionKind, doc: Doc) -> None:
 def as_file(kind: VersionKind, doc: Doc) -> str:
     """The text that `apply` takes; a policy's files one after another."""
     if kind == "policy":
-        return "\n".join(f"// --- {name}\n{text}" for name, text in _policy_files(doc).items())
+        return "\n".join(f"{_comment(name)} --- {name}\n{text}" for name, text in _policy_files(doc).items())
     ordered = {name: doc[name] for name in _ORDER if name in doc}
     rest = {name: value for name, value in doc.items() if name not in (*ordered, "count")}
     whole = {**ordered, **rest, "count": doc["count"]}  # the last line, so that a cut-off file is seen
@@ -83,8 +83,12 @@ def _match(limit: Doc) -> str:
 
 def _policy(doc: Doc) -> None:
     for name, text in _policy_files(doc).items():
-        say(f"// --- {name}", style="bold")
+        say(f"{_comment(name)} --- {name}", style="bold")
         say(text.rstrip())
+
+
+def _comment(name: str) -> str:
+    return "#" if name.endswith(".rego") else "//"
 
 
 def _policy_files(doc: Doc) -> dict[str, str]:

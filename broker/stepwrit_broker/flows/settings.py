@@ -49,6 +49,10 @@ class Documents(Protocol):
         """Compile a policy set."""
         ...
 
+    async def prove(self, compiled: object) -> None:
+        """Ask of what was compiled here what only its engine can say. Raises Malformed, Unavailable."""
+        ...
+
     def difference(self, kind: VersionKind, old: str | None, new: str) -> Change:
         """What changes between two documents."""
         ...
@@ -136,6 +140,7 @@ class Live:
     ) -> StoredVersion:
         """Compile first: what does not compile is refused before it is stored."""
         compiled = self._compile(kind, doc, 1 if current is None else current.number + 1, by.name)
+        await self._documents.prove(compiled)
         if isinstance(compiled, Limits):
             self._use(compiled)  # the store must know them before they are in force
         change = self._documents.difference(kind, None if current is None else current.doc, doc)

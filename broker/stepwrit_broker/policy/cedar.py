@@ -17,14 +17,13 @@ import msgspec
 
 from stepwrit_broker.core.errors import Unavailable
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Question, Verdict
+from stepwrit_broker.policy.facts import MISFIT, Facts
 from stepwrit_broker.policy.reads import Reads, project, reads
 from stepwrit_broker.policy.source import ACTIONS, Rule, policy_set
 
-FACT_TYPES: Final = {"String": str, "Long": int, "Bool": bool}
 _NOBODY: Final = cedarpy.Entities.from_json_str("[]")
 KEPT_MAX: Final = 4096
 _to_json = msgspec.json.Encoder().encode
-_LONG: Final = 2**63
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +52,7 @@ class CedarEngine:
     ) -> None:
         """`obligations`: those that the caller can fulfil; any other on a permit that applies is a denial."""
         self._rules = {rule.id: rule for rule in rules}
-        self._facts = {name: FACT_TYPES[kind] for name, kind in facts.items()}
+        self._facts = Facts(facts)
         self._version = version
         self._obligations = obligations
         self._slices = {action: _slice(self._rules, action) for action in ACTIONS}
@@ -68,7 +67,7 @@ class CedarEngine:
         """The verdict. Raises Unavailable(rule="policy") when Cedar cannot be asked."""
         request = self._request(question)
         if request is None:
-            return Deny(policies=(), reason="a fact of the arguments is not of its declared type")
+            return Deny(policies=(), reason=MISFIT)
         key = (question.asking, question.principal, question.resource, str(request["context"]))
         kept = self._kept.get(key)
         if kept is None:
@@ -103,7 +102,7 @@ class CedarEngine:
 
     def _request(self, question: Question) -> dict[str, Any] | None:
         document = question.document
-        facts = self._declared(cast("Mapping[str, object]", document["facts"]))
+        facts = self._facts.shown(cast("Mapping[str, object]", document["facts"]))
         if facts is None:
             return None
         kind = "Intent" if question.asking == "start_intent" else "Tool"
@@ -115,18 +114,6 @@ class CedarEngine:
                 project(_context(document, facts), self._slices[question.asking].reads)
             ).decode(),
         }
-
-    def _declared(self, facts: Mapping[str, object]) -> dict[str, object] | None:
-        shown = {name: facts[name] for name in self._facts if name in facts}
-        fits = all(_fits(value, self._facts[name]) for name, value in shown.items())
-        return shown if fits else None
-
-
-def _fits(value: object, kind: type) -> bool:
-    """Cedar knows no fractions and no integers beyond 64 bits; a boolean is no number."""
-    if type(value) is not kind:
-        return False
-    return not isinstance(value, int) or -_LONG <= value < _LONG
 
 
 def _slice(rules: Mapping[str, Rule], action: str) -> _Slice:

@@ -1,4 +1,4 @@
-"""Policy as files: a folder of `*.cedar`, and optionally `facts.json`, becomes one checked document.
+"""Policy as files: a folder of `*.cedar` or of `*.rego`, and optionally `facts.json`, becomes one document.
 
 The document is canonical JSON (RFC 8785): `{"v": 1, "files": {name: text}, "facts": {name: type}}`.
 """
@@ -12,18 +12,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 import cedarpy
 
 from stepwrit.digest import DigestError, b64u, canonical, parse_json
 from stepwrit_broker.core.errors import Malformed
-from stepwrit_broker.policy.cedar import FACT_TYPES, CedarEngine
+from stepwrit_broker.policy import rego
+from stepwrit_broker.policy.cedar import CedarEngine
+from stepwrit_broker.policy.facts import FACT_TYPES
+from stepwrit_broker.policy.opa import Opa, OpaEngine
 from stepwrit_broker.policy.source import Rule, parse, refuse, validate
 
 SIZE_MAX: Final = 1_048_576
 _FACT: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 STANCES: Final = ("approval", "low-risk")
+EngineName = Literal["cedar", "opa"]
+SUFFIXES: Final[dict[EngineName, str]] = {"cedar": ".cedar", "opa": ".rego"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +47,8 @@ def load_folder(folder: Path) -> PolicyDoc:
 def read_folder(folder: Path) -> dict[str, str]:
     """The texts of a policy folder by name, unchecked but bounded. Raises Malformed."""
     try:
-        found = [*sorted(folder.glob("*.cedar")), *folder.glob("facts.json")]
+        texts = [each for suffix in SUFFIXES.values() for each in sorted(folder.glob(f"*{suffix}"))]
+        found = [*texts, *folder.glob("facts.json")]
         if sum(path.stat().st_size for path in found) > SIZE_MAX:
             raise Malformed("invalid_request", f"{folder.name}: more than {SIZE_MAX} bytes of policy")
         return {path.name: path.read_text(encoding="utf-8") for path in found}
@@ -51,25 +57,47 @@ def read_folder(folder: Path) -> dict[str, str]:
 
 
 def load(files: Mapping[str, str]) -> PolicyDoc:
-    """The policy of these texts by name. Raises Malformed as `load_folder` does."""
+    """The policy of these texts by name. Raises Malformed as `load_folder` does.
+
+    Of Rego only what shows without OPA: the engine's `prove` says the rest.
+    """
     sources = {name: text for name, text in files.items() if name != "facts.json"}
     facts = _facts(files.get("facts.json", "{}"))
-    _rules(sources, facts)
+    if engine_of(sources) == "opa":
+        refuse(rego.problems(sources), "the policy was not loaded")
+    else:
+        _rules(sources, facts)
     doc = canonical({"v": 1, "files": sources, "facts": facts}).decode()
     return PolicyDoc(doc=doc, digest=f"sha256-{b64u(hashlib.sha256(doc.encode()).digest())}")
 
 
-def compile_policy(doc: str, version: int) -> CedarEngine:
+def engine_of(sources: Mapping[str, str]) -> EngineName:
+    """Which engine these files are for. Raises Malformed when they are for two."""
+    found: list[EngineName] = [
+        name for name, suffix in SUFFIXES.items() if any(file.endswith(suffix) for file in sources)
+    ]
+    if len(found) > 1:
+        raise Malformed("invalid_request", "the policy was not loaded: Cedar and Rego files in one folder")
+    return found[0] if found else "cedar"
+
+
+def compile_policy(doc: str, version: int, opa: Opa | None = None) -> CedarEngine | OpaEngine:
     """The engine of a stored document. Raises Malformed when it does not fit (any more)."""
-    try:
-        read = cast("dict[str, dict[str, str]]", json.loads(doc))
-        sources, facts = read["files"], read["facts"]
-    except (ValueError, KeyError, TypeError) as bad:
-        raise Malformed("invalid_request", "not a policy document") from bad
+    sources, facts = _parts(doc)
+    if engine_of(sources) == "opa":
+        return OpaEngine(opa, rego.module(sources), facts, version)
     return CedarEngine(_rules(sources, facts), facts, version)
 
 
-def stance(name: str) -> dict[str, str]:
+def _parts(doc: str) -> tuple[dict[str, str], dict[str, str]]:
+    try:
+        read = cast("dict[str, dict[str, str]]", json.loads(doc))
+        return read["files"], read["facts"]
+    except (ValueError, KeyError, TypeError) as bad:
+        raise Malformed("invalid_request", "not a policy document") from bad
+
+
+def stance(name: str, engine: EngineName = "cedar") -> dict[str, str]:
     """The shipped files of a stance by name. Raises Malformed for one that is not shipped."""
     if name not in STANCES:
         raise Malformed("invalid_request", f"no such stance; there are {', '.join(STANCES)}")
@@ -77,7 +105,7 @@ def stance(name: str) -> dict[str, str]:
     return {
         file.name: file.read_text(encoding="utf-8")
         for file in folder.iterdir()
-        if file.name.endswith(".cedar")
+        if file.name.endswith(SUFFIXES[engine])
     }
 
 

@@ -21,8 +21,8 @@ _ANNOTATIONS: Final = frozenset({"id", "verdict", "setting", "reason", "obligati
 _STATEMENT_MAX: Final = 16_384
 _NESTING_MAX: Final = 64
 _LONG_PATH: Final = re.compile(r"(?:\.\s*\w+\s*){17}")
-_ID: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_SENTENCE: Final = re.compile(r"[A-Za-z0-9 ,.:'()/%_-]{1,160}")
+ID: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+SENTENCE: Final = re.compile(r"[A-Za-z0-9 ,.:'()/%_-]{1,160}")
 _PIECE: Final = re.compile(r'"(?:\\.|[^"\\])*"?|//[^\n]*|;|\n|[^"/;\n]+|/', re.DOTALL)
 
 
@@ -129,13 +129,13 @@ def _annotations(est: dict[str, Any]) -> dict[str, str]:
     if unknown:
         raise ValueError(f"unknown annotation @{unknown[0]}; known are {', '.join(sorted(_ANNOTATIONS))}")
     for key in ("setting", "reason"):
-        if key in notes and not _SENTENCE.fullmatch(notes[key]):
+        if key in notes and not SENTENCE.fullmatch(notes[key]):
             raise ValueError(f"@{key}: one plain sentence of at most 160 letters")
     return notes
 
 
 def _name(notes: dict[str, str]) -> str:
-    if not _ID.fullmatch(notes.get("id", "")):
+    if not ID.fullmatch(notes.get("id", "")):
         raise ValueError('every policy needs an @id("…") of a-z 0-9 . _ -')
     return notes["id"]
 

@@ -41,6 +41,7 @@ from stepwrit_broker.wiring.files import OperatorFiles
 from stepwrit_broker.wiring.identify import identified
 from stepwrit_broker.wiring.ledgering import Ledgering, signer
 from stepwrit_broker.wiring.listening import Listening, Served
+from stepwrit_broker.wiring.opa import opa_of
 from stepwrit_broker.wiring.settings import BrokerSettings
 
 
@@ -154,7 +155,9 @@ class Broker:
         generation = self._bundle_generation
         self.live = Live(
             store=self.store,
-            documents=OperatorDocuments(proxy=self.settings.proxy),
+            documents=OperatorDocuments(
+                proxy=self.settings.proxy, opa=opa_of(self.settings.opa, self.metrics, self._stack)
+            ),
             clock=self.clock,
             entropy=self.entropy,
             bundles=generation,

@@ -18,8 +18,10 @@ from stepwrit_broker.attest.person import Issuer
 from stepwrit_broker.config import Config, load_config
 from stepwrit_broker.config_checks import host_port
 from stepwrit_broker.config_federation import NONE, FederationSource
+from stepwrit_broker.config_opa import NONE as NO_FILE
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.core.workload import DEV_TRUST_DOMAIN, Proxy, SpiffeId
+from stepwrit_broker.policy.opa_http import OpaServer
 from stepwrit_broker.wiring.broker import Broker
 from stepwrit_broker.wiring.settings import Address, BrokerSettings
 
@@ -67,6 +69,7 @@ def settings_of(config: Config) -> BrokerSettings:
             for each in config.oidc
         ),
         proxy=proxy_of(config),
+        opa=opa_server(config),
         partners=tuple(partner_of(each) for each in config.federation),
         refused_domains=frozenset({DEV_TRUST_DOMAIN}),
     )
@@ -76,6 +79,21 @@ def proxy_of(config: Config) -> Proxy | None:
     """The proxy whose forwarded certificates count; None where callers connect themselves."""
     source = config.proxy.source
     return None if source == "none" else Proxy(id=SpiffeId(config.proxy.id), source=source)
+
+
+def opa_server(config: Config) -> OpaServer | None:
+    """The OPA of [opa]; None where none is named."""
+    opa = config.opa
+    if not opa.url:
+        return None
+    return OpaServer(
+        url=opa.url,
+        ca_file=None if opa.ca_file == NO_FILE else opa.ca_file,
+        token_file=None if opa.token_file == NO_FILE else opa.token_file,
+        timeout_s=opa.timeout_ms / 1000,
+        failures=opa.breaker_failures,
+        open_s=opa.breaker_open_s,
+    )
 
 
 def partner_of(source: FederationSource) -> Partner:

@@ -14,6 +14,7 @@ from stepwrit_broker.core.workload import Proxy
 from stepwrit_broker.flows.settings import Change
 from stepwrit_broker.policy.files import compile_policy, read_folder
 from stepwrit_broker.policy.files import load as load_policy
+from stepwrit_broker.policy.opa import Opa, OpaEngine
 from stepwrit_broker.ports import PolicyEngine
 from stepwrit_broker.registry.difference import difference
 from stepwrit_broker.registry.files import compile_registry, load_registry
@@ -29,10 +30,10 @@ def document_text(kind: VersionKind, path: Path) -> str:
 
 
 class OperatorDocuments:
-    """Reads, compiles and compares. proxy: whom no registry may name as a workload."""
+    """Reads, compiles and compares. proxy: whom no registry may name. opa: who evaluates Rego."""
 
-    def __init__(self, *, proxy: Proxy | None = None) -> None:
-        self._proxy = proxy
+    def __init__(self, *, proxy: Proxy | None = None, opa: Opa | None = None) -> None:
+        self._proxy, self._opa = proxy, opa
 
     def read(self, kind: VersionKind, text: str, name: str) -> tuple[str, str]:
         """Canonical JSON and digest. Raises Malformed with every faulty line."""
@@ -70,7 +71,12 @@ class OperatorDocuments:
 
     def policy(self, doc: str, number: int) -> PolicyEngine:
         """Compile."""
-        return compile_policy(doc, number)
+        return compile_policy(doc, number, self._opa)
+
+    async def prove(self, compiled: object) -> None:
+        """Rego is compiled by OPA. Raises Malformed, Unavailable."""
+        if isinstance(compiled, OpaEngine):
+            await compiled.prove()
 
     def difference(self, kind: VersionKind, old: str | None, new: str) -> Change:
         """Lines of a registry's difference and what to mark; the other kinds only say that they changed."""

@@ -1,0 +1,90 @@
+"""What OPA answered, read strictly, and the verdict that it means: combined as Cedar's policies are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import msgspec
+
+from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Verdict
+from stepwrit_broker.policy.source import ID, SENTENCE
+
+
+class NotAnAnswer(ValueError):  # noqa: N818  reads as what it is
+    """A shape, an id or a sentence that no policy of ours gives."""
+
+
+class _Forbid(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    id: str
+    reason: str
+
+
+class _NeedsApproval(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    id: str
+    setting: str
+
+
+class _Obligation(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    id: str
+    name: str
+    value: str
+
+
+class Answer(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The sets that a policy defines. `files`: those it was made of, as they say themselves."""
+
+    permit: list[str]
+    forbid: list[_Forbid]
+    needs_approval: list[_NeedsApproval]
+    obligation: list[_Obligation]
+    files: list[str]
+
+
+class _Body(msgspec.Struct, frozen=True):
+    result: Answer | None = None
+
+
+_read = msgspec.json.Decoder(_Body).decode
+
+
+def read(body: bytes) -> Answer | None:
+    """The answer in a response body; None where OPA does not know the policy. Raises NotAnAnswer."""
+    try:
+        answer = _read(body).result
+    except (msgspec.MsgspecError, RecursionError) as bad:
+        raise NotAnAnswer(str(bad)) from bad
+    if answer is not None:
+        _check(answer)
+    return answer
+
+
+def _check(answer: Answer) -> None:
+    """Ids and sentences go into refusals: they are bounded by the same rules as Cedar's annotations."""
+    named = [*answer.permit, *(each.id for each in answer.forbid)]
+    named += [*(each.id for each in answer.needs_approval), *(each.id for each in answer.obligation)]
+    said = [*(each.reason for each in answer.forbid), *(each.setting for each in answer.needs_approval)]
+    if not all(map(ID.fullmatch, named)):
+        raise NotAnAnswer("an id is not of a-z 0-9 . _ -")
+    if not all(map(SENTENCE.fullmatch, said)):
+        raise NotAnAnswer("a reason or setting is not one plain sentence of at most 160 letters")
+
+
+def verdict(answer: Answer, known: Collection[str]) -> Verdict:
+    """Any forbid denies; no permit denies; then approval, then obligations, which must be `known`."""
+    forbids = sorted(answer.forbid, key=lambda each: (each.id, each.reason))
+    if forbids:
+        return Deny(policies=_ids(each.id for each in forbids), reason=forbids[0].reason)
+    if not answer.permit:
+        return Deny(policies=(), reason="no policy permits this")
+    waits = sorted(answer.needs_approval, key=lambda each: (each.id, each.setting))
+    if waits:
+        return NeedsApproval(policies=_ids(each.id for each in waits), setting=waits[0].setting)
+    permits = _ids(answer.permit)
+    asked = sorted({(each.name, each.value) for each in answer.obligation})
+    if any(name not in known for name, _ in asked):
+        return Deny(policies=permits, reason="a policy asks for something that is not known here")
+    return Permit(policies=permits, obligations=tuple(asked))
+
+
+def _ids(found: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(found)))
