@@ -81,17 +81,24 @@ async def test_what_is_erased_or_of_another_version_is_counted_not_guessed(
     assert (json.loads((await ask(cli, recorded, candidate, "--json")).stdout)["not_asked_again"]) == {
         "a refusal by policy keeps no decision document": 1
     }
-    (first, second) = (recorded.entries(kind)[0]["decision"] for kind in ("intent.opened", "grant.issued"))
+    kinds = ("intent.opened", "grant.issued", "step.opened")
+    first, second, third = (recorded.entries(kind)[0]["decision"] for kind in kinds)
     with sqlite3.connect(recorded.path) as conn:
         conn.execute("DELETE FROM decisions WHERE digest = ?", (first,))
         conn.execute("UPDATE decisions SET doc = CAST('{}' AS BLOB) WHERE digest = ?", (second,))
+        conn.execute(
+            "UPDATE decisions SET doc = CAST(json_remove(CAST(doc AS TEXT), '$.document.redeemer') AS BLOB)"
+            " WHERE digest = ?",
+            (third,),
+        )
     conn.close()
     told = json.loads((await ask(cli, recorded, candidate, "--json")).stdout)
-    assert told["asked"] == 2
+    assert told["asked"] == 1
     assert told["not_asked_again"] == {
         "a refusal by policy keeps no decision document": 1,
         "the decision document is erased": 1,
         "the decision document is of another version": 1,
+        "the decision document lacks what policy is asked with now": 1,
     }
 
 

@@ -112,6 +112,7 @@ def test_a_question_is_plain_json_without_fractions_and_unknown_is_null() -> Non
     owned = replace(ROOT, intent=replace(ROOT.intent, requester=None, owner="team"), influence=("stp_1",))
     asked = document.intent_question(caller=caller(AGENT_ENTRY), step=owned, home="example.test", now=NOW)
     assert json.loads(json.dumps(asked.document)) == asked.document
+    assert asked.document.keys() == document.MEMBERS
     assert "." not in "".join(
         str(value) for value in asked.document.values() if isinstance(value, int | float)
     )

@@ -19,6 +19,14 @@ from stepwrit_broker.core.verdict import Asking, Question
 from stepwrit_broker.core.workload import SpiffeId, trust_domain_of
 
 DOCUMENT_V: Final = 1
+MEMBERS: Final = frozenset(
+    {
+        *("v", "asking", "attested_by", "home", "initiator", "performer", "redeemer", "audience", "approval"),
+        *("now", "tenant", "requester", "owner", "proof", "origin", "depth", "deferred", "chain"),
+        *("influence", "workflow", "ceiling", "budgets", "action", "facts", "plan"),
+    }
+)
+"""What every document has. A version only adds: one that was kept by an earlier release may lack some."""
 Party = Mapping[str, object]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from stepwrit_broker.core.document import DOCUMENT_V
+from stepwrit_broker.core.document import DOCUMENT_V, MEMBERS
 from stepwrit_broker.core.verdict import Asking, Question
 from stepwrit_broker.ports import LedgerView, LoggedEntry, PolicyEngine
 from stepwrit_broker.rehearsal.expected import Answer, Word, answer_of
@@ -23,6 +23,7 @@ POLICY_CODES: Final = frozenset({"policy", "approval_required"})
 SEALED: Final = "the entry is only in an export"
 ERASED: Final = "the decision document is erased"
 OTHER: Final = "the decision document is of another version"
+LACKING: Final = "the decision document lacks what policy is asked with now"
 REFUSAL: Final = "a refusal by policy keeps no decision document"
 COUNTED: Final = "a refusal by policy that was only counted"
 
@@ -132,7 +133,7 @@ def _kept(ledger: LedgerView, entry: LoggedEntry) -> Mapping[str, Any] | str:
     document = kept.get("document")
     if not isinstance(document, Mapping) or cast("Mapping[str, object]", document).get("v") != DOCUMENT_V:
         return OTHER
-    return kept
+    return kept if cast("Mapping[str, object]", document).keys() >= MEMBERS else LACKING
 
 
 def _refusals(entry: LoggedEntry) -> Mapping[str, int]:
