@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import Cli, Dev
 
+from stepwrit_broker.cli.policy_texts import policy_of
+from stepwrit_broker.cli.showing import as_file
+from stepwrit_broker.policy.files import load, stance
+
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "deploy" / "policies"
 SCENARIOS = SHIPPED / "scenarios"
@@ -183,3 +187,12 @@ def test_an_exported_policy_with_facts_is_one_that_loads(
         assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "the same statements")
     finally:
         assert cli("policy", "undo", "--reason", "test").exit_code == 0
+
+
+def test_an_exported_rego_policy_reads_as_its_folder_does(tmp_path: Path) -> None:
+    files = stance("approval", "opa")
+    (tmp_path / "exported").write_text(as_file("policy", json.loads(load(files).doc)))
+    read = json.loads(policy_of(str(tmp_path / "exported"), None).doc)["files"]
+    assert {name: text.rstrip() for name, text in read.items()} == {
+        name: text.rstrip() for name, text in files.items()
+    }

@@ -19,7 +19,7 @@ from stepwrit_broker.rehearsal.suite import Case
 from stepwrit_broker.wiring.documents import OperatorDocuments, document_text
 
 IN_FORCE: Final = "in-force"
-_FILE_LINE: Final = re.compile(r"^// --- (\S+)\n", re.MULTILINE)
+_FILE_LINE: Final = re.compile(r"^(?://|#) --- (\S+)\n", re.MULTILINE)
 _PLACED: Final = re.compile(r"(?m)^(?=[^\s:/]+\.(?:cedar|rego|json):)")
 
 

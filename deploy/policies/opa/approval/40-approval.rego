@@ -5,7 +5,7 @@ import rego.v1
 
 needs_approval contains {
 	"id": "high-needs-approval",
-	"setting": "policy/40-approval.rego, high-needs-approval",
+	"setting": "policy/40-approval, high-needs-approval",
 } if {
 	acts
 	input.action.impact == "high"
