@@ -15,7 +15,7 @@ from stepwrit_broker.cli.failures import REFUSED
 from stepwrit_broker.cli.locate import At, Json
 from stepwrit_broker.cli.output import NO, YES, examples, print_json, print_table, say
 from stepwrit_broker.cli.policy_replay import run_replay
-from stepwrit_broker.cli.policy_texts import Policy, folder_policy, policy_of
+from stepwrit_broker.cli.policy_texts import OpaUrl, Policy, folder_policy, policy_of
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.rehearsal.ask import Outcome
 from stepwrit_broker.rehearsal.expected import Answer
@@ -42,13 +42,14 @@ ExitCode = Annotated[bool, typer.Option("--exit-code", help="Exit with 1 when an
 _PLACES = "A folder, an exported file, a version number, or in-force."
 
 
-def check(folder: Folder, as_json: Json = False) -> None:
+def check(folder: Folder, opa: OpaUrl = None, as_json: Json = False) -> None:
     """Validate a policy folder, offline: syntax, schema, ids, facts.
 
     Exit code 1 names every problem as file:line. Nothing is asked and nothing changes.
     """
     try:
         policy = folder_policy(folder)
+        policy.answers((), opa)
     except Malformed as bad:
         if not as_json:
             raise
@@ -62,17 +63,19 @@ def check(folder: Folder, as_json: Json = False) -> None:
             {"ok": True, "problems": [], "statements": {name: part.where for name, part in found.items()}}
         )
         return
-    say(f"{YES} {folder} loads: {_counted(sum(1 for each in found if ' ' not in each), 'statement')}")
+    statements = sum(1 for each in found if " " not in each)
+    files = sum(1 for each in found if each.startswith("file "))
+    say(f"{YES} {folder} loads: {_counted(files, 'file') if files else _counted(statements, 'statement')}")
 
 
-def run_scenarios(folder: Folder, scenarios: Suites, as_json: Json = False) -> None:
+def run_scenarios(folder: Folder, scenarios: Suites, opa: OpaUrl = None, as_json: Json = False) -> None:
     """Ask a policy folder every scenario, offline, and compare.
 
     Exit code 1 when one answer is not what its scenario expects: what was expected, what came, and which
     policies decided.
     """
     cases = read_suites(scenarios)
-    outcomes = folder_policy(folder).answers(cases)
+    outcomes = folder_policy(folder).answers(cases, opa)
     failed = [each for each in outcomes if not each.is_as_expected]
     if as_json:
         print_json({"ok": not failed, "cases": [_outcome_json(each) for each in outcomes]})
@@ -87,6 +90,7 @@ def diff(
     new: Annotated[str, typer.Argument(metavar="NEW", help=_PLACES)],
     scenarios: ScenarioOption = None,
     exit_code: ExitCode = False,
+    opa: OpaUrl = None,
     at: At = None,
     as_json: Json = False,
 ) -> None:
@@ -96,7 +100,7 @@ def diff(
     """
     one, two = policy_of(old, at), policy_of(new, at)
     found = differences(one.doc, two.doc)
-    changed = _changed(one, two, read_suites(scenarios or []))
+    changed = _changed(one, two, read_suites(scenarios or []), opa)
     if as_json:
         print_json(_diff_json(one, two, found, changed, asked=scenarios is not None))
     else:
@@ -108,8 +112,8 @@ def diff(
 Changed = tuple[Case, Answer, Answer]
 
 
-def _changed(one: Policy, two: Policy, cases: Sequence[Case]) -> list[Changed]:
-    pairs = zip(one.answers(cases), two.answers(cases), strict=True)
+def _changed(one: Policy, two: Policy, cases: Sequence[Case], opa: str | None) -> list[Changed]:
+    pairs = zip(one.answers(cases, opa), two.answers(cases, opa), strict=True) if cases else ()
     return [
         (was.case, was.came, now.came)
         for was, now in pairs

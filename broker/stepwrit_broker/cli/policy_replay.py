@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import closing
 from datetime import datetime
@@ -15,7 +14,7 @@ from stepwrit_broker.cli.failures import REFUSED
 from stepwrit_broker.cli.locate import Json
 from stepwrit_broker.cli.offline import Database, database
 from stepwrit_broker.cli.output import YES, print_json, print_table, say
-from stepwrit_broker.cli.policy_texts import folder_policy
+from stepwrit_broker.cli.policy_texts import OpaUrl, folder_policy
 from stepwrit_broker.ledger.view import SqliteLedgerView
 from stepwrit_broker.registry.units import seconds
 from stepwrit_broker.rehearsal.replay import Change, Kind, Replay, replay
@@ -55,6 +54,7 @@ def run_replay(
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit with 1 when anything would change.")
     ] = False,
+    opa: OpaUrl = None,
     as_json: Json = False,
 ) -> None:
     """Ask a candidate every recorded decision, offline: who would have been refused, at which tools.
@@ -64,7 +64,7 @@ def run_replay(
     """
     policy = folder_policy(candidate)
     with closing(SqliteLedgerView(database(db))) as ledger:
-        found = asyncio.run(replay(ledger, policy.engine(), first=first, since=since or 0.0))
+        found = policy.asked(lambda engine: replay(ledger, engine, first=first, since=since or 0.0), opa)
     if as_json:
         print_json(_json(found))
     else:

@@ -5,19 +5,32 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final, TypeVar
+
+import typer
 
 from stepwrit.errors import ConfigurationError
 from stepwrit_broker.cli.client import asking
+from stepwrit_broker.clock import elapsed_s
 from stepwrit_broker.core.errors import Malformed
+from stepwrit_broker.policy.opa import Opa
+from stepwrit_broker.policy.opa_http import OpaServer
 from stepwrit_broker.ports import PolicyEngine
 from stepwrit_broker.rehearsal.ask import Outcome, ask
 from stepwrit_broker.rehearsal.suite import Case
 from stepwrit_broker.wiring.documents import OperatorDocuments, document_text
 
+T = TypeVar("T")
+OPA_S: Final = 5.0  # nobody waits for this answer but the author
+OpaUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--opa", metavar="URL", help="The OPA that evaluates Rego: unix:///PATH or http://HOST:PORT."
+    ),
+]
 IN_FORCE: Final = "in-force"
 _FILE_LINE: Final = re.compile(r"^(?://|#) --- (\S+)\n", re.MULTILINE)
 _PLACED: Final = re.compile(r"(?m)^(?=[^\s:/]+\.(?:cedar|rego|json):)")
@@ -30,13 +43,24 @@ class Policy:
     label: str
     doc: str
 
-    def engine(self) -> PolicyEngine:
-        """The engine that answers by it."""
-        return OperatorDocuments().policy(self.doc, 0)
+    def answers(self, cases: Sequence[Case], opa: str | None) -> list[Outcome]:
+        """What it says to each case. opa: the URL of the OPA that evaluates Rego."""
+        return self.asked(lambda engine: ask(engine, cases), opa)
 
-    def answers(self, cases: Sequence[Case]) -> list[Outcome]:
-        """What it says to each case."""
-        return asyncio.run(ask(self.engine(), cases))
+    def asked(self, use: Callable[[PolicyEngine], Awaitable[T]], opa: str | None) -> T:
+        """What `use` makes of the engine that answers by this policy. Raises Malformed, Unavailable."""
+        return asyncio.run(self._asked(use, opa))
+
+    async def _asked(self, use: Callable[[PolicyEngine], Awaitable[T]], url: str | None) -> T:
+        server = None if url is None else Opa(OpaServer(url=url, timeout_s=OPA_S), elapsed_s)
+        try:
+            documents = OperatorDocuments(opa=server)
+            engine = documents.policy(self.doc, 0)
+            await documents.prove(engine)
+            return await use(engine)
+        finally:
+            if server is not None:
+                await server.aclose()
 
 
 def policy_of(given: str, at: str | None) -> Policy:
