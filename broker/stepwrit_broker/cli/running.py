@@ -36,7 +36,7 @@ def broker(
 
         run_dev(folder)
     elif path is not None:
-        from stepwrit_broker.wiring import run  # noqa: PLC0415
+        from stepwrit_broker.wiring.configured import run  # noqa: PLC0415
 
         run(path)
 
