@@ -127,13 +127,19 @@ class AuthoritySource:
     ) -> None:
         self._watch, self._max_age, self._refuse = watch, max_age, refuse
         self._partners = partners or NoPartners()
+        self._cached: TrustedAuthorities | None = None
 
     def current(self, now: float) -> TrustedAuthorities:
         """The authorities at `now` (seconds since the epoch); Unavailable if they are in doubt."""
         lost_at, known = self._watch.lost_at(), self._watch.current()
         if known.generation == 0 or (lost_at is not None and now - lost_at > self._max_age):
             raise _in_doubt("JWT authorities are not known, or older than allowed", "bundle_max_age")
-        theirs = self._partners.at(now)
+        cached, theirs = self._cached, self._partners.at(now)
+        if cached is None or cached.generation != known.generation + theirs.generation:
+            cached = self._cached = self._read(known, theirs)
+        return cached
+
+    def _read(self, known: JwtBundles, theirs: PartnerTrust) -> TrustedAuthorities:
         withheld = _withheld(self._refuse, theirs, self._partners.domains, known.by_domain)
         both = together(known.by_domain, theirs.jwt)
         return TrustedAuthorities(
