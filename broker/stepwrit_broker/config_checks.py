@@ -56,11 +56,15 @@ def _identity(config: Config) -> Iterator[str]:
     except ValueError as bad:
         yield f"trust_domain: {bad}"
         return
+    yield from _own_id(config, "broker_id", config.broker_id)
+
+
+def _own_id(config: Config, setting: str, spiffe_id: str) -> Iterator[str]:
     try:
-        if trust_domain_of(parse_spiffe_id(config.broker_id)) != config.trust_domain:
-            yield "broker_id: must be in the broker's own trust domain"
+        if trust_domain_of(parse_spiffe_id(spiffe_id)) != config.trust_domain:
+            yield f"{setting}: must be in the broker's own trust domain"
     except ValueError as bad:
-        yield f"broker_id: {bad}"
+        yield f"{setting}: {bad}"
 
 
 def _proxy(config: Config) -> Iterator[str]:
@@ -69,11 +73,7 @@ def _proxy(config: Config) -> Iterator[str]:
         yield "proxy: needs id and source, or neither"
     if not proxy.id:
         return
-    try:
-        if trust_domain_of(parse_spiffe_id(proxy.id)) != config.trust_domain:
-            yield "proxy.id: must be in the broker's own trust domain"
-    except ValueError as bad:
-        yield f"proxy.id: {bad}"
+    yield from _own_id(config, "proxy.id", proxy.id)
     if proxy.id == config.broker_id:
         yield "proxy.id: is the broker's own; the proxy needs a registration entry of its own"
     if not config.listen.mtls_url:

@@ -10,9 +10,6 @@ path validation as on a direct connection: this module only reads, strictly, and
 from __future__ import annotations
 
 import hashlib
-from base64 import b64encode
-from binascii import Error as NotBase64
-from binascii import a2b_base64
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
@@ -22,6 +19,7 @@ from cryptography import x509
 from stepwrit.x509svid import TlsPeer
 from stepwrit_broker.core.errors import Unproven
 from stepwrit_broker.core.workload import ForwardedSource, Proxy
+from stepwrit_broker.edge.encoded import canonical_base64
 from stepwrit_broker.edge.http import Scope
 from stepwrit_broker.edge.xfcc import read_xfcc
 
@@ -124,16 +122,9 @@ def _rfc9440(values: dict[bytes, bytes]) -> list[bytes]:
 
 def _byte_sequence(value: bytes) -> bytes:
     """RFC 8941 section 3.3.5, canonical base64, no parameters. Raises ValueError."""
-    inner = value[1:-1]
     if len(value) < 2 or value[:1] != b":" or value[-1:] != b":":
         raise ValueError("not a byte sequence")
-    try:
-        read = a2b_base64(inner, strict_mode=True)
-    except NotBase64 as bad:
-        raise ValueError("not base64") from bad
-    if b64encode(read) != inner:
-        raise ValueError("not canonical base64")
-    return read
+    return canonical_base64(value[1:-1])
 
 
 def _digest(fields: Fields) -> bytes:

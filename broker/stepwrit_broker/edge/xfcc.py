@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from base64 import b64encode
-from binascii import Error as NotBase64
-from binascii import a2b_base64
 from typing import Final
 from urllib.parse import unquote_to_bytes
+
+from stepwrit_broker.edge.encoded import canonical_base64
 
 REPEATED: Final = frozenset({"by", "uri", "dns"})
 KEYS: Final = REPEATED | {"hash", "cert", "chain", "subject"}
@@ -74,18 +73,8 @@ def _pems(encoded: bytes, exactly: int) -> list[bytes]:
         pem = _PEM.match(text, at)
         if pem is None:
             raise ValueError("not PEM certificates")
-        found.append(_der(pem[1].replace(b"\n", b"")))
+        found.append(canonical_base64(pem[1].replace(b"\n", b"")))
         at = pem.end()
     if not found or (exactly and len(found) != exactly):
         raise ValueError("not as many certificates as there must be")
     return found
-
-
-def _der(base64: bytes) -> bytes:
-    try:
-        read = a2b_base64(base64, strict_mode=True)
-    except NotBase64 as bad:
-        raise ValueError("not base64") from bad
-    if b64encode(read) != base64:
-        raise ValueError("not canonical base64")
-    return read
