@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 import stat
@@ -21,6 +22,7 @@ from tests.fakes.pki import FakeCa
 
 from stepwrit.spiffe_bundle import MAX_BUNDLE_BYTES
 from stepwrit_broker.attest.federation.feed import Feed, Surroundings
+from stepwrit_broker.attest.federation.fetch import fetch
 from stepwrit_broker.attest.federation.memory import Memory
 from stepwrit_broker.attest.federation.partner import BundleNotTaken, Partner
 from stepwrit_broker.attest.federation.trust import Federation
@@ -356,3 +358,33 @@ async def test_a_fault_of_ours_does_not_end_the_watch(world: World, monkeypatch:
     assert feed.held is not None
     assert seen[0] == ("starting", "fault", "ZeroDivisionError: the log has it")
     assert seen[1][:2] == ("ok", "ok")
+
+
+async def test_a_poll_that_is_stopped_in_the_middle_of_tls_leaves_no_connection(world: World) -> None:
+    """The endpoint sees the end at once: nothing waits for a garbage collector, which is off here."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)  # the handshake's first record has begun; it gets no answer
+        begun.set()
+        while await reader.read(4096):
+            pass
+        ended.set()
+        writer.close()
+
+    assert await fetch(world.by_web(), (), time.time) == world.endpoint.body
+    server = await asyncio.start_server(mute, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    partner = world.by_web(url=f"https://localhost:{port}/")
+    gc.disable()
+    try:
+        poll = asyncio.create_task(fetch(partner, (), time.time))
+        await begun.wait()
+        poll.cancel()
+        await asyncio.wait([poll])
+        assert poll.cancelled()
+        async with asyncio.timeout(5):
+            await ended.wait()
+    finally:
+        gc.enable()
+        server.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import httpx2
 
@@ -49,17 +49,31 @@ def _context(partner: Partner, roots: Sequence[bytes], now: Callable[[], float])
 
 
 async def _get(url: str, tls: ssl.SSLContext) -> bytes:
-    async with (
-        httpx2.AsyncClient(verify=tls, trust_env=False, follow_redirects=False, timeout=TIMEOUT_S) as http,
-        http.stream("GET", url, headers=_HEADERS) as answer,
-    ):
-        _check(answer)
-        body = bytearray()
-        async for part in answer.aiter_raw():
-            body += part
-            if len(body) > MAX_BUNDLE_BYTES:
-                raise BundleNotTaken("too_large", f"more than {MAX_BUNDLE_BYTES} bytes")
-        return bytes(body)
+    opened: list[Any] = []
+
+    async def note(event: str, info: Mapping[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            opened.append(info["return_value"])
+
+    try:
+        async with (
+            httpx2.AsyncClient(verify=tls, trust_env=False, timeout=TIMEOUT_S) as http,
+            http.stream("GET", url, headers=_HEADERS, extensions={"trace": note}) as answer,
+        ):
+            return await _body(answer)
+    finally:  # the client forgets a connection whose handshake was cut short, by our time limit or our stop
+        for stream in opened:
+            await stream.aclose()
+
+
+async def _body(answer: httpx2.Response) -> bytes:
+    _check(answer)
+    body = bytearray()
+    async for part in answer.aiter_raw():
+        body += part
+        if len(body) > MAX_BUNDLE_BYTES:
+            raise BundleNotTaken("too_large", f"more than {MAX_BUNDLE_BYTES} bytes")
+    return bytes(body)
 
 
 def _check(answer: httpx2.Response) -> None:
