@@ -23,6 +23,7 @@ from tests.policy.world import (
 )
 
 from stepwrit_broker.clock import elapsed_s
+from stepwrit_broker.core.terms import Terms
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Question, Verdict
 from stepwrit_broker.policy.cedar import CedarEngine
 from stepwrit_broker.policy.files import compile_policy, load, stance
@@ -31,6 +32,7 @@ from stepwrit_broker.policy.opa_http import OpaServer
 from stepwrit_broker.ports import PolicyEngine
 
 YES = "permit (principal, action, resource)"
+ACTS = YES.removeprefix("permit ")
 
 
 class Engines(Protocol):
@@ -41,6 +43,7 @@ class Engines(Protocol):
     def failing(self) -> PolicyEngine: ...
     def obliging(self) -> PolicyEngine: ...
     def naming(self, name: str, domain: str) -> PolicyEngine: ...
+    def demanding(self) -> PolicyEngine: ...
 
 
 class CedarEngines:
@@ -69,6 +72,16 @@ class CedarEngines:
         }
         return compile_policy(load(texts).doc, 7)
 
+    def demanding(self) -> PolicyEngine:
+        ask = '@verdict("needs_approval") @setting("s")'
+        two = '@approvers("carol bob") @signatures("2") @requester("not alone")'
+        return self._made(
+            f'@id("yes") {YES};',
+            f'@id("two") {ask} {two} forbid {ACTS};',
+            f'@id("own") {ask} forbid {ACTS};',
+            f'@id("own-too") {ask} @requester("may sign") forbid {ACTS};',
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpaEngines:
@@ -96,6 +109,14 @@ class OpaEngines:
         return self._made(
             {file: text.replace("{input.home}\n", f'{{input.home, "{domain}"}}\n') for file, text in files}
         )
+
+    def demanding(self) -> PolicyEngine:
+        two = '"approvers": {"carol", "bob"}, "signatures": 2, "requester": "not alone"'
+        own = '"requester": "may sign"'
+        lines = [f'needs_approval contains {{"id": "two", "setting": "s", {two}}}']
+        lines += ['needs_approval contains {"id": "own", "setting": "s"}']
+        lines += [f'needs_approval contains {{"id": "own-too", "setting": "s", {own}}}']
+        return self._made({"a.rego": "\n".join(["package stepwrit", 'permit contains "yes"', *lines])})
 
 
 @pytest.fixture(params=["cedar", pytest.param("opa", marks=pytest.mark.live)])
@@ -167,6 +188,17 @@ async def test_a_permit_and_an_approval_name_what_determined_them(engines: Engin
     assert isinstance(high, NeedsApproval)
     assert high.policies == ("high-needs-approval",)
     assert "40-approval" in high.setting
+
+
+async def test_the_terms_of_every_rule_that_asks_for_approval_are_told(engines: Engines) -> None:
+    question = opening(Scene(origin="model", impact="high"))
+    one = await engines.stance("approval").decide(question)
+    several = await engines.demanding().decide(question)
+    assert isinstance(one, NeedsApproval)
+    assert one.terms == (Terms(),)
+    assert isinstance(several, NeedsApproval)
+    assert several.policies == ("own", "own-too", "two")
+    assert several.terms == (Terms(), Terms(count=2, persons=frozenset({"bob", "carol"}), alone=False))
 
 
 async def test_a_denial_says_a_fixed_sentence_and_no_policy_text(engines: Engines) -> None:

@@ -10,9 +10,10 @@ import pytest
 from tests.fakes import build
 
 from stepwrit.wire import HopSpec, PlanItem
-from stepwrit_broker.core.approval import Asked, Signed, Terms, may_sign, missing
+from stepwrit_broker.core.approval import Asked, Signed, may_sign, missing
 from stepwrit_broker.core.persons import Identity, Persons
 from stepwrit_broker.core.step import Requester
+from stepwrit_broker.core.terms import Terms, together
 
 IDP = "https://idp.example"
 ALICE, BOB, CAROL = Identity(IDP, "alice"), Identity(IDP, "bob"), Identity(IDP, "carol")
@@ -22,7 +23,7 @@ PERSONS = Persons(
 )
 
 
-def asked(terms: Terms | None = None, **changes: Any) -> Asked:
+def asked(*terms: Terms, **changes: Any) -> Asked:
     step = build.Maker(now=1_000.0).root_step()
     who = Requester(opaque="prs_1", issuer=IDP, subject="alice")
     action = build.action(
@@ -41,7 +42,7 @@ def asked(terms: Terms | None = None, **changes: Any) -> Asked:
         "kind": "action_token",
         "policies": ("high-needs-approval",),
         "versions": {"policy": 3, "registry": 2},
-        "terms": terms or Terms(),
+        "terms": terms or (Terms(),),
         "asked_at": 1_000,
         "expires_at": 2_000,
     }
@@ -92,7 +93,8 @@ OTHERS: dict[str, Callable[[Asked], Asked]] = {
     "kind": lambda a: replace(a, kind="postgres_role"),
     "policies": lambda a: replace(a, policies=("other",)),
     "versions": lambda a: replace(a, versions={"policy": 4, "registry": 2}),
-    "terms": lambda a: replace(a, terms=Terms(count=2)),
+    "terms": lambda a: replace(a, terms=(Terms(count=2),)),
+    "one more of the terms": lambda a: replace(a, terms=(Terms(), Terms(count=2))),
     "expiry": lambda a: replace(a, expires_at=2_001),
 }
 
@@ -154,20 +156,65 @@ def test_who_is_missing(terms: Terms, who: tuple[Identity, ...], left: int) -> N
     assert missing(one, by(*who, of=one), PERSONS) == left
 
 
+BOTH = (Terms(), Terms(persons=frozenset({"bob"}), requester=False))
+
+
+@pytest.mark.parametrize(
+    ("terms", "who", "left"),
+    [
+        (BOTH, (), 1),
+        (BOTH, (ALICE,), 1),
+        (BOTH, (BOB,), 1),
+        (BOTH, (ALICE, BOB), 0),
+        ((Terms(), Terms(persons=TWO)), (ALICE,), 0),
+        ((Terms(persons=TWO), Terms(count=3, persons=TWO)), (ALICE,), 2),
+    ],
+)
+def test_each_of_several_terms_must_be_satisfied(
+    terms: tuple[Terms, ...], who: tuple[Identity, ...], left: int
+) -> None:
+    one = asked(*terms)
+    assert missing(one, by(*who, of=one), PERSONS) == left
+
+
+def test_who_may_sign_for_any_of_the_terms_may_sign() -> None:
+    one = asked(*BOTH)
+    assert may_sign(one, ALICE, PERSONS)
+    assert may_sign(one, BOB, PERSONS)
+    assert not may_sign(one, CAROL, PERSONS)
+    assert not may_sign(one, ALICE, PERSONS, BOTH[1:])
+
+
+def test_no_terms_is_not_an_approval_that_needs_nobody() -> None:
+    one = asked(Terms())
+    assert missing(one, by(ALICE, of=one), PERSONS, (Terms(),)) == 0
+    for ask in (lambda: replace(one, terms=()), lambda: missing(one, by(ALICE, of=one), PERSONS, ())):
+        with pytest.raises(ValueError, match="nobody need sign"):
+            ask()
+    with pytest.raises(ValueError, match="nobody need sign"):
+        may_sign(one, ALICE, PERSONS, ())
+
+
+def test_the_order_of_the_rules_changes_no_digest() -> None:
+    three = [Terms(), Terms(persons=TWO), Terms(count=2, persons=TWO)]
+    assert asked(*together(three)).digest == asked(*together([*reversed(three), Terms()])).digest
+
+
 def test_what_was_signed_must_satisfy_what_is_demanded_at_use() -> None:
     one = asked(Terms(persons=TWO))
     signed = by(ALICE, of=one)
-    assert missing(one, signed, PERSONS, Terms(persons=TWO)) == 0
-    assert missing(one, signed, PERSONS, Terms(persons=frozenset({"bob", "carol", "dan"}))) == 0
-    assert missing(one, signed, PERSONS, Terms(persons=TWO, requester=False)) == 1
-    assert missing(one, signed, PERSONS, Terms(persons=TWO, count=2)) == 1
-    assert missing(one, signed, PERSONS, Terms(persons=TWO, alone=False)) == 1
+    assert missing(one, signed, PERSONS, (Terms(persons=TWO),)) == 0
+    assert missing(one, signed, PERSONS, (Terms(persons=frozenset({"bob", "carol", "dan"})),)) == 0
+    assert missing(one, signed, PERSONS, (Terms(persons=TWO, requester=False),)) == 1
+    assert missing(one, signed, PERSONS, (Terms(persons=TWO, count=2),)) == 1
+    assert missing(one, signed, PERSONS, (Terms(persons=TWO, alone=False),)) == 1
+    assert missing(one, signed, PERSONS, (Terms(persons=TWO), Terms(persons=TWO, requester=False))) == 1
 
 
 def test_a_triggers_step_has_no_requester_who_could_sign() -> None:
     one = with_intent(requester=None, owner="ops")(asked())
     assert not may_sign(one, ALICE, PERSONS)
-    assert may_sign(replace(one, terms=Terms(persons=TWO)), BOB, PERSONS)
+    assert may_sign(replace(one, terms=(Terms(persons=TWO),)), BOB, PERSONS)
 
 
 def test_the_text_says_what_who_and_why_in_words_and_hides_nothing() -> None:

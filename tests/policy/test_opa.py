@@ -13,6 +13,7 @@ from tests.policy.bad_opa import EMPTY, BadOpa, bad_opa
 from tests.policy.world import Scene, opening
 
 from stepwrit_broker.core.errors import Malformed, Unavailable
+from stepwrit_broker.core.terms import Terms
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Verdict
 from stepwrit_broker.policy.files import compile_policy, load
 from stepwrit_broker.policy.opa import Opa, OpaEngine
@@ -71,6 +72,14 @@ async def bench() -> AsyncIterator[Bench]:
         ({"forbid": [FORBID]}, Deny(policies=("no",), reason="not today")),
         ({"forbid": [FORBID], "needs_approval": [WAIT]}, Deny(policies=("no",), reason="not today")),
         ({"needs_approval": [WAIT]}, NeedsApproval(policies=("ask",), setting="policy/a.rego")),
+        (
+            {"needs_approval": [{**WAIT, "id": "z", "approvers": ["c", "b"], "signatures": 2}, WAIT]},
+            NeedsApproval(
+                policies=("ask", "z"),
+                setting="policy/a.rego",
+                terms=(Terms(), Terms(count=2, persons=frozenset({"b", "c"}), requester=False)),
+            ),
+        ),
         ({"permit": [], "needs_approval": [WAIT]}, Deny(policies=(), reason="no policy permits this")),
         (
             {"obligation": [TELL]},
@@ -103,6 +112,25 @@ WRONG = {
     },
     "a setting that is no sentence": {
         "result": {**YES, "files": ["a.rego"], "needs_approval": [{**WAIT, "setting": "\u202e"}]}
+    },
+    **{
+        f"terms: {json.dumps(terms)}": {
+            "result": {**YES, "files": ["a.rego"], "needs_approval": [{**WAIT, **terms}]}
+        }
+        for terms in (
+            {"signatures": 2},
+            {"signatures": "2", "approvers": ["b", "c"]},
+            {"signatures": 1.5, "approvers": ["b", "c"]},
+            {"signatures": True, "approvers": ["b", "c"]},
+            {"signatures": 10**30, "approvers": ["b", "c"]},
+            {"approvers": "b"},
+            {"approvers": ["B"]},
+            {"approvers": ["b", "b"]},
+            {"approvers": [], "requester": "may not sign"},
+            {"approvers": ["b"], "requester": "never"},
+            {"approvers": ["b"], "requester": 1},
+            {"approver": ["b"]},
+        )
     },
     "an id that is none": {"result": {**YES, "files": ["a.rego"], "permit": ["Yes, please"]}},
     "a file that is missing": {"result": {**YES, "files": []}},

@@ -133,6 +133,44 @@ def test_a_bad_statement_is_refused_with_its_reason(bad: str, why: str) -> None:
     assert why in problems(a=bad, b=GOOD.replace("yes", "other"))
 
 
+ASK = '@id("ask") @verdict("needs_approval") @setting("s") {} forbid (principal, action, resource);'
+
+
+@pytest.mark.parametrize(
+    ("notes", "why"),
+    [
+        ('@signatures("2")', "2 signatures of 1 persons who may sign"),
+        ('@signatures("two") @approvers("bob carol")', "@signatures: a number"),
+        ('@signatures("0") @approvers("bob carol")', "@signatures: a number"),
+        ('@signatures @approvers("bob carol")', "@signatures: a number"),
+        ('@signatures("3") @approvers("bob carol")', "3 signatures of 2 persons who may sign"),
+        ('@approvers("")', "@approvers: names of persons"),
+        ("@approvers", "@approvers: names of persons"),
+        ('@approvers("bob, carol")', "approvers: names of persons are of a-z"),
+        ('@approvers("bob bob")', "none twice"),
+        ('@approvers("Bob")', "approvers: names of persons are of a-z"),
+        ('@requester("may not sign")', "nobody could sign"),
+        ('@requester("not alone")', "nobody could sign"),
+        ('@approvers("bob") @requester("never")', "requester: one of may sign, not alone, may not sign"),
+        ('@approver("bob")', "unknown annotation @approver"),
+    ],
+)
+def test_terms_of_an_approval_that_nobody_could_give_are_refused_at_load(notes: str, why: str) -> None:
+    good = '@signatures("2") @approvers("bob carol") @requester("not alone")'
+    assert load({"a.cedar": GOOD, "b.cedar": ASK.format(good)})
+    said = problems(a=GOOD, b=f"// here\n{ASK.format(notes)}")
+    assert "b.cedar:2: " in said
+    assert why in said
+
+
+def test_terms_belong_to_a_rule_that_asks_for_approval() -> None:
+    notes = '@id("x") @approvers("bob")'
+    assert load({"a.cedar": GOOD, "b.cedar": ASK.format('@approvers("bob")')})
+    for effect in ("permit", "forbid"):
+        said = problems(a=GOOD, b=f"{notes} {effect} (principal, action, resource);")
+        assert "@approvers is for a forbid with @verdict" in said
+
+
 DEEP = {
     "brackets": "(" * 5000 + "true" + ")" * 5000,
     "sets": "[" * 65 + "]" * 65 + " == []",

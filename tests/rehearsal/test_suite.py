@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,9 @@ from jsonschema import Draft202012Validator
 
 from stepwrit.digest import args_digest
 from stepwrit_broker.core.errors import Malformed
-from stepwrit_broker.core.verdict import Question
+from stepwrit_broker.core.terms import Terms
+from stepwrit_broker.core.verdict import NeedsApproval, Question
+from stepwrit_broker.rehearsal.expected import answer_of
 from stepwrit_broker.rehearsal.suite import read_suite, read_suites
 
 ROOT = Path(__file__).parents[2]
@@ -142,6 +145,19 @@ def test_what_cannot_be_is_refused_at_its_place(text: str, path: str, what: str)
     assert said.endswith(what)
 
 
+def test_the_terms_that_are_expected_are_compared_with_those_that_came() -> None:
+    text = changed(
+        "verdict: permit", "verdict: approval, terms: [{}, {approvers: [bob], requester: may sign}]"
+    )
+    expected = read_suite(text, "s", SCENARIOS)[0].expected
+    came = (Terms(), Terms(persons=frozenset({"bob"})))
+    answer = answer_of(NeedsApproval(policies=("a",), setting="s", terms=came))
+    assert expected.differences(answer) == []
+    assert expected.differences(replace(answer, terms=came[:1])) == [
+        "terms: expected 1 of requester, 1 of requester, bob, came 1 of requester"
+    ]
+
+
 def test_a_step_without_an_action_is_none() -> None:
     assert problems(changed(GIVEN, "without: [action]")) == [
         "s:8:5: scenarios[0].given.action: needs an action with a tool"
@@ -163,6 +179,12 @@ SHAPES = [
         "registry: {entries: [{id: 'spiffe://a/b', role: agent}]}",
         "s:2:22: registry.entries[0]: needs name",
     ),
+    (
+        "verdict: permit",
+        "verdict: approval, terms: [{approvers: [bob], signatures: 2}]",
+        "s:10:33: scenarios[0].expect.terms: 2 signatures of 1 persons who may sign",
+    ),
+    ("verdict: permit", "verdict: approval, terms: [{requester: never}]", "must be one of may sign"),
     ("  - name: one\n", "  - {name: one, expect: {verdict: deny}}\n  - name: one\n", "count"),
 ]
 

@@ -17,6 +17,7 @@ from stepwrit_broker.cli.output import NO, YES, examples, print_json, print_tabl
 from stepwrit_broker.cli.policy_replay import run_replay
 from stepwrit_broker.cli.policy_texts import OpaUrl, Policy, folder_policy, policy_of
 from stepwrit_broker.core.errors import Malformed
+from stepwrit_broker.core.terms import together
 from stepwrit_broker.rehearsal.ask import Outcome
 from stepwrit_broker.rehearsal.expected import Answer
 from stepwrit_broker.rehearsal.statements import Difference, differences, parts
@@ -114,11 +115,11 @@ Changed = tuple[Case, Answer, Answer]
 
 def _changed(one: Policy, two: Policy, cases: Sequence[Case], opa: str | None) -> list[Changed]:
     pairs = zip(one.answers(cases, opa), two.answers(cases, opa), strict=True) if cases else ()
-    return [
-        (was.case, was.came, now.came)
-        for was, now in pairs
-        if (was.came.verdict, was.came.obligations) != (now.came.verdict, now.came.obligations)
-    ]
+    return [(was.case, was.came, now.came) for was, now in pairs if _weighed(was.came) != _weighed(now.came)]
+
+
+def _weighed(answer: Answer) -> tuple[object, ...]:
+    return answer.verdict, answer.obligations, answer.terms
 
 
 def _tell(outcomes: Sequence[Outcome], failed: Sequence[Outcome]) -> None:
@@ -146,7 +147,8 @@ def _policies(answer: Answer) -> str:
 
 
 def _why(answer: Answer) -> list[str]:
-    return [f"says: {answer.reason or answer.setting}"] if answer.reason or answer.setting else []
+    said = answer.reason or answer.setting
+    return [*([f"says: {said}"] if said else []), *(f"waits for {each}" for each in answer.terms)]
 
 
 def _tell_diff(
@@ -190,6 +192,7 @@ def _outcome_json(each: Outcome) -> dict[str, Any]:
             "policies": None if wanted.policies is None else sorted(wanted.policies),
             "reason": wanted.reason,
             "setting": wanted.setting,
+            "terms": None if wanted.terms is None else [each.as_json for each in together(wanted.terms)],
             "obligations": None if wanted.obligations is None else dict(sorted(wanted.obligations)),
         },
         "came": _answer_json(each.came),
@@ -203,6 +206,7 @@ def _answer_json(answer: Answer) -> dict[str, Any]:
         "policies": list(answer.policies),
         "reason": answer.reason,
         "setting": answer.setting,
+        "terms": [each.as_json for each in answer.terms],
         "obligations": dict(answer.obligations),
     }
 

@@ -8,30 +8,17 @@ decided on again at use: the signatures must satisfy what is demanded then.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stepwrit.digest import args_digest
 from stepwrit_broker.core.persons import Identity, Persons
 from stepwrit_broker.core.plain import plain
 from stepwrit_broker.core.step import Action, Step
+from stepwrit_broker.core.terms import Terms
 from stepwrit_broker.core.workload import SpiffeId
 
 V = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """Whose signatures are demanded. count: distinct persons. persons: names of the operator's list.
-
-    requester: whether the person who wants it is among those who may sign. alone: whether their own signature
-    is enough by itself (separation of duties says no).
-    """
-
-    count: int = 1
-    persons: frozenset[str] = frozenset()
-    requester: bool = True
-    alone: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +26,8 @@ class Asked:
     """One approval as it is asked for. Times: whole seconds since the epoch. nonce: base64url, 32 bytes.
 
     performer: whom the registry names for it. kind: of credential. policies: those that demand it. versions:
-    what they were decided under. page: the URL that the text names.
+    what they were decided under. terms: of each policy that demands it, in the order of `together`; all must
+    be satisfied, and there is always one.
     """
 
     id: str
@@ -50,9 +38,13 @@ class Asked:
     kind: str
     policies: tuple[str, ...]
     versions: Mapping[str, int]
-    terms: Terms
+    terms: tuple[Terms, ...]
     asked_at: int
     expires_at: int
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise ValueError("an approval that nobody need sign")
 
     @property
     def text(self) -> tuple[str, ...]:
@@ -86,7 +78,7 @@ class Asked:
             "kind": self.kind,
             "policies": list(self.policies),
             "versions": dict(self.versions),
-            "terms": _terms(self.terms),
+            "terms": [each.as_json for each in self.terms],
             "asked_at": self.asked_at,
             "expires_at": self.expires_at,
             "text": _digest(list(self.text)),
@@ -114,23 +106,37 @@ class Signed:
     at: float
 
 
-def may_sign(asked: Asked, who: Identity, persons: Persons, terms: Terms | None = None) -> bool:
-    """Whether this person is among those whose signature can count. terms: those of now, if not as asked."""
-    terms = terms or asked.terms
+def may_sign(asked: Asked, who: Identity, persons: Persons, terms: tuple[Terms, ...] | None = None) -> bool:
+    """Whether this person's signature can count for any of the terms: those of now, if not as asked."""
+    return any(_may_sign(asked, who, persons, each) for each in _of(asked, terms))
+
+
+def missing(
+    asked: Asked, signed: Sequence[Signed], persons: Persons, terms: tuple[Terms, ...] | None = None
+) -> int:
+    """How many persons more must sign, at least; 0 when it is given. What does not count is left out.
+
+    terms: those that policy demands now, where it is decided on again; one signature may satisfy several.
+    """
+    valid = {each.by for each in signed if each.digest == asked.digest}
+    return max(_missing(asked, valid, persons, each) for each in _of(asked, terms))
+
+
+def _of(asked: Asked, terms: tuple[Terms, ...] | None) -> tuple[Terms, ...]:
+    if terms == ():
+        raise ValueError("an approval that nobody need sign")
+    return asked.terms if terms is None else terms
+
+
+def _may_sign(asked: Asked, who: Identity, persons: Persons, terms: Terms) -> bool:
     if _is_requester(asked, who, persons):
         return terms.requester
     return persons.name(who) in terms.persons
 
 
-def missing(asked: Asked, signed: Sequence[Signed], persons: Persons, terms: Terms | None = None) -> int:
-    """How many persons more must sign; 0 when it is given. What does not count is left out, not refused.
-
-    terms: those that policy demands now, where it is decided on again. Where the requester's own signature is
-    not enough, somebody else must be among those who signed.
-    """
-    terms = terms or asked.terms
-    valid = {each.by for each in signed if each.digest == asked.digest}
-    counting = {each for each in valid if may_sign(asked, each, persons, terms)}
+def _missing(asked: Asked, valid: Collection[Identity], persons: Persons, terms: Terms) -> int:
+    """Where the requester's own signature is not enough, somebody else must be among those who signed."""
+    counting = {each for each in valid if _may_sign(asked, each, persons, terms)}
     others = {each for each in counting if not _is_requester(asked, each, persons)}
     return max(terms.count - persons.at_least(counting), 0 if terms.alone or others else 1)
 
@@ -142,15 +148,6 @@ def _is_requester(asked: Asked, who: Identity, persons: Persons) -> bool:
 
 def _digest(value: object) -> str:
     return args_digest({"v": value})
-
-
-def _terms(terms: Terms) -> dict[str, object]:
-    return {
-        "count": terms.count,
-        "persons": sorted(terms.persons),
-        "requester": terms.requester,
-        "alone": terms.alone,
-    }
 
 
 def _text(asked: Asked) -> tuple[str, ...]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from stepwrit_broker.core.terms import Terms
+
 Asking = Literal["start_intent", "open_step", "issue_credential"]
 
 
@@ -29,10 +31,17 @@ class Permit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeedsApproval:
-    """Not without the requester's signature. `setting`: what an operator would change."""
+    """Not without signatures. `terms`: of the policies that apply, as `together` orders them, at least one;
+    each must be satisfied. `setting`: what an operator would change.
+    """
 
     policies: tuple[str, ...]
     setting: str
+    terms: tuple[Terms, ...] = (Terms(),)
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise ValueError("an approval that nobody need sign")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

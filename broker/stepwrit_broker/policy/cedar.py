@@ -16,6 +16,7 @@ import cedarpy
 import msgspec
 
 from stepwrit_broker.core.errors import Unavailable
+from stepwrit_broker.core.terms import together
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Question, Verdict
 from stepwrit_broker.policy.facts import MISFIT, Facts
 from stepwrit_broker.policy.reads import Reads, project, reads
@@ -93,12 +94,13 @@ class CedarEngine:
         return Permit(policies=reasons, obligations=obligations)
 
     def _forbidden(self, reasons: tuple[str, ...], request: dict[str, Any], part: _Slice) -> Verdict:
-        hard = tuple(each for each in reasons if not self._rules[each].needs_approval)
+        hard = tuple(each for each in reasons if self._rules[each].terms is None)
         if hard:
             return Deny(policies=hard, reason=self._rules[hard[0]].reason)
         if _ask(request, part.permits)[0] != "allow":
             return Deny(policies=(), reason="no policy permits this")
-        return NeedsApproval(policies=reasons, setting=self._rules[reasons[0]].setting)
+        terms = together(each for rule in reasons if (each := self._rules[rule].terms) is not None)
+        return NeedsApproval(policies=reasons, setting=self._rules[reasons[0]].setting, terms=terms)
 
     def _request(self, question: Question) -> dict[str, Any] | None:
         document = question.document

@@ -6,7 +6,9 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
+from stepwrit_broker.core.terms import Terms, together
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Verdict
+from stepwrit_broker.policy.demands import checked
 from stepwrit_broker.policy.source import ID, SENTENCE
 
 
@@ -22,6 +24,14 @@ class _Forbid(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class _NeedsApproval(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     id: str
     setting: str
+    signatures: int = 1
+    approvers: tuple[str, ...] = ()
+    requester: str | None = None
+
+    @property
+    def terms(self) -> Terms:
+        """Whose signatures it demands. Raises ValueError where nobody could give them."""
+        return checked(self.signatures, self.approvers, self.requester)
 
 
 class _Obligation(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -67,6 +77,11 @@ def _check(answer: Answer) -> None:
         raise NotAnAnswer("an id is not of a-z 0-9 . _ -")
     if not all(map(SENTENCE.fullmatch, said)):
         raise NotAnAnswer("a reason or setting is not one plain sentence of at most 160 letters")
+    try:
+        for each in answer.needs_approval:
+            _ = each.terms
+    except ValueError as bad:
+        raise NotAnAnswer(str(bad)) from bad
 
 
 def verdict(answer: Answer, known: Collection[str]) -> Verdict:
@@ -78,7 +93,11 @@ def verdict(answer: Answer, known: Collection[str]) -> Verdict:
         return Deny(policies=(), reason="no policy permits this")
     waits = sorted(answer.needs_approval, key=lambda each: (each.id, each.setting))
     if waits:
-        return NeedsApproval(policies=_ids(each.id for each in waits), setting=waits[0].setting)
+        return NeedsApproval(
+            policies=_ids(each.id for each in waits),
+            setting=waits[0].setting,
+            terms=together(each.terms for each in waits),
+        )
     permits = _ids(answer.permit)
     asked = sorted({(each.name, each.value) for each in answer.obligation})
     if any(name not in known for name, _ in asked):

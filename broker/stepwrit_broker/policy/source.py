@@ -15,9 +15,12 @@ from typing import Any, Final
 import cedarpy
 
 from stepwrit_broker.core.errors import Malformed
+from stepwrit_broker.core.terms import Terms
+from stepwrit_broker.policy.demands import demanded
 
 ACTIONS: Final = ("start_intent", "open_step", "issue_credential")
-_ANNOTATIONS: Final = frozenset({"id", "verdict", "setting", "reason", "obligation"})
+_DEMANDS: Final = frozenset({"approvers", "signatures", "requester"})
+_ANNOTATIONS: Final = frozenset({"id", "verdict", "setting", "reason", "obligation"}) | _DEMANDS
 _STATEMENT_MAX: Final = 16_384
 _NESTING_MAX: Final = 64
 _LONG_PATH: Final = re.compile(r"(?:\.\s*\w+\s*){17}")
@@ -28,7 +31,9 @@ _PIECE: Final = re.compile(r'"(?:\\.|[^"\\])*"?|//[^\n]*|;|\n|[^"/;\n]+|/', re.D
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One statement. `where`: file and line. `est`: its JSON form, which the engine loads."""
+    """One statement. `where`: file and line. `est`: its JSON form, which the engine loads. `terms`: of the
+    approval that it demands; None where it demands none.
+    """
 
     id: str
     effect: str
@@ -36,7 +41,7 @@ class Rule:
     where: str
     text: str
     est: dict[str, Any]
-    needs_approval: bool
+    terms: Terms | None
     setting: str
     reason: str
     obligation: str | None
@@ -73,7 +78,7 @@ def statements(text: str) -> Iterator[tuple[int, str]]:
 def _rule(statement: str, where: str) -> Rule:
     est = _parsed(statement)
     notes = _annotations(est)
-    needs_approval = _needs_approval(est, notes)
+    terms = _terms(est, notes)
     return Rule(
         id=_name(notes),
         effect=est["effect"],
@@ -81,7 +86,7 @@ def _rule(statement: str, where: str) -> Rule:
         where=where,
         text=statement,
         est=est,
-        needs_approval=needs_approval,
+        terms=terms,
         setting=notes.get("setting", ""),
         reason=notes.get("reason", "a policy forbids this"),
         obligation=notes.get("obligation"),
@@ -140,13 +145,15 @@ def _name(notes: dict[str, str]) -> str:
     return notes["id"]
 
 
-def _needs_approval(est: dict[str, Any], notes: dict[str, str]) -> bool:
-    verdict = notes.get("verdict")
+def _terms(est: dict[str, Any], notes: dict[str, str]) -> Terms | None:
+    verdict, demands = notes.get("verdict"), _DEMANDS & notes.keys()
+    if verdict is None and demands:
+        raise ValueError(f'@{min(demands)} is for a forbid with @verdict("needs_approval")')
     if verdict is None:
-        return False
+        return None
     if verdict != "needs_approval" or est["effect"] != "forbid" or "setting" not in notes:
         raise ValueError('@verdict may only be "needs_approval", on a forbid, together with @setting')
-    return True
+    return demanded(notes.get("signatures"), notes.get("approvers"), notes.get("requester"))
 
 
 def _actions(scope: dict[str, Any]) -> frozenset[str]:

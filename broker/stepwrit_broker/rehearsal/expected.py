@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stepwrit_broker.core.terms import Terms, terms
 from stepwrit_broker.core.verdict import NeedsApproval, Permit, Verdict
 
 Word = Literal["permit", "approval", "deny"]
@@ -19,6 +20,7 @@ class Answer:
     policies: tuple[str, ...]
     reason: str = ""
     setting: str = ""
+    terms: tuple[Terms, ...] = ()
     obligations: tuple[tuple[str, str], ...] = ()
 
 
@@ -30,6 +32,7 @@ class Expected:
     policies: frozenset[str] | None = None
     reason: str | None = None
     setting: str | None = None
+    terms: frozenset[Terms] | None = None
     obligations: frozenset[tuple[str, str]] | None = None
 
     def differences(self, came: Answer) -> list[str]:
@@ -39,6 +42,7 @@ class Expected:
             ("policies", self.policies, frozenset(came.policies)),
             ("reason", self.reason, came.reason),
             ("setting", self.setting, came.setting),
+            ("terms", self.terms, frozenset(came.terms)),
             ("obligations", self.obligations, frozenset(came.obligations)),
         )
         return [
@@ -53,18 +57,21 @@ def answer_of(verdict: Verdict) -> Answer:
     if isinstance(verdict, Permit):
         return Answer(verdict="permit", policies=verdict.policies, obligations=verdict.obligations)
     if isinstance(verdict, NeedsApproval):
-        return Answer(verdict="approval", policies=verdict.policies, setting=verdict.setting)
+        return Answer(
+            verdict="approval", policies=verdict.policies, setting=verdict.setting, terms=verdict.terms
+        )
     return Answer(verdict="deny", policies=verdict.policies, reason=verdict.reason)
 
 
 def expected(read: Mapping[str, Any]) -> Expected:
-    """The `expect` of a scenario whose shape was checked."""
-    policies, obligations = read.get("policies"), read.get("obligations")
+    """The `expect` of a scenario whose shape was checked. Raises ValueError for terms that cannot be."""
+    policies, obligations, demanded = read.get("policies"), read.get("obligations"), read.get("terms")
     return Expected(
         verdict=read["verdict"],
         policies=None if policies is None else frozenset(policies),
         reason=read.get("reason"),
         setting=read.get("setting"),
+        terms=None if demanded is None else frozenset(terms(**each) for each in demanded),
         obligations=None if obligations is None else frozenset(obligations.items()),
     )
 

@@ -75,6 +75,8 @@ def read_suite(text: str, name: str, folder: Path) -> list[Case]:
             cases += _cases(scenario, doc, registry, _place(read, name, number))
         except Wrong as wrong:
             problems.append((("scenarios", number, *wrong.path), wrong.what))
+        except ValueError as bad:
+            problems.append((("scenarios", number, "expect", "terms"), str(bad)))
     _refuse(read, name, problems)
     return cases
 
