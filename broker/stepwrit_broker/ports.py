@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from stepwrit.tokens import CredentialClaims, StepToken
 from stepwrit.wire import Outcome
@@ -480,6 +480,22 @@ class Settings(Protocol):
         ...
 
 
+Proved = Literal["good", "none", "sealed", "erased", "unsalted", "changed"]
+"""`good`: the document is the one whose salted digest the entry holds. `none`: the entry names none.
+
+`sealed`: the entry's body is only in an export. `erased`: there is no document any more. `unsalted`: the salt
+is erased, and nothing can be proved. `changed`: the document is not the entry's.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptDecision:
+    """An entry's decision document, only where it is proved to be the entry's own."""
+
+    proved: Proved
+    document: Mapping[str, object] | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggedEntry:
     """One committed entry of the ledger. `facts`: its body as JSON; None once only an export has it."""
@@ -510,6 +526,12 @@ class LedgerView(Protocol):
 
     def decision(self, digest: str) -> Mapping[str, object] | None:
         """A decision document by its salted digest; None once erased."""
+        ...
+
+    def proved(self, entry: LoggedEntry) -> KeptDecision:
+        """The entry's decision document, compared with the salted digest that the entry holds. MUST hand over
+        no document that does not match.
+        """
         ...
 
     def head(self) -> Mapping[str, object]:

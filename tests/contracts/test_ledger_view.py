@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from stepwrit_broker.ledger.checkpoint import Checkpointer
 from stepwrit_broker.ledger.notes import NoteSigner
 from stepwrit_broker.ledger.sqlite_log import SqliteLog
 from stepwrit_broker.ledger.view import SqliteLedgerView
+from stepwrit_broker.ports import KeptDecision
 
 
 @dataclass
@@ -26,9 +28,9 @@ class Book:
     view: SqliteLedgerView
     checkpointer: Checkpointer
 
-    def write(self, kind: str, ref: str, tenant: str | None, txn: str | None) -> int:
+    def write(self, kind: str, ref: str, tenant: str | None, txn: str | None, **more: str) -> int:
         self.conn.execute("BEGIN")
-        body = json.dumps({"kind": kind, "ref": ref}).encode()
+        body = json.dumps({"kind": kind, "ref": ref, **more}).encode()
         seq = self.log.append(self.conn, body=body, at=1.0, kind=kind, txn=txn, ref=ref, tenant=tenant)
         self.log.seal(self.conn)
         self.conn.execute("COMMIT")
@@ -107,6 +109,30 @@ def test_an_erased_decision_is_none(book: Book) -> None:
     assert book.view.decision("d1") == {"verdict": "permit"}
     book.log.erase_decisions(book.conn, "txn_1")
     assert book.view.decision("d1") is None
+
+
+def test_a_decision_is_handed_over_only_as_the_entry_names_it(book: Book) -> None:
+    raw, salt = b'{"verdict":"permit"}', b"s" * 16
+    digest = hashlib.sha256(salt + raw).hexdigest()
+    book.conn.execute("BEGIN")
+    book.log.put_salt(book.conn, "txn_1", salt)
+    book.log.put_decision(book.conn, digest, "txn_1", raw)
+    book.conn.execute("COMMIT")
+    book.write("step.opened", "REF0000001", "a", "txn_1", decision=digest)
+    (entry,) = book.view.of_txn("txn_1")
+    assert book.view.proved(entry) == KeptDecision(proved="good", document={"verdict": "permit"})
+    assert book.view.proved(replace(entry, facts=None)).proved == "sealed"
+    assert book.view.proved(replace(entry, facts={})).proved == "none"
+    book.conn.execute('UPDATE decisions SET doc = CAST(\'{"verdict":"deny"}\' AS BLOB)')
+    assert book.view.proved(entry) == KeptDecision(proved="changed")
+    cut = (salt + raw[:1], raw[1:])  # the same bytes in all, cut elsewhere
+    book.conn.execute("UPDATE salts SET salt = ?", (cut[0],))
+    book.conn.execute("UPDATE decisions SET doc = ?", (cut[1],))
+    assert book.view.proved(entry) == KeptDecision(proved="changed")
+    book.log.erase_salt(book.conn, "txn_1")
+    assert book.view.proved(entry) == KeptDecision(proved="unsalted")
+    book.log.erase_decisions(book.conn, "txn_1")
+    assert book.view.proved(entry) == KeptDecision(proved="erased")
 
 
 def test_the_view_cannot_write(book: Book) -> None:

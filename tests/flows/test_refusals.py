@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +13,13 @@ from tests.fakes.entropy import SeededEntropy
 from tests.flows.rig import AGENT, MAIL, Rig
 
 from stepwrit_broker.core.errors import Conflict, Malformed, Refused, Unavailable
+from stepwrit_broker.core.verdict import Deny, NeedsApproval
 from stepwrit_broker.core.workload import SpiffeId
 from stepwrit_broker.flows import refusals
 from stepwrit_broker.flows.refusals import CALLERS_MAX, PER_CALLER, PER_PATTERN, PER_S, RefusalRecorder
-from stepwrit_broker.ports import Happening
+from stepwrit_broker.ledger.sqlite_log import SqliteLog
+from stepwrit_broker.ledger.view import SqliteLedgerView
+from stepwrit_broker.ports import Happening, KeptDecision
 
 
 class Book:
@@ -219,3 +223,61 @@ async def test_a_refusal_whose_entry_would_be_too_large_is_still_told(rig: Rig) 
     await rig.refusals.note(problem, rig.caller(AGENT), "open", {"x": "y" * 70_000})
     assert problem.ref is not None
     assert rig.entries("refused") == []
+
+
+async def test_a_refusal_by_policy_keeps_what_was_asked_and_answered(rig: Rig) -> None:
+    root = await rig.start()
+    rig.policy.says = Deny(policies=("p2",), reason="not now")
+    with pytest.raises(Refused) as no:
+        await rig.open(root)
+    entry = rig.entries("refused")[-1]
+    assert entry["ref"] == no.value.ref
+    with closing(SqliteLedgerView(rig.path)) as view:
+        kept = view.decision(entry["decision"])
+    assert kept == {
+        "document": rig.policy.asked[-1].document,
+        "verdict": "deny",
+        "reason": "not now",
+        "policies": ["p2"],
+        "versions": {"policy": 0, "registry": 0, "limits": 0, "bundles": 0},
+    }
+    assert "alice" not in repr(entry), "the person is in the document only"
+
+
+async def test_the_document_of_a_missing_approval_says_what_is_missing(rig: Rig) -> None:
+    root = await rig.start()
+    rig.policy.says = NeedsApproval(policies=("p3",), setting="policy p3")
+    with pytest.raises(Refused):
+        await rig.open(root)
+    with closing(SqliteLedgerView(rig.path)) as view:
+        kept = view.decision(rig.entries("refused")[-1]["decision"]) or {}
+    assert (kept["verdict"], kept["setting"]) == ("approval", "policy p3")
+
+
+async def test_a_refused_intents_document_is_salted_and_erasable_by_its_ref(rig: Rig) -> None:
+    rig.policy.says = Deny(policies=(), reason="no")
+    with pytest.raises(Refused) as no:
+        await rig.start()
+    ref = no.value.ref or ""
+    with closing(SqliteLedgerView(rig.path)) as view:
+        (entry,) = view.by_ref(ref, None)
+        assert (entry.txn, view.proved(entry).proved) == (None, "good")
+        await rig.store.within(lambda conn: SqliteLog().erase_salt(conn, ref))
+        assert view.proved(entry) == KeptDecision(proved="unsalted")
+
+
+async def test_a_refusal_that_policy_did_not_decide_keeps_no_document(rig: Rig) -> None:
+    with pytest.raises(Refused):
+        await rig.open(await rig.start(), "mail/none")
+    assert "decision" not in rig.entries("refused")[-1]
+
+
+async def test_what_is_only_counted_keeps_no_document(rig: Rig) -> None:
+    root = await rig.start()
+    rig.policy.says = Deny(policies=(), reason="no")
+    for _ in range(PER_CALLER + 3):
+        with pytest.raises(Refused):
+            await rig.open(root)
+    await rig.refusals.flush(rig.clock.now())
+    assert len([each for each in rig.entries("refused") if "decision" in each]) == PER_CALLER
+    assert "decision" not in rig.entries("refused.counted")[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +18,17 @@ from stepwrit_broker.cli.output import YES, print_json, print_table, say
 from stepwrit_broker.cli.policy_texts import OpaUrl, folder_policy
 from stepwrit_broker.ledger.view import SqliteLedgerView
 from stepwrit_broker.registry.units import seconds
-from stepwrit_broker.rehearsal.replay import Change, Kind, Replay, replay
+from stepwrit_broker.rehearsal.change import (
+    EFFECTS,
+    Change,
+    Kind,
+    by_initiator,
+    by_tool,
+    changes_json,
+    effects,
+    ordered,
+)
+from stepwrit_broker.rehearsal.replay import Replay, replay
 
 
 def _since(text: str) -> float:
@@ -57,10 +68,11 @@ def run_replay(
     opa: OpaUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a candidate every recorded decision, offline: who would have been refused, at which tools.
+    """Ask a candidate every recorded decision, offline: who would have been refused or permitted, and where.
 
-    Each recorded permit is asked again with the facts and time of then. What cannot be asked again is
-    counted, with the reason: refusals keep no decision document, and erased or sealed entries have none.
+    Each recorded permit and refusal by policy is asked again with the facts and time of then. What cannot be
+    asked again is counted, with the reason: refusals that were only counted, erased and sealed entries, and
+    documents that are not those that the ledger names.
     """
     policy = folder_policy(candidate)
     with closing(SqliteLedgerView(database(db))) as ledger:
@@ -74,9 +86,25 @@ def run_replay(
 
 
 def _tell(found: Replay) -> None:
+    tell_changes(found.changes)
+    changed = found.asked - found.same
+    say(f"{found.asked} decisions asked again: {found.same} the same, {changed} otherwise")
+    for effect, count in effects(found.changes).items():
+        say(f"  {count} {effect}", style="bold")
+    for why, count in sorted(found.left.items()):
+        say(f"  {count} not asked again: {why}", style="yellow")
+    if found.asked and not changed:
+        say(f"{YES} nothing that was recorded would have been decided otherwise")
+
+
+def tell_changes(changes: Mapping[Kind, Change]) -> None:
+    """One line for each kind of change, then who and what it would hit; nothing when there is none."""
+    if not changes:
+        return
     rows = [
         (
-            f"{kind.was} → {kind.now}",
+            kind.effect,
+            _change(kind),
             kind.asking,
             kind.tool,
             kind.who,
@@ -84,44 +112,31 @@ def _tell(found: Replay) -> None:
             ", ".join(kind.policies) or "no policy",
             change.last,
         )
-        for kind, change in _ordered(found)
+        for kind, change in ordered(changes)
     ]
-    if rows:
-        print_table(
-            ("change", "asked", "tool", "SPIFFE ID", "times", "decided by", "last ref"), rows, empty=""
-        )
+    print_table(
+        ("effect", "change", "asked", "tool", "SPIFFE ID", "times", "decided by", "last ref"), rows, empty=""
+    )
+    for name, groups in (("tool", by_tool(changes)), ("initiator", by_initiator(changes))):
         say("")
-    changed = found.asked - found.same
-    say(f"{found.asked} decisions asked again: {found.same} the same, {changed} otherwise")
-    for why, count in sorted(found.left.items()):
-        say(f"  {count} not asked again: {why}", style="yellow")
-    if found.asked and not changed:
-        say(f"{YES} nothing that was recorded would have been decided otherwise")
+        counted = [(each, *(found[effect] or None for effect in EFFECTS)) for each, found in groups.items()]
+        print_table((name, *EFFECTS), counted, empty="")
+    say("")
 
 
-def _ordered(found: Replay) -> list[tuple[Kind, Change]]:
-    """The most frequent first."""
-    return sorted(found.changes.items(), key=lambda each: (-each[1].count, each[0].tool or "", each[0].who))
+def _change(kind: Kind) -> str:
+    if kind.effect != "obligations changed":
+        return f"{kind.was} → {kind.now}"
+    was, now = (
+        ", ".join("=".join(filter(None, pair)) for pair in each) or "none" for each in kind.obligations
+    )
+    return f"{was} → {now}"
 
 
 def _json(found: Replay) -> dict[str, Any]:
     return {
         "asked": found.asked,
         "same": found.same,
-        "changes": [
-            {
-                "asking": kind.asking,
-                "who": kind.who,
-                "tool": kind.tool,
-                "was": kind.was,
-                "now": kind.now,
-                "policies": list(kind.policies),
-                "says": change.answer.reason or change.answer.setting,
-                "count": change.count,
-                "first_ref": change.first,
-                "last_ref": change.last,
-            }
-            for kind, change in _ordered(found)
-        ],
+        **changes_json(found.changes),
         "not_asked_again": dict(sorted(found.left.items())),
     }

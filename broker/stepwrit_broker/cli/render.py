@@ -78,7 +78,7 @@ def _asked(story: Json) -> Iterable[RenderableType]:
     for event in story.get("asked") or ():
         yield Text.assemble((f"{event['kind']}", "bold"), f"  ref {event['ref']}  {when(event['at'])}")
         if event["kind"] == "refused":
-            yield _refusal(event, told(story))
+            yield _refusal(event, story, told(story))
         else:
             yield from (Text(f"  {name}: {value}") for name, value in event.items() if name not in _HEAD)
 
@@ -109,7 +109,7 @@ def _grow(above: Tree, step: Json, story: Json, facts: Told) -> None:
     for credential in step.get("credentials") or ():
         node.add(_credential(credential, story, facts))
     for refusal in step.get("refusals") or ():
-        node.add(_refusal(refusal, facts))
+        node.add(_refusal(refusal, story, facts))
     for child in step.get("children") or ():
         _grow(node, child, story, facts)
 
@@ -213,7 +213,7 @@ def _credential(credential: Json, story: Json, facts: Told) -> Text:
     return line
 
 
-def _refusal(refusal: Json, facts: Told) -> Text:
+def _refusal(refusal: Json, story: Json, facts: Told) -> Text:
     if refusal.get("code") is None:
         return Text(f"{NO} refused   {facts.ref(refusal.get('ref'))}", style="bold red")
     line = Text(f"{NO} refused at {refusal.get('verb')}: ", style="bold red")
@@ -223,6 +223,7 @@ def _refusal(refusal: Json, facts: Told) -> Text:
     said += f" for {refusal['tool']}" if refusal.get("tool") else ""
     rule = f"rule {refusal['rule']}   " if refusal.get("rule") else ""
     line.append(f"\n{said}\n{rule}{facts.ref(refusal.get('ref'))}", style="dim")
+    line.append(_decided(refusal.get("decision"), story))
     return line
 
 

@@ -15,6 +15,7 @@ from stepwrit_broker.core.grant import Grant
 from stepwrit_broker.core.marks import Mark
 from stepwrit_broker.core.step import Step
 
+SALT_BYTES = 16
 MAX_BYTES = 65_535  # C2SP tlog-tiles: an entry's length is a uint16
 EntryKind = Literal[
     "intent.opened", "step.opened", "step.accepted", "step.waiting", "step.resumed", "step.closed",
@@ -44,6 +45,11 @@ def decision_digest(
     """The salted digest under which a decision document is kept beside the log, and its bytes."""
     raw = encoded(document)
     return hashlib.sha256(salt + raw).hexdigest(), raw
+
+
+def is_salted_digest(digest: str, salt: bytes, raw: bytes) -> bool:
+    """Whether this is the digest of a document of these bytes: whoever cuts elsewhere has another salt."""
+    return len(salt) == SALT_BYTES and hashlib.sha256(salt + raw).hexdigest() == digest
 
 
 def encode(

@@ -13,6 +13,7 @@ shown to the caller; causes stay in the log.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 
@@ -21,7 +22,8 @@ class Problem(Exception):  # noqa: N818  reads as what it is
 
     code: stable word from `stepwrit.wire.Code`. reason: one sentence, safe to show to a caller.
     rule: the setting, limit or policy that decided. retry_after: seconds, or None when a retry as is
-    cannot help. who_can_change_it: who to ask. ref: set by the flow that recorded the refusal.
+    cannot help. who_can_change_it: who to ask. ref: set by the flow that recorded the refusal. decision: what
+    policy was asked and what it answered, kept beside the ledger and shown to no caller.
     """
 
     status: int = 500
@@ -43,6 +45,7 @@ class Problem(Exception):  # noqa: N818  reads as what it is
         self.retry_after: Final = retry_after
         self.who_can_change_it: Final = who_can_change_it
         self.ref = ref
+        self.decision: Mapping[str, object] | None = None
 
 
 class Malformed(Problem):

@@ -132,7 +132,10 @@ def _add(node: Json, entry: LoggedEntry) -> None:
     facts = _facts(entry)
     if entry.kind == "refused":
         cast("list[Json]", node["refusals"]).append(
-            {name: facts.get(name) for name in ("verb", "code", "reason", "rule", "tool", "caller")}
+            {
+                name: facts.get(name)
+                for name in ("verb", "code", "reason", "rule", "tool", "caller", "decision")
+            }
             | {"ref": entry.ref}
         )
     elif entry.kind.startswith("grant."):

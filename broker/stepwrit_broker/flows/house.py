@@ -13,7 +13,7 @@ from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.errors import Conflict, Malformed, Problem, Refused, Unproven
 from stepwrit_broker.core.registry import matches
 from stepwrit_broker.core.step import Requester, Step, StepRecord
-from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Question
+from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Question, Verdict
 from stepwrit_broker.ports import (
     Clock,
     Credentials,
@@ -111,8 +111,16 @@ def check_performer(record: StepRecord, caller: Caller) -> None:
 
 
 async def settle(force: InForce, question: Question) -> Permit:
-    """Stages 3 and 4: the verdict, or the refusal it means. Empty means no."""
+    """Stages 3 and 4: the verdict, or the refusal it means, with the decision that it was. Empty means no."""
     verdict = await force.policy.decide(question)
+    try:
+        return _permitted(force, verdict)
+    except Refused as refusal:
+        refusal.decision = decision(question, verdict, force)
+        raise
+
+
+def _permitted(force: InForce, verdict: Verdict) -> Permit:
     if isinstance(verdict, Deny):
         raise Refused(
             "policy",
@@ -140,11 +148,11 @@ def _rule(force: InForce, policies: tuple[str, ...]) -> str:
     return f"policy v{force.versions.policy} {','.join(policies) or 'default'}"
 
 
-def decision(question: Question, verdict: Permit, force: InForce) -> dict[str, object]:
+def decision(question: Question, verdict: Verdict, force: InForce) -> dict[str, object]:
     """What is kept beside the log: the whole document, the answer and the versions."""
     return {
         "document": dict(question.document),
-        "verdict": "permit",
+        **_answer(verdict),
         "policies": list(verdict.policies),
         "versions": {
             "policy": force.versions.policy,
@@ -153,6 +161,15 @@ def decision(question: Question, verdict: Permit, force: InForce) -> dict[str, o
             "bundles": force.versions.bundles,
         },
     }
+
+
+def _answer(verdict: Verdict) -> dict[str, object]:
+    """In the words of scenario files."""
+    if isinstance(verdict, Permit):
+        return {"verdict": "permit", "obligations": [list(each) for each in verdict.obligations]}
+    if isinstance(verdict, NeedsApproval):
+        return {"verdict": "approval", "setting": verdict.setting}
+    return {"verdict": "deny", "reason": verdict.reason}
 
 
 def first_token(house: House, step: Step, jkt: str, now: float, life_s: float) -> tuple[str, int]:

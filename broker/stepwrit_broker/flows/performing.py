@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stepwrit.tokens import StepToken
@@ -15,7 +16,7 @@ from stepwrit_broker.core.ids import is_id, shard_of
 from stepwrit_broker.core.limits import Lives
 from stepwrit_broker.core.registry import matches
 from stepwrit_broker.core.step import Step, StepRecord, deadline
-from stepwrit_broker.flows.house import House, check_performer, operation, same_tenant, settle
+from stepwrit_broker.flows.house import House, check_performer, decision, operation, same_tenant, settle
 from stepwrit_broker.ports import AcceptCommand, Evidence, InForce, MoveCommand, Moved, ProofUse
 
 FINDINGS = frozenset(
@@ -56,7 +57,7 @@ async def accept(
         about["txn"], about["tool"] = token.txn, token.tool
         record = same_tenant(await house.store.step(step_id) if is_id("stp", step_id) else None, caller)
         _check(caller, record.step, token, request)
-        await _check_bearer(force, caller, record.step, house.trust_domain, now)
+        decided = await _check_bearer(force, caller, record.step, house.trust_domain, now)
         proof = house.step_tokens.initiated(
             request.proof,
             token=request.token,
@@ -66,7 +67,7 @@ async def accept(
             now=now,
         )
         own, done = await house.store.accept(
-            _command(house, caller, record.step, request, proof, op_id, digest, now)
+            _command(house, caller, record.step, request, proof, op_id, digest, decided, now)
         )
         lives = force.limits.lives
         ends = deadline(own, accepted_s=lives.accepted_s, waiting_s=lives.waiting_s, lost_s=lives.accepted_s)
@@ -90,19 +91,21 @@ def _check(caller: Caller, step: Step, token: StepToken, request: AcceptRequest)
         )
 
 
-async def _check_bearer(force: InForce, caller: Caller, step: Step, home: str, now: float) -> None:
+async def _check_bearer(
+    force: InForce, caller: Caller, step: Step, home: str, now: float
+) -> Mapping[str, object] | None:
     """Policy could not know, when the step was opened, that its performer would only show a bearer.
 
-    A credential is decided again anyway; a tool that is its own resource has none. Raises Refused.
+    A credential is decided again anyway; a tool that is its own resource has none. The decision, None where
+    there was none to make. Raises Refused.
     """
-    if caller.workload.attested_by == "jwt":
-        initiator = force.registry.entry_for(step.initiator)
-        await settle(
-            force,
-            credential_question(
-                caller=caller, step=step, initiator=initiator, redeemer=None, home=home, now=now
-            ),
-        )
+    if caller.workload.attested_by != "jwt":
+        return None
+    initiator = force.registry.entry_for(step.initiator)
+    question = credential_question(
+        caller=caller, step=step, initiator=initiator, redeemer=None, home=home, now=now
+    )
+    return decision(question, await settle(force, question), force)
 
 
 def _command(
@@ -113,6 +116,7 @@ def _command(
     proof: ProofUse,
     op_id: str,
     digest: str,
+    decided: Mapping[str, object] | None,
     now: float,
 ) -> AcceptCommand:
     stops = marks.subjects_of_caller(caller)
@@ -124,7 +128,9 @@ def _command(
         subjects=stops,
         proofs=(proof,),
         self_grant=_self_grant(house, caller, step, now),
-        evidence=Evidence(facts={"svid": caller.workload.serial, "performer": caller.workload.id}),
+        evidence=Evidence(
+            facts={"svid": caller.workload.serial, "performer": caller.workload.id}, decision=decided
+        ),
         now=now,
     )
 

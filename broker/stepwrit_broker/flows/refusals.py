@@ -129,7 +129,7 @@ def _refused(
         ref=problem.ref or "",
         tenant=caller.entry.tenant,
         txn=txn if isinstance(txn, str) else None,
-        evidence=Evidence(facts=facts),
+        evidence=Evidence(facts=facts, decision=problem.decision),
         now=now,
     )
 

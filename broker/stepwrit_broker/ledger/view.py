@@ -6,12 +6,18 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
+from stepwrit_broker.core.entry import is_salted_digest
 from stepwrit_broker.core.errors import Refused
 from stepwrit_broker.core.merkle import parse_checkpoint
 from stepwrit_broker.ledger.reader import Entry, LogReader, open_reader
-from stepwrit_broker.ports import LoggedEntry
+from stepwrit_broker.ports import KeptDecision, LoggedEntry
+
+_KEPT: Final = (
+    "SELECT decisions.doc, salts.salt FROM decisions LEFT JOIN salts ON salts.txn = decisions.txn"
+    " WHERE decisions.digest = ?"
+)
 
 
 class SqliteLedgerView:
@@ -42,6 +48,23 @@ class SqliteLedgerView:
         """None once erased."""
         row = self._conn.execute("SELECT doc FROM decisions WHERE digest = ?", (digest,)).fetchone()
         return None if row is None else cast("Mapping[str, object]", json.loads(row[0]))
+
+    def proved(self, entry: LoggedEntry) -> KeptDecision:
+        """SHA-256(salt ‖ document) is what the entry holds."""
+        if entry.facts is None:
+            return KeptDecision(proved="sealed")
+        digest = entry.facts.get("decision")
+        if not isinstance(digest, str):
+            return KeptDecision(proved="none")
+        row = self._conn.execute(_KEPT, (digest,)).fetchone()
+        if row is None:
+            return KeptDecision(proved="erased")
+        raw, salt = cast("tuple[bytes, bytes | None]", row)
+        if salt is None:
+            return KeptDecision(proved="unsalted")
+        if not is_salted_digest(digest, salt, raw):
+            return KeptDecision(proved="changed")
+        return KeptDecision(proved="good", document=cast("Mapping[str, object]", json.loads(raw)))
 
     def head(self) -> Mapping[str, object]:
         """Size and root of what is committed, and the newest signed checkpoint."""

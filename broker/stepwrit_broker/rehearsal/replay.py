@@ -1,8 +1,7 @@
-"""Recorded decisions, asked again of a candidate policy: who would have been refused, at which tools.
+"""Recorded decisions, asked again of a candidate policy: for whom it would change what, at which tools.
 
-A permit keeps its decision document beside the log, under a salted digest. That document is what is asked
-again, with the registry, facts and time of then. A refusal keeps none: what a candidate would newly
-permit is not seen here; such refusals are counted.
+A permit and a refusal by policy keep their decision document beside the log, under a salted digest. That
+document is what is asked again, with the registry, facts and time of then. What cannot be asked is counted.
 """
 
 from __future__ import annotations
@@ -14,46 +13,25 @@ from typing import Any, Final, cast
 
 from stepwrit_broker.core.document import DOCUMENT_V, MEMBERS
 from stepwrit_broker.core.verdict import Asking, Question
-from stepwrit_broker.ports import LedgerView, LoggedEntry, PolicyEngine
-from stepwrit_broker.rehearsal.expected import Answer, Word, answer_of
+from stepwrit_broker.ports import LedgerView, LoggedEntry, PolicyEngine, Proved
+from stepwrit_broker.rehearsal.change import Change, Kind, kind_of
+from stepwrit_broker.rehearsal.expected import Answer, answer_of
 
 PAGE: Final = 1000
-KINDS: Final = ("intent.opened", "step.opened", "grant.issued", "grant.self", "refused", "refused.counted")
+KINDS: Final = ("intent.opened", "step.opened", "step.accepted", "grant.issued", "refused", "refused.counted")
 POLICY_CODES: Final = frozenset({"policy", "approval_required"})
-SEALED: Final = "the entry is only in an export"
-ERASED: Final = "the decision document is erased"
+CHANGED: Final = "the decision document is not the one that the entry names"
 OTHER: Final = "the decision document is of another version"
 LACKING: Final = "the decision document lacks what policy is asked with now"
-REFUSAL: Final = "a refusal by policy keeps no decision document"
+REFUSAL: Final = "a refusal by policy of an earlier release, which kept no decision document"
 COUNTED: Final = "a refusal by policy that was only counted"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """Decisions that would come out otherwise in the same way. `who` asks; tool: None at an intent."""
-
-    asking: Asking
-    who: str
-    tool: str | None
-    was: Word
-    now: Word
-    policies: tuple[str, ...]
-
-
-@dataclass(slots=True, kw_only=True)
-class Change:
-    """How often, and the refs of the first and the last time (`stepwrit explain`)."""
-
-    answer: Answer
-    count: int = 0
-    first: str = ""
-    last: str = ""
-
-    def add(self, ref: str) -> None:
-        """Once more."""
-        self.count += 1
-        self.first = self.first or ref
-        self.last = ref
+UNPROVED: Final[Mapping[Proved, str]] = {
+    "sealed": "the entry, with any decision that it names, is only in an export",
+    "erased": "the decision document is erased",
+    "unsalted": "the salt is erased: nothing proves the decision document",
+    "changed": CHANGED,
+}
+Pairs = tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,7 +52,7 @@ async def replay(ledger: LedgerView, engine: PolicyEngine, *, first: int = 0, si
     found = Replay()
     for entry in _entries(ledger, first):
         if entry.at >= since:
-            await _again(ledger, engine, entry, found)
+            await again(ledger, engine, entry, found)
     return found
 
 
@@ -85,33 +63,19 @@ def _entries(ledger: LedgerView, first: int) -> Iterator[LoggedEntry]:
         after = page[-1].seq
 
 
-async def _again(ledger: LedgerView, engine: PolicyEngine, entry: LoggedEntry, found: Replay) -> None:
-    if entry.kind.startswith("refused"):
-        found.left.update(_refusals(entry))
-        return
+async def again(ledger: LedgerView, engine: PolicyEngine, entry: LoggedEntry, found: Replay) -> None:
+    """One entry, counted in `found`."""
     kept = _kept(ledger, entry)
-    if isinstance(kept, str):
-        found.left[kept] += 1
+    if isinstance(kept, _Left):
+        found.left.update(kept.counted)
         return
-    question = question_of(kept["document"], entry.txn or "")
-    came = answer_of(await engine.decide(question))
-    _count(found, entry, question, kept["verdict"], came)
-
-
-def _count(found: Replay, entry: LoggedEntry, question: Question, was: Word, came: Answer) -> None:
+    question, was = question_of(kept["document"], entry.txn or ""), _answer(kept)
+    kind = kind_of(question, was, answer_of(await engine.decide(question)))
     found.asked += 1
-    if came.verdict == was:
+    if kind is None:
         found.same += 1
         return
-    kind = Kind(
-        asking=question.asking,
-        who=question.principal,
-        tool=None if question.asking == "start_intent" else question.resource,
-        was=was,
-        now=came.verdict,
-        policies=came.policies,
-    )
-    found.changes.setdefault(kind, Change(answer=came)).add(entry.ref or "")
+    found.changes.setdefault(kind, Change()).add(entry.ref or "")
 
 
 def question_of(document: Mapping[str, Any], txn: str) -> Question:
@@ -122,27 +86,45 @@ def question_of(document: Mapping[str, Any], txn: str) -> Question:
     return Question(asking=asking, principal=who, resource=about, document=document)
 
 
-def _kept(ledger: LedgerView, entry: LoggedEntry) -> Mapping[str, Any] | str:
-    """The kept decision, or why there is none to ask again."""
-    if entry.facts is None:
-        return SEALED
-    digest = entry.facts.get("decision")
-    kept = ledger.decision(digest) if isinstance(digest, str) else None
-    if kept is None:
-        return ERASED
-    document = kept.get("document")
+def _answer(kept: Mapping[str, Any]) -> Answer:
+    """What was answered then. Permits of earlier releases say nothing of obligations: they had none."""
+    pairs: Pairs = tuple((str(name), str(value)) for name, value in kept.get("obligations", ()))
+    return Answer(
+        verdict=kept["verdict"],
+        policies=tuple(kept["policies"]),
+        reason=kept.get("reason", ""),
+        setting=kept.get("setting", ""),
+        obligations=pairs,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """How many decisions there is no asking again, by why."""
+
+    counted: Mapping[str, int]
+
+
+def _kept(ledger: LedgerView, entry: LoggedEntry) -> Mapping[str, Any] | _Left:
+    """The kept decision. An entry that decided nothing leaves nothing."""
+    if entry.kind == "refused.counted":
+        return _only_counted(entry)
+    found = ledger.proved(entry)
+    if found.proved == "none":
+        is_by_policy = entry.facts is not None and entry.facts.get("code") in POLICY_CODES
+        return _Left({REFUSAL: 1} if is_by_policy else {})
+    if found.document is None:
+        return _Left({UNPROVED[found.proved]: 1})
+    document = found.document.get("document")
     if not isinstance(document, Mapping) or cast("Mapping[str, object]", document).get("v") != DOCUMENT_V:
-        return OTHER
-    return kept if cast("Mapping[str, object]", document).keys() >= MEMBERS else LACKING
+        return _Left({OTHER: 1})
+    lacks = not cast("Mapping[str, object]", document).keys() >= MEMBERS
+    return _Left({LACKING: 1}) if lacks else found.document
 
 
-def _refusals(entry: LoggedEntry) -> Mapping[str, int]:
-    """How many refusals by policy this entry tells of."""
-    facts = entry.facts
-    if facts is None:
-        return {SEALED: 1}
-    if entry.kind == "refused":
-        return {REFUSAL: 1} if facts.get("code") in POLICY_CODES else {}
-    counted = cast("Mapping[str, int]", facts.get("counted", {}))
+def _only_counted(entry: LoggedEntry) -> _Left:
+    if entry.facts is None:
+        return _Left({UNPROVED["sealed"]: 1})
+    counted = cast("Mapping[str, int]", entry.facts.get("counted", {}))
     number = sum(count for code, count in counted.items() if code in POLICY_CODES)
-    return {COUNTED: number} if number else {}
+    return _Left({COUNTED: number} if number else {})

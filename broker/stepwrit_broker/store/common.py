@@ -17,7 +17,7 @@ from stepwrit_broker.ports import Evidence, Operation, ProofUse
 from stepwrit_broker.store.rows import GrantRow, StepRow, Txn
 from stepwrit_broker.store.state import State
 
-SALT_BYTES: Final = 16
+SALT_BYTES: Final = entry.SALT_BYTES
 KEEP_S: Final = 1800.0  # rows and answers outlive every token and every retry
 _RESERVED: Final = frozenset({"v", "kind", "ref", "at"})
 _OP_GET: Final = "SELECT digest, answer FROM ops WHERE key = ?"
@@ -140,14 +140,18 @@ def write_entry(
     txn: str | None,
     salt: bytes,
     tenant: str | None,
+    salted_for: str | None = None,
 ) -> None:
-    """Append the hop's entry and keep its decision document beside the log. Our facts win over evidence."""
+    """Append the hop's entry and keep its decision document beside the log. Our facts win over evidence.
+
+    salted_for: whose the salt is, where it is not the transaction's.
+    """
     said = {**evidence.facts, **facts}
     if not _RESERVED.isdisjoint(said):
         raise Malformed("invalid_request", "a ledger entry's own members cannot be given as facts")
     if evidence.decision is not None:
         digest, doc = entry.decision_digest(salt, evidence.decision, _encoded)
-        state.log.put_decision(state.conn, digest, txn, doc)
+        state.log.put_decision(state.conn, digest, salted_for or txn, doc)
         said["decision"] = digest
     try:
         body = entry.encode(kind, ref, now, said, _encoded)

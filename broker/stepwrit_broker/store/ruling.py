@@ -154,9 +154,9 @@ def record(state: State, happening: Happening) -> None:
     """One entry of its own. A decision outside any transaction is salted under the entry's ref."""
     now = state.at(happening.now)
     known = None if happening.txn is None else find_txn(state, happening.txn)
-    salt = b"" if known is None else known.salt
+    salt, own = b"" if known is None else known.salt, None
     if known is None and happening.evidence.decision is not None:
-        salt = state.entropy.bytes(SALT_BYTES)
+        salt, own = state.entropy.bytes(SALT_BYTES), happening.ref
         state.log.put_salt(state.conn, happening.ref, salt)
     write_entry(
         state,
@@ -165,7 +165,8 @@ def record(state: State, happening: Happening) -> None:
         now,
         {},
         happening.evidence,
-        txn=happening.txn if known is not None or happening.evidence.decision is None else happening.ref,
+        txn=happening.txn,
         salt=salt,
         tenant=happening.tenant,
+        salted_for=own,
     )
