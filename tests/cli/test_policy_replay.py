@@ -96,6 +96,7 @@ async def test_what_was_refused_is_asked_again_and_may_be_newly_permitted(
     told = json.loads((await ask(cli, recorded, candidate, "--json")).stdout)
     assert (told["asked"], told["same"], told["not_asked_again"]) == (8, 6, {})
     assert told["effects"] == {"newly permitted": 2}
+    assert told["decided_under"] == {"v0": 8}
     assert told["tools"] == {"mail/pay": {"newly permitted": 2}}
     assert told["initiators"] == {AGENT: {"newly permitted": 2}}
     assert {(each["was"], each["now"], each["who"]) for each in told["changes"]} == {
@@ -134,7 +135,7 @@ async def test_obligations_that_change_are_told(cli: Cli, recorded: Rig, candida
     rewrite(recorded, entry, {"obligations": [["redact", "to"]]})
     told = json.loads((await ask(cli, recorded, candidate, "--json")).stdout)
     assert told["effects"] == {"obligations changed": 1}
-    assert told["changes"][0]["obligations"] == {"was": [["redact", "to"]], "now": []}
+    assert told["changes"][0]["demands"] == {"was": ["redact=to"], "now": []}
     assert "redact=to → none" in (await ask(cli, recorded, candidate)).stdout
 
 

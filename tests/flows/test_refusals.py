@@ -13,7 +13,7 @@ from tests.fakes.entropy import SeededEntropy
 from tests.flows.rig import AGENT, MAIL, Rig
 
 from stepwrit_broker.core.errors import Conflict, Malformed, Refused, Unavailable
-from stepwrit_broker.core.verdict import Deny, NeedsApproval
+from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit
 from stepwrit_broker.core.workload import SpiffeId
 from stepwrit_broker.flows import refusals
 from stepwrit_broker.flows.refusals import CALLERS_MAX, PER_CALLER, PER_PATTERN, PER_S, RefusalRecorder
@@ -252,6 +252,7 @@ async def test_the_document_of_a_missing_approval_says_what_is_missing(rig: Rig)
     with closing(SqliteLedgerView(rig.path)) as view:
         kept = view.decision(rig.entries("refused")[-1]["decision"]) or {}
     assert (kept["verdict"], kept["setting"]) == ("approval", "policy p3")
+    assert kept["terms"] == [{"count": 1, "persons": [], "requester": True, "alone": True}]
 
 
 async def test_a_refused_intents_document_is_salted_and_erasable_by_its_ref(rig: Rig) -> None:
@@ -281,3 +282,22 @@ async def test_what_is_only_counted_keeps_no_document(rig: Rig) -> None:
     await rig.refusals.flush(rig.clock.now())
     assert len([each for each in rig.entries("refused") if "decision" in each]) == PER_CALLER
     assert "decision" not in rig.entries("refused.counted")[-1]
+
+
+async def test_a_refused_step_keeps_the_ref_that_it_would_have_had(rig: Rig) -> None:
+    root = await rig.start()
+    rig.policy.says = Deny(policies=(), reason="no")
+    with pytest.raises(Refused) as no:
+        await rig.open(root)
+    assert no.value.ref == rig.policy.asked[-1].ref
+    rig.policy.says = Permit(policies=())
+    step = await rig.open(root)
+    assert step.record.step.ref == rig.policy.asked[-1].ref != no.value.ref
+
+
+async def test_a_refused_credential_has_a_ref_of_its_own(rig: Rig) -> None:
+    step = await rig.accepted()
+    rig.policy.says = Deny(policies=(), reason="no")
+    with pytest.raises(Refused) as no:
+        await rig.credential(step)
+    assert no.value.ref != rig.policy.asked[-1].ref == step.step.ref

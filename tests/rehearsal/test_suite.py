@@ -11,10 +11,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from stepwrit.digest import args_digest
+from stepwrit_broker.core.answer import answer_of
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.core.terms import Terms
 from stepwrit_broker.core.verdict import NeedsApproval, Question
-from stepwrit_broker.rehearsal.expected import answer_of
 from stepwrit_broker.rehearsal.suite import read_suite, read_suites
 
 ROOT = Path(__file__).parents[2]

@@ -16,10 +16,10 @@ from stepwrit_broker.cli.locate import At, Json
 from stepwrit_broker.cli.output import NO, YES, examples, print_json, print_table, say
 from stepwrit_broker.cli.policy_replay import run_replay
 from stepwrit_broker.cli.policy_texts import OpaUrl, Policy, folder_policy, policy_of
+from stepwrit_broker.core.answer import Answer
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.core.terms import together
 from stepwrit_broker.rehearsal.ask import Outcome
-from stepwrit_broker.rehearsal.expected import Answer
 from stepwrit_broker.rehearsal.statements import Difference, differences, parts
 from stepwrit_broker.rehearsal.suite import Case, read_suites
 

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from stepwrit_broker.cli.failures import REFUSED
 from stepwrit_broker.cli.locate import Json
 from stepwrit_broker.cli.offline import Database, database
-from stepwrit_broker.cli.output import YES, print_json, print_table, say
+from stepwrit_broker.cli.output import YES, print_json, say
+from stepwrit_broker.cli.policy_changes import tell_asked, tell_changes
 from stepwrit_broker.cli.policy_texts import OpaUrl, folder_policy
+from stepwrit_broker.flows.replay import replay, replay_json
 from stepwrit_broker.ledger.view import SqliteLedgerView
 from stepwrit_broker.registry.units import seconds
-from stepwrit_broker.rehearsal.change import (
-    EFFECTS,
-    Change,
-    Kind,
-    by_initiator,
-    by_tool,
-    changes_json,
-    effects,
-    ordered,
-)
-from stepwrit_broker.rehearsal.replay import Replay, replay
 
 
 def _since(text: str) -> float:
@@ -76,67 +66,16 @@ def run_replay(
     """
     policy = folder_policy(candidate)
     with closing(SqliteLedgerView(database(db))) as ledger:
-        found = policy.asked(lambda engine: replay(ledger, engine, first=first, since=since or 0.0), opa)
+        found = policy.asked(
+            lambda engine: replay(ledger, engine.decide, first=first, since=since or 0.0), opa
+        )
+    told = replay_json(found)
     if as_json:
-        print_json(_json(found))
+        print_json(told)
     else:
-        _tell(found)
+        tell_changes(told)
+        tell_asked(told)
+        if found.asked and not found.changes:
+            say(f"{YES} nothing that was recorded would have been decided otherwise")
     if exit_code and found.changes:
         raise typer.Exit(REFUSED)
-
-
-def _tell(found: Replay) -> None:
-    tell_changes(found.changes)
-    changed = found.asked - found.same
-    say(f"{found.asked} decisions asked again: {found.same} the same, {changed} otherwise")
-    for effect, count in effects(found.changes).items():
-        say(f"  {count} {effect}", style="bold")
-    for why, count in sorted(found.left.items()):
-        say(f"  {count} not asked again: {why}", style="yellow")
-    if found.asked and not changed:
-        say(f"{YES} nothing that was recorded would have been decided otherwise")
-
-
-def tell_changes(changes: Mapping[Kind, Change]) -> None:
-    """One line for each kind of change, then who and what it would hit; nothing when there is none."""
-    if not changes:
-        return
-    rows = [
-        (
-            kind.effect,
-            _change(kind),
-            kind.asking,
-            kind.tool,
-            kind.who,
-            change.count,
-            ", ".join(kind.policies) or "no policy",
-            change.last,
-        )
-        for kind, change in ordered(changes)
-    ]
-    print_table(
-        ("effect", "change", "asked", "tool", "SPIFFE ID", "times", "decided by", "last ref"), rows, empty=""
-    )
-    for name, groups in (("tool", by_tool(changes)), ("initiator", by_initiator(changes))):
-        say("")
-        counted = [(each, *(found[effect] or None for effect in EFFECTS)) for each, found in groups.items()]
-        print_table((name, *EFFECTS), counted, empty="")
-    say("")
-
-
-def _change(kind: Kind) -> str:
-    if kind.effect != "obligations changed":
-        return f"{kind.was} → {kind.now}"
-    was, now = (
-        ", ".join("=".join(filter(None, pair)) for pair in each) or "none" for each in kind.obligations
-    )
-    return f"{was} → {now}"
-
-
-def _json(found: Replay) -> dict[str, Any]:
-    return {
-        "asked": found.asked,
-        "same": found.same,
-        **changes_json(found.changes),
-        "not_asked_again": dict(sorted(found.left.items())),
-    }

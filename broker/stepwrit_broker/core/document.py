@@ -122,6 +122,7 @@ def _question(
             **_lineage(step),
             **_deed(step),
         },
+        ref=step.ref,
     )
 
 

@@ -13,12 +13,16 @@ Asking = Literal["start_intent", "open_step", "issue_credential"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """The decision document, already JSON, and the parts that engines name: principal, action, resource."""
+    """The decision document, already JSON, and the parts that engines name: principal, action, resource.
+
+    ref: of the step that it is about; no engine sees it.
+    """
 
     asking: Asking
     principal: str
     resource: str
     document: Mapping[str, object]
+    ref: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 from stepwrit.digest import DigestError, normalise_url
 from stepwrit.tokens import StepToken
 from stepwrit_broker.core import ids, marks
+from stepwrit_broker.core.answer import answer_of
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.errors import Conflict, Malformed, Problem, Refused, Unproven
 from stepwrit_broker.core.registry import matches
@@ -117,6 +118,8 @@ async def settle(force: InForce, question: Question) -> Permit:
         return _permitted(force, verdict)
     except Refused as refusal:
         refusal.decision = decision(question, verdict, force)
+        if question.asking != "issue_credential":
+            refusal.ref = question.ref or None  # of the step that is not to be
         raise
 
 
@@ -152,8 +155,7 @@ def decision(question: Question, verdict: Verdict, force: InForce) -> dict[str, 
     """What is kept beside the log: the whole document, the answer and the versions."""
     return {
         "document": dict(question.document),
-        **_answer(verdict),
-        "policies": list(verdict.policies),
+        **answer_of(verdict).as_json,
         "versions": {
             "policy": force.versions.policy,
             "registry": force.versions.registry,
@@ -161,15 +163,6 @@ def decision(question: Question, verdict: Verdict, force: InForce) -> dict[str, 
             "bundles": force.versions.bundles,
         },
     }
-
-
-def _answer(verdict: Verdict) -> dict[str, object]:
-    """In the words of scenario files."""
-    if isinstance(verdict, Permit):
-        return {"verdict": "permit", "obligations": [list(each) for each in verdict.obligations]}
-    if isinstance(verdict, NeedsApproval):
-        return {"verdict": "approval", "setting": verdict.setting}
-    return {"verdict": "deny", "reason": verdict.reason}
 
 
 def first_token(house: House, step: Step, jkt: str, now: float, life_s: float) -> tuple[str, int]:

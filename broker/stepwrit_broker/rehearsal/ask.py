@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from stepwrit_broker.core.answer import Answer, answer_of
 from stepwrit_broker.ports import PolicyEngine
-from stepwrit_broker.rehearsal.expected import Answer, answer_of
 from stepwrit_broker.rehearsal.suite import Case
 
 

@@ -4,24 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from stepwrit_broker.core.answer import Answer, Word
 from stepwrit_broker.core.terms import Terms, terms
-from stepwrit_broker.core.verdict import NeedsApproval, Permit, Verdict
-
-Word = Literal["permit", "approval", "deny"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """A verdict as scenario files write it; what a verdict has not is empty."""
-
-    verdict: Word
-    policies: tuple[str, ...]
-    reason: str = ""
-    setting: str = ""
-    terms: tuple[Terms, ...] = ()
-    obligations: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,17 +36,6 @@ class Expected:
             for name, wanted, got in pairs
             if wanted is not None and wanted != got
         ]
-
-
-def answer_of(verdict: Verdict) -> Answer:
-    """An engine's verdict in a scenario's words."""
-    if isinstance(verdict, Permit):
-        return Answer(verdict="permit", policies=verdict.policies, obligations=verdict.obligations)
-    if isinstance(verdict, NeedsApproval):
-        return Answer(
-            verdict="approval", policies=verdict.policies, setting=verdict.setting, terms=verdict.terms
-        )
-    return Answer(verdict="deny", policies=verdict.policies, reason=verdict.reason)
 
 
 def expected(read: Mapping[str, Any]) -> Expected:

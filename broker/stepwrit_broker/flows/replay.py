@@ -7,15 +7,15 @@ document is what is asked again, with the registry, facts and time of then. What
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
+from stepwrit_broker.core.answer import answer_from, answer_of
+from stepwrit_broker.core.change import Change, Kind, changes_json, kind_of
 from stepwrit_broker.core.document import DOCUMENT_V, MEMBERS
-from stepwrit_broker.core.verdict import Asking, Question
-from stepwrit_broker.ports import LedgerView, LoggedEntry, PolicyEngine, Proved
-from stepwrit_broker.rehearsal.change import Change, Kind, kind_of
-from stepwrit_broker.rehearsal.expected import Answer, answer_of
+from stepwrit_broker.core.verdict import Asking, Question, Verdict
+from stepwrit_broker.ports import LedgerView, LoggedEntry, Proved
 
 PAGE: Final = 1000
 KINDS: Final = ("intent.opened", "step.opened", "step.accepted", "grant.issued", "refused", "refused.counted")
@@ -31,29 +31,55 @@ UNPROVED: Final[Mapping[Proved, str]] = {
     "unsalted": "the salt is erased: nothing proves the decision document",
     "changed": CHANGED,
 }
-Pairs = tuple[tuple[str, str], ...]
+Ask = Callable[[Question], Awaitable[Verdict]]
 
 
 @dataclass(slots=True, kw_only=True)
 class Replay:
-    """What a replay found. left: how many decisions could not be asked again, by why."""
+    """What a replay found. versions: decisions asked again, by the policy version that made them. left: how
+    many could not be asked again, by why. last: the number of the last entry that was looked at.
+    """
 
     asked: int = 0
     same: int = 0
     changes: dict[Kind, Change] = field(default_factory=dict)
+    versions: Counter[int] = field(default_factory=Counter)
     left: Counter[str] = field(default_factory=Counter)
+    last: int = -1
 
 
-async def replay(ledger: LedgerView, engine: PolicyEngine, *, first: int = 0, since: float = 0.0) -> Replay:
-    """Every decision from entry `first` on that is not older than `since` (seconds), asked of `engine`.
+async def replay(
+    ledger: LedgerView,
+    ask: Ask,
+    *,
+    first: int = 0,
+    since: float = 0.0,
+    goes_on: Callable[[], bool] = lambda: True,
+) -> Replay:
+    """Every decision from entry `first` on that is not older than `since` (seconds), asked of a candidate.
 
-    Raises Unavailable when the engine or the ledger is in doubt.
+    Ends early once `goes_on` says no. Raises Unavailable when the candidate or the ledger is in doubt.
     """
-    found = Replay()
+    found = Replay(last=first - 1)
     for entry in _entries(ledger, first):
+        if not goes_on():
+            break
         if entry.at >= since:
-            await again(ledger, engine, entry, found)
+            await _again(ledger, ask, entry, found)
+        found.last = entry.seq
     return found
+
+
+def replay_json(found: Replay, most: int | None = None) -> dict[str, Any]:
+    """As machines read it; `most` kinds of change one by one."""
+    return {
+        "asked": found.asked,
+        "same": found.same,
+        **changes_json(found.changes, most),
+        "decided_under": {f"v{number}": count for number, count in sorted(found.versions.items())},
+        "not_asked_again": dict(sorted(found.left.items())),
+        "last_entry": found.last,
+    }
 
 
 def _entries(ledger: LedgerView, first: int) -> Iterator[LoggedEntry]:
@@ -63,15 +89,15 @@ def _entries(ledger: LedgerView, first: int) -> Iterator[LoggedEntry]:
         after = page[-1].seq
 
 
-async def again(ledger: LedgerView, engine: PolicyEngine, entry: LoggedEntry, found: Replay) -> None:
-    """One entry, counted in `found`."""
+async def _again(ledger: LedgerView, ask: Ask, entry: LoggedEntry, found: Replay) -> None:
     kept = _kept(ledger, entry)
     if isinstance(kept, _Left):
         found.left.update(kept.counted)
         return
-    question, was = question_of(kept["document"], entry.txn or ""), _answer(kept)
-    kind = kind_of(question, was, answer_of(await engine.decide(question)))
+    question = question_of(kept["document"], entry.txn or "")
+    kind = kind_of(question, answer_from(kept), answer_of(await ask(question)))
     found.asked += 1
+    found.versions[kept["versions"]["policy"]] += 1
     if kind is None:
         found.same += 1
         return
@@ -84,18 +110,6 @@ def question_of(document: Mapping[str, Any], txn: str) -> Question:
     who = document["performer" if asking == "issue_credential" else "initiator"]["id"]
     about = txn if document["action"] is None else document["action"]["tool"]
     return Question(asking=asking, principal=who, resource=about, document=document)
-
-
-def _answer(kept: Mapping[str, Any]) -> Answer:
-    """What was answered then. Permits of earlier releases say nothing of obligations: they had none."""
-    pairs: Pairs = tuple((str(name), str(value)) for name, value in kept.get("obligations", ()))
-    return Answer(
-        verdict=kept["verdict"],
-        policies=tuple(kept["policies"]),
-        reason=kept.get("reason", ""),
-        setting=kept.get("setting", ""),
-        obligations=pairs,
-    )
 
 
 @dataclass(frozen=True, slots=True)
