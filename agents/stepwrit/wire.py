@@ -68,7 +68,8 @@ Code = Literal[
     # unproven
     "unattested", "invalid_proof", "invalid_token", "use_dpop_nonce", "no_step",
     # refused
-    "policy", "approval_required", "limit", "ceiling", "plan", "origin_claimed", "wrong_workload",
+    "policy", "approval_required", "authorization_pending", "slow_down", "access_denied", "expired_token",
+    "limit", "ceiling", "plan", "origin_claimed", "wrong_workload",
     "arguments_changed", "request_changed", "replay", "already_done",
     "closed", "expired", "revoked", "frozen",
     "not_registered", "not_found", "not_yet_supported", "human_proof",
@@ -80,8 +81,23 @@ Code = Literal[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalAsked:
+    """What a step waits for: a signature of persons. The id and the page open nothing by themselves.
+
+    step: ask for its token again, every `interval` seconds at most (RFC 8628 section 3.5). url: the page
+    where persons sign. expires_in: seconds until it is too late.
+    """
+
+    id: str
+    step: str
+    url: str
+    interval: int
+    expires_in: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """Why not: the one typed shape of every refusal, on every face.
+    """Why not, or not yet: the one typed shape of every refusal, on every face.
 
     retry_after: seconds, or None when the same request cannot succeed later. `ref` opens nothing;
     `stepwrit explain REF` tells the whole story to who may see it.
@@ -94,6 +110,7 @@ class Refusal:
     who_can_change_it: str | None = None
     ref: str | None = None
     doc: str | None = None
+    approval: ApprovalAsked | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

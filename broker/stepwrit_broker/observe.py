@@ -111,6 +111,9 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        self._approvals = Counter(
+            "stepwrit_approvals", "Approvals by what happened to them", ("event",), registry=self.registry
+        )
         self._marks = Counter(
             "stepwrit_marks", "Marks set or lifted by verb", ("verb",), registry=self.registry
         )
@@ -266,6 +269,10 @@ class Metrics:
     def stage_refused(self, stage: str, code: str) -> None:
         """An issuance ended in this stage."""
         self._stage_refused.labels(stage, code).inc()
+
+    def approval(self, event: str) -> None:
+        """An approval was asked for, signed, given, denied, cancelled, reminded of."""
+        self._approvals.labels(event).inc()
 
     def marked(self, verb: str) -> None:
         """A mark was set or lifted."""

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 from stepwrit.tokens import CredentialClaims, StepToken
 from stepwrit.wire import Outcome
+from stepwrit_broker.core.approval import Ask
 from stepwrit_broker.core.grant import Grant, GrantRecord
 from stepwrit_broker.core.limits import Charge, Limits
 from stepwrit_broker.core.marks import Mark
@@ -91,7 +92,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenCommand:
-    """Open an intent's root (`step.parent` is None) or a child."""
+    """Open an intent's root (`step.parent` is None) or a child; `ask`: persons must sign it first."""
 
     op: Operation
     step: Step
@@ -101,6 +102,7 @@ class OpenCommand:
     versions: Versions | None
     evidence: Evidence
     now: float
+    ask: Ask | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,13 +246,15 @@ class Store(Protocol):
     async def open(self, command: OpenCommand) -> StepRecord:
         """Open a root or a child. MUST test that the parent is live (accepted, or a root not expired),
         opened by its performer, within its transaction's bounds, and the versions (Conflict
-        `stale_version`).
+        `stale_version`). With `ask` the step waits for its approval, and MUST be refused (`limit`) where
+        its persons are asked too much.
         """
         ...
 
     async def accept(self, command: AcceptCommand) -> tuple[StepRecord, Grant | None]:
         """Accept round `round` (1, or the one after `wait`), by a workload that the step's performer
-        pattern covers. A second accept of the same round MUST raise Refused(`replay`).
+        pattern covers. A second accept of the same round MUST raise Refused(`replay`). The first accept
+        uses the step's approval up.
         """
         ...
 

@@ -170,15 +170,16 @@ async def test_a_server_starts_nothing_of_more_than_low_impact_whatever_the_regi
         model, ledger = await stage.accepted(), await stage.actor("mcp-server/ledger")
         (await ledger.open_reply(model.step, "audit/record")).ok()
         refused(stage, await ledger.open_reply(model.step, "audit/purge"), "policy")
-        refused(stage, await ledger.open_reply(model.step, "ledger/wipe"), "policy", "approval_required")
+        refused(stage, await ledger.open_reply(model.step, "ledger/wipe"), "policy")
     finally:
         stage.write_registry(ENTRIES)
         await stage.broker.files.apply("registry")
 
 
-async def test_high_impact_waits_for_an_approval_that_cannot_be_given_yet(stage: Stage) -> None:
+async def test_high_impact_waits_for_an_approval(stage: Stage) -> None:
     chat, root = await stage.actor("agent/chat"), await stage.root()
-    refused(stage, await chat.open_reply(root["step"], "ledger/wipe"), "approval_required")
+    waits = (await chat.open_reply(root["step"], "ledger/wipe")).refusal
+    assert (waits["code"], waits["approval"]["id"][:4]) == ("authorization_pending", "apr_")
     (await chat.open_reply(root["step"], "ledger/transfer")).ok()
 
 

@@ -89,17 +89,29 @@ def test_tail_shows_one_entry_a_line_and_starts_where_it_is_told(cli: Cli, calle
 
 
 def test_a_refused_call_has_a_ref_that_tail_and_explain_know(cli: Cli, dev: Dev, called: Called):
-    result = cli("dev", "call", "ledger", "transfer", '{"amount": "many"}', "--impact", "high")
+    assert cli("freeze", "tool:ledger/transfer", "--reason", "incident 30").exit_code == 0
     try:
+        result = cli("dev", "call", "ledger", "transfer", '{"amount": 1}')
         assert result.exit_code == 1
-        assert "✗ refused: approval_required" in result.stdout
+        assert "✗ refused: frozen" in result.stdout
         ref = result.stdout.partition("stepwrit explain ")[2].split()[0]
         refused = [json.loads(line) for line in cli("tail", "--refused", "--json").stdout.splitlines()]
         assert refused[-1]["ref"] == ref
         assert {each["kind"] for each in refused} <= {"refused", "refused.counted"}
         told = cli("explain", ref).stdout
-        assert "✗ refused at open: approval_required" in told
+        assert "✗ refused at open: frozen" in told
         assert f"ref {ref} ◀ this" in told
+    finally:
+        assert cli("unfreeze", "tool:ledger/transfer", "--reason", "over").exit_code == 0
+
+
+def test_a_call_of_high_impact_waits_for_an_approval(cli: Cli, dev: Dev, called: Called):
+    result = cli("dev", "call", "ledger", "transfer", '{"amount": 2}', "--impact", "high")
+    try:
+        assert result.exit_code == 1
+        assert "authorization_pending" in result.stdout
+        kinds = [json.loads(line)["kind"] for line in cli("tail", "--json").stdout.splitlines()]
+        assert "approval.asked" in kinds
     finally:
         assert cli("dev", "call", "ledger", "transfer", '{"amount": 1}', "--impact", "low").exit_code == 0
 

@@ -45,6 +45,7 @@ def asked(*terms: Terms, **changes: Any) -> Asked:
         "terms": terms or (Terms(),),
         "asked_at": 1_000,
         "expires_at": 2_000,
+        "text": "t" * 43,
     }
     return Asked(**{**given, **changes})
 
@@ -96,6 +97,7 @@ OTHERS: dict[str, Callable[[Asked], Asked]] = {
     "terms": lambda a: replace(a, terms=(Terms(count=2),)),
     "one more of the terms": lambda a: replace(a, terms=(Terms(), Terms(count=2))),
     "expiry": lambda a: replace(a, expires_at=2_001),
+    "text": lambda a: replace(a, text="u" * 43),
 }
 
 
@@ -217,11 +219,16 @@ def test_a_triggers_step_has_no_requester_who_could_sign() -> None:
     assert may_sign(replace(one, terms=(Terms(persons=TWO),)), BOB, PERSONS)
 
 
-def test_the_text_says_what_who_and_why_in_words_and_hides_nothing() -> None:
-    one = with_intent(purpose="pay\u202e the invoice\n<b>now</b>")(asked())
-    text = "\n".join(one.text)
-    said = ("mail/send", "amount: 500", "POST https://b.example/t, 1 times", "high-needs-approval", "a/b")
-    for part in said:
-        assert part in text
-    assert "pay⟨U+202E⟩ the invoice⟨U+000A⟩<b>now</b>" in text
-    assert "No person and no model of yours" in "\n".join(with_step(origin="server")(one).text)
+def test_a_triggers_owner_of_record_signs_for_it_where_the_list_names_them() -> None:
+    one = with_intent(requester=None, owner="bob")(asked())
+    assert may_sign(one, BOB, PERSONS)
+    assert not may_sign(one, CAROL, PERSONS)
+
+
+def test_a_person_of_another_tenant_signs_nothing() -> None:
+    one = asked(Terms(persons=TWO))
+    tenant = one.step.tenant
+    assert may_sign(one, BOB, Persons(PERSONS.links, {"bob": tenant, "carol": tenant}))
+    assert not may_sign(one, BOB, Persons(PERSONS.links, {"bob": "blue", "carol": tenant}))
+    owned = with_intent(requester=None, owner="bob")(asked())
+    assert not may_sign(owned, BOB, Persons(PERSONS.links, {"bob": "blue"}))

@@ -38,12 +38,14 @@ from stepwrit_broker.flows import intent, issue, opening, performing, redeem
 from stepwrit_broker.flows.house import House
 from stepwrit_broker.flows.refusals import RefusalRecorder
 from stepwrit_broker.keys.keyring import Keyring
+from stepwrit_broker.keys.sealing import AesSealer
 from stepwrit_broker.keys.tokens import OwnCredentials, OwnStepTokens
 from stepwrit_broker.kinds.action_token import ActionToken
 from stepwrit_broker.ledger.sqlite_log import SqliteLog
 from stepwrit_broker.ledger.view import SqliteLedgerView
 from stepwrit_broker.ports import InForce, PersonProof
 from stepwrit_broker.store.start import open_store
+from stepwrit_broker.wiring.waiting import Bells, Told
 
 TD = "spiffe://example.test"
 AGENT, OTHER_AGENT = SpiffeId(f"{TD}/agent/chat"), SpiffeId(f"{TD}/agent/other")
@@ -189,6 +191,7 @@ class Rig:
         self.settings, self.people = FakeSettings(self.policy), FakePeople(self.clock)
         self.store = open_store(path, log=SqliteLog(), entropy=self.entropy)
         self.store.use(self.settings.limits, lambda: 0)
+        self.told: list[str] = []
         self.heard: list[tuple[str, str, str, str, str]] = []
         self.refusals = RefusalRecorder(
             store=self.store,
@@ -216,6 +219,10 @@ class Rig:
             people=self.people,
             pepper=b"pepper",
             refusals=self.refusals,
+            approvals=self.store.approvals,
+            sealer=AesSealer(b"p" * 32, self.entropy),
+            notices=Told(self.told.append, []),
+            bell=Bells(),
         )
         self._count = itertools.count()
 

@@ -12,7 +12,8 @@ from tests.flows.rig import AGENT, BANK, CRON, FILES, IDP, ISSUER, MAIL, OTHER_A
 from stepwrit.wire import Budget, CeilingSpec
 from stepwrit_broker.core.errors import Conflict, Malformed, Problem, Refused, Unavailable, Unproven
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit
-from stepwrit_broker.flows.intent import IntentStarted, bound_nonce, requester_of, start_intent
+from stepwrit_broker.flows.house import requester_of
+from stepwrit_broker.flows.intent import IntentStarted, bound_nonce, start_intent
 
 
 async def start(rig: Rig, *, token: str | None = "new", op: str = "", **changes: Any) -> IntentStarted:

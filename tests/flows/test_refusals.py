@@ -250,7 +250,7 @@ async def test_the_document_of_a_missing_approval_says_what_is_missing(rig: Rig)
     with pytest.raises(Refused):
         await rig.open(root)
     with closing(SqliteLedgerView(rig.path)) as view:
-        kept = view.decision(rig.entries("refused")[-1]["decision"]) or {}
+        kept = view.decision(rig.entries("step.opened")[-1]["decision"]) or {}
     assert (kept["verdict"], kept["setting"]) == ("approval", "policy p3")
     assert kept["terms"] == [{"count": 1, "persons": [], "requester": True, "alone": True}]
 

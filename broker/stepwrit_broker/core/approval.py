@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final, Literal
 
 from stepwrit.digest import args_digest
+from stepwrit_broker.core.errors import Conflict, Refused
 from stepwrit_broker.core.persons import Identity, Persons
-from stepwrit_broker.core.plain import plain
 from stepwrit_broker.core.step import Action, Step
 from stepwrit_broker.core.terms import Terms
 from stepwrit_broker.core.workload import SpiffeId
@@ -27,7 +28,7 @@ class Asked:
 
     performer: whom the registry names for it. kind: of credential. policies: those that demand it. versions:
     what they were decided under. terms: of each policy that demands it, in the order of `together`; all must
-    be satisfied, and there is always one.
+    be satisfied, and there is always one. text: the digest of the lines that a person is shown.
     """
 
     id: str
@@ -41,15 +42,11 @@ class Asked:
     terms: tuple[Terms, ...]
     asked_at: int
     expires_at: int
+    text: str
 
     def __post_init__(self) -> None:
         if not self.terms:
             raise ValueError("an approval that nobody need sign")
-
-    @property
-    def text(self) -> tuple[str, ...]:
-        """What a person is shown, a line each; its digest is signed with the rest."""
-        return _text(self)
 
     @property
     def signed(self) -> dict[str, object]:
@@ -74,6 +71,7 @@ class Asked:
             "impact": action.impact,
             "args": action.args,
             "schema": action.schema,
+            "facts": _digest([list(fact) for fact in action.facts]),
             "plan": _digest([[p.at, p.method, p.path, list(p.query), p.times] for p in action.plan]),
             "kind": self.kind,
             "policies": list(self.policies),
@@ -81,7 +79,7 @@ class Asked:
             "terms": [each.as_json for each in self.terms],
             "asked_at": self.asked_at,
             "expires_at": self.expires_at,
-            "text": _digest(list(self.text)),
+            "text": self.text,
         }
 
     @property
@@ -97,6 +95,43 @@ class Asked:
         return hashlib.sha256(nonce + self.digest.encode()).digest()
 
 
+Method = Literal["webauthn", "oidc", "key"]
+State = Literal["asked", "given", "used", "denied", "cancelled", "expired"]
+Event = Literal["give", "use", "deny", "cancel", "expire"]
+
+TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
+    "asked": {"give": "given", "deny": "denied", "cancel": "cancelled", "expire": "expired"},
+    "given": {"use": "used", "cancel": "cancelled", "expire": "expired"},
+    "used": {},
+    "denied": {},
+    "cancelled": {},
+    "expired": {},
+}
+_ENDED: Final[dict[State, str]] = {
+    "denied": "access_denied",
+    "cancelled": "access_denied",
+    "expired": "expired_token",
+}
+
+
+def move(state: State, event: Event) -> State:
+    """The next state. Raises Refused(`access_denied`, `expired_token`), Conflict(`wrong_state`)."""
+    after = TRANSITIONS[state].get(event)
+    if after is not None:
+        return after
+    if state in _ENDED:
+        raise Refused(_ENDED[state], f"the approval was {state}")
+    raise Conflict("wrong_state", f"the approval is {state}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """An approval to be asked for as its step is opened. sealed: the text's lines (JSON), unreadable."""
+
+    asked: Asked
+    sealed: bytes = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signed:
     """One valid signature. digest: of what was signed. at: seconds since the epoch."""
@@ -104,6 +139,20 @@ class Signed:
     by: Identity
     digest: str
     at: float
+    method: Method = "webauthn"
+    authenticator: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRecord:
+    """An approval as the store holds it. by, reason: who ended it and why. ended_at: 0 while it lives."""
+
+    asked: Asked
+    state: State
+    signed: tuple[Signed, ...] = ()
+    by: str = ""
+    reason: str = ""
+    ended_at: float = 0.0
 
 
 def may_sign(asked: Asked, who: Identity, persons: Persons, terms: tuple[Terms, ...] | None = None) -> bool:
@@ -131,7 +180,8 @@ def _of(asked: Asked, terms: tuple[Terms, ...] | None) -> tuple[Terms, ...]:
 def _may_sign(asked: Asked, who: Identity, persons: Persons, terms: Terms) -> bool:
     if _is_requester(asked, who, persons):
         return terms.requester
-    return persons.name(who) in terms.persons
+    name = persons.name(who)
+    return name in terms.persons and persons.serves(name, asked.step.tenant)
 
 
 def _missing(asked: Asked, valid: Collection[Identity], persons: Persons, terms: Terms) -> int:
@@ -142,31 +192,12 @@ def _missing(asked: Asked, valid: Collection[Identity], persons: Persons, terms:
 
 
 def _is_requester(asked: Asked, who: Identity, persons: Persons) -> bool:
-    wants = asked.step.intent.requester
-    return wants is not None and persons.is_same(Identity(wants.issuer, wants.subject), who)
+    """The person who wants it; in a trigger's transaction its owner of record, if the list names them."""
+    wants, owner = asked.step.intent.requester, asked.step.intent.owner
+    if wants is not None:
+        return persons.is_same(Identity(wants.issuer, wants.subject), who)
+    return owner is not None and persons.name(who) == owner and persons.serves(owner, asked.step.tenant)
 
 
 def _digest(value: object) -> str:
     return args_digest({"v": value})
-
-
-def _text(asked: Asked) -> tuple[str, ...]:
-    step, action = asked.step, asked.action
-    return (
-        f"Allow {plain(action.tool)} once, of {action.impact} impact.",
-        f"It will be done by {plain(str(asked.performer))}.",
-        _STARTED[step.origin].format(plain(step.initiator)),
-        *(f"Before that: {plain(h.tool)} by {plain(h.performer)}." for h in step.chain[:-1] if h.tool),
-        f"The purpose that was given: {plain(step.intent.purpose)}",
-        *(f"{plain(name)}: {plain(str(value))}" for name, value in action.facts),
-        *(f"It may send {line.method} {plain(line.at)}{plain(line.path)}, {line.times} times at most."
-          for line in action.plan),
-        f"Demanded by the policy {', '.join(plain(each) for each in asked.policies)}.",
-    )  # fmt: skip
-
-
-_STARTED = {
-    "human": "You asked for it yourself, through {}.",
-    "model": "A model chose it, in the agent {}.",
-    "server": "A server started it by itself: {}. No person and no model of yours asked for this step.",
-}

@@ -21,6 +21,9 @@ EntryKind = Literal[
     "intent.opened", "step.opened", "step.accepted", "step.waiting", "step.resumed", "step.closed",
     "step.expired",
     "grant.issued", "grant.self", "grant.redeemed", "grant.expired",
+    "approval.asked", "approval.signed", "approval.given", "approval.denied", "approval.cancelled",
+    "approval.expired", "approval.used", "authenticator.proposed", "authenticator.approved",
+    "authenticator.retired",
     "refused", "refused.counted", "mark.set", "mark.lifted", "version.applied",
     "broker.started", "key.published", "log.adopted", "log.sealed",
 ]  # fmt: skip

@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from stepwrit.wire import ApprovalAsked
+
 
 class Problem(Exception):  # noqa: N818  reads as what it is
     """The root. Never raised itself.
@@ -24,6 +26,7 @@ class Problem(Exception):  # noqa: N818  reads as what it is
     rule: the setting, limit or policy that decided. retry_after: seconds, or None when a retry as is
     cannot help. who_can_change_it: who to ask. ref: set by the flow that recorded the refusal. decision: what
     policy was asked and what it answered, kept beside the ledger and shown to no caller.
+    approval: what has to be signed first.
     """
 
     status: int = 500
@@ -37,6 +40,7 @@ class Problem(Exception):  # noqa: N818  reads as what it is
         retry_after: float | None = None,
         who_can_change_it: str | None = None,
         ref: str | None = None,
+        approval: ApprovalAsked | None = None,
     ) -> None:
         super().__init__(f"{code}: {reason}")
         self.code: Final = code
@@ -46,6 +50,7 @@ class Problem(Exception):  # noqa: N818  reads as what it is
         self.who_can_change_it: Final = who_can_change_it
         self.ref = ref
         self.decision: Mapping[str, object] | None = None
+        self.approval: Final = approval
 
 
 class Malformed(Problem):

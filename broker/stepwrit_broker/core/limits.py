@@ -84,6 +84,50 @@ class Lives:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalLimits:
+    """How much persons may be asked. Counts of approvals that wait; seconds.
+
+    per_requester: of one person, or one trigger's owner. per_initiator: of one person by one workload.
+    cooldown_s: after a denial the same workload asks the same person for the same tool no more. life_s: how
+    long one waits.
+    """
+
+    per_requester: int = 10
+    per_initiator: int = 3
+    cooldown_s: float = 300.0
+    life_s: float = 900.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What stands against one more approval: the counts before it, and the last denial (0: none)."""
+
+    of_requester: int
+    of_initiator: int
+    denied_at: float
+
+
+def may_ask(limits: Limits, asked: Asked, now: float) -> None:
+    """Raises Refused(`limit`) where one more would be too much for a person."""
+    bounds = limits.approvals
+    again = asked.denied_at + bounds.cooldown_s
+    checks = (
+        (asked.of_requester < bounds.per_requester, "per_requester", "too many approvals wait", None),
+        (asked.of_initiator < bounds.per_initiator, "per_initiator", "too many approvals wait", None),
+        (not asked.denied_at or now >= again, "cooldown", "the same was denied a moment ago", again - now),
+    )
+    for fits, name, reason, retry_after in checks:
+        if not fits:
+            raise Refused(
+                "limit",
+                f"{reason}: persons are not asked at will",
+                rule=f"limits v{limits.version} approvals.{name}",
+                retry_after=retry_after,
+                who_can_change_it=limits.by,
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """One version of the operator's limits. Without any rate limit nothing is issued."""
 
@@ -93,6 +137,7 @@ class Limits:
     transaction: TransactionLimits
     lives: Lives
     by: str = "the operator"
+    approvals: ApprovalLimits = ApprovalLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

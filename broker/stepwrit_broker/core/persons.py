@@ -8,7 +8,7 @@ distinct only where that is proved: two subjects of one issuer, or two persons o
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -24,9 +24,13 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Persons:
-    """The operator's list: name -> every identity of that person. ValueError where one is in two."""
+    """The operator's list: name -> every identity of that person. ValueError where one is in two.
+
+    tenants: name -> the tenant whose steps that person may sign.
+    """
 
     links: Mapping[str, frozenset[Identity]]
+    tenants: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         seen: dict[Identity, str] = {}
@@ -38,6 +42,10 @@ class Persons:
     def name(self, identity: Identity) -> str | None:
         """The person of the list whose identity it is; None if nobody said."""
         return next((name for name, theirs in self.links.items() if identity in theirs), None)
+
+    def serves(self, name: str | None, tenant: str) -> bool:
+        """Whether that person of the list may speak for this tenant."""
+        return name in self.links and self.tenants.get(name or "", tenant) == tenant
 
     def is_same(self, one: Identity, other: Identity) -> bool:
         """Whether both are known to be one person: the same pair, or linked."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from stepwrit.wire import Impact, PlanItem
 from stepwrit_broker.core.ceiling import Ceiling
 from stepwrit_broker.core.lineage import Role
+from stepwrit_broker.core.persons import Persons
 from stepwrit_broker.core.workload import AttestedBy, SpiffeId
 
 
@@ -72,13 +73,16 @@ class Entry:
 class Registry:
     """One version of the registry. Unknown means None, never a default.
 
-    trust_domains: the foreign ones whose workloads count here.
+    trust_domains: the foreign ones whose workloads count here. persons: who is one person, and may be named
+    as an approver. emails: where notices to a person go, by name.
     """
 
     version: int
     entries: tuple[Entry, ...]
     trust_domains: frozenset[str] = frozenset()
     digest: str = ""
+    persons: Persons = field(default_factory=lambda: Persons({}))
+    emails: Mapping[str, str] = field(default_factory=dict, repr=False)
     _exact: dict[str, Entry] = field(init=False, repr=False, compare=False)
     _patterns: tuple[Entry, ...] = field(init=False, repr=False, compare=False)
     _servers: dict[str, Entry] = field(init=False, repr=False, compare=False)

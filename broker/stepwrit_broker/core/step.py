@@ -110,7 +110,8 @@ class Step:
 
     performer: a SPIFFE ID, or the registry's pattern until someone accepts. ancestors: ids, root first.
     chain: one hop per ancestor with an action and this step, oldest first. expires_at: seconds.
-    keys_above: the thumbprints of the keys that opened the ancestors.
+    keys_above: the thumbprints of the keys that opened the ancestors. approve_by: until when persons must
+    have signed; None where nobody needs to.
     """
 
     id: str
@@ -132,6 +133,7 @@ class Step:
     ref: str
     influence: tuple[str, ...] | None = None
     keys_above: tuple[str, ...] = ()
+    approve_by: float | None = None
 
     @property
     def depth(self) -> int:
@@ -164,6 +166,8 @@ class StepRecord:
 def deadline(record: StepRecord, *, accepted_s: float, waiting_s: float, lost_s: float) -> float:
     """When the clock that runs now runs out (seconds): to be accepted, to be answered, to be done."""
     life = record.life
+    if life.state == "approval_pending" and record.step.approve_by is not None:
+        return record.step.approve_by
     if record.step.action is None or life.state in ("opened", "approval_pending"):
         return record.step.expires_at
     if life.state == "waiting":

@@ -23,6 +23,10 @@ _OAUTH = {
     "invalid_proof": (400, "invalid_dpop_proof"),  # RFC 9449 section 5
     "use_dpop_nonce": (400, "use_dpop_nonce"),  # RFC 9449 section 8
     "limit": (429, "slow_down"),
+    # RFC 8628 section 3.5, which CIBA uses too
+    **{
+        each: (400, each) for each in ("authorization_pending", "slow_down", "access_denied", "expired_token")
+    },
     "human_proof": (400, "invalid_request"),
     # a subject token that is not or no longer good, for whatever reason (RFC 8693 section 2.2.2)
     **dict.fromkeys(
@@ -48,6 +52,7 @@ def refusal_of(problem: Problem) -> Refusal:
         who_can_change_it=problem.who_can_change_it,
         ref=problem.ref,
         doc=DOC_BASE + problem.code,
+        approval=problem.approval,
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 from stepwrit.shape import write
 from stepwrit.wire import (
@@ -28,6 +30,7 @@ from stepwrit_broker.flows.house import House, Refusals, requester_name
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import Moved
 
+_WAIT: Final = re.compile(r"(?:^|[,;\s])wait=(\d{1,3})(?:$|[,;\s])")
 Verb = Callable[[Request, str], Awaitable[Response]]
 
 
@@ -72,9 +75,9 @@ class Verbs:
         return _opened(ready)
 
     async def token(self, request: Request, step: str) -> Response:
-        """`POST /v1/steps/{id}/token`."""
+        """`POST /v1/steps/{id}/token`. `Prefer: wait=20` (RFC 7240) holds the answer for an approval."""
         caller = await self._callers.of(request, proof=True, unwritten=True)
-        return _opened(await opening.renew_token(self._house, caller, step))
+        return _opened(await opening.renew_token(self._house, caller, step, wait_of(request)))
 
     async def accept(self, request: Request, step: str) -> Response:
         """`POST /v1/steps/{id}/accept`."""
@@ -130,6 +133,12 @@ class Verbs:
             mark = await revoke.revoke_own(self._house, caller, asked, request.operation, request.digest)
         self._metrics.marked(asked.verb)
         return Response(status=200, value=write(MarkSet(target=mark.target, verb=asked.verb, ref=mark.ref)))
+
+
+def wait_of(request: Request) -> float:
+    """Seconds that the caller is willing to wait (RFC 7240 section 4.3); 0 where it does not say."""
+    found = _WAIT.search(request.header(b"prefer") or "")
+    return 0.0 if found is None else float(found[1])
 
 
 def _tool(step: Step) -> str:

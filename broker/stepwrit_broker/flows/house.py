@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from stepwrit.digest import DigestError, normalise_url
+from stepwrit.digest import DigestError, canonical, normalise_url
 from stepwrit.tokens import StepToken
 from stepwrit_broker.core import ids, marks
 from stepwrit_broker.core.answer import answer_of
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.errors import Conflict, Malformed, Problem, Refused, Unproven
+from stepwrit_broker.core.persons import Identity
 from stepwrit_broker.core.registry import matches
 from stepwrit_broker.core.step import Requester, Step, StepRecord
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Question, Verdict
+from stepwrit_broker.flows.pace import Pace
 from stepwrit_broker.ports import (
     Clock,
     Credentials,
@@ -28,6 +31,7 @@ from stepwrit_broker.ports import (
     StepTokens,
     Store,
 )
+from stepwrit_broker.ports_approval import ApprovalStore, Bell, Notices, Sealer
 
 STALE_TRIES = 3
 _T = TypeVar("_T")
@@ -65,10 +69,23 @@ class House:
     people: PersonProofs
     pepper: bytes
     refusals: Refusals
+    approvals: ApprovalStore
+    sealer: Sealer
+    notices: Notices
+    bell: Bell
+    pace: Pace = field(default_factory=Pace)
 
     def ref(self) -> str:
         """A fresh ref."""
         return ids.make_ref(self.entropy.bytes(ids.REF_BYTES))
+
+    def opaque(self, who: Identity) -> str:
+        """The broker's own id of a person: equal for equal pairs, unguessable without the pepper."""
+        return requester_of(self.pepper, who.issuer, who.subject).opaque
+
+    def approval_url(self, approval: str) -> str:
+        """The page where persons see and sign it."""
+        return f"{self.issuer}/approvals/{approval}"
 
     def operation_name(self) -> str:
         """A name for one try by a caller that gave none."""
@@ -112,7 +129,22 @@ def check_performer(record: StepRecord, caller: Caller) -> None:
 
 
 async def settle(force: InForce, question: Question) -> Permit:
-    """Stages 3 and 4: the verdict, or the refusal it means, with the decision that it was. Empty means no."""
+    """Stages 3 and 4 where nobody can be asked: the verdict, or the refusal it means. Empty means no."""
+    verdict = await weigh(force, question)
+    if isinstance(verdict, Permit):
+        return verdict
+    refusal = Refused(
+        "approval_required",
+        "this needs a person's signature, which cannot be given here",
+        rule=rule_of(force.versions.policy, verdict.policies),
+        who_can_change_it=f"the operator ({verdict.setting})",
+    )
+    refusal.decision = decision(question, verdict, force)
+    raise refusal
+
+
+async def weigh(force: InForce, question: Question) -> Permit | NeedsApproval:
+    """Stage 3: the verdict, or the refusal it means, with the decision that it was. Empty means no."""
     verdict = await force.policy.decide(question)
     try:
         return _permitted(force, verdict)
@@ -123,32 +155,28 @@ async def settle(force: InForce, question: Question) -> Permit:
         raise
 
 
-def _permitted(force: InForce, verdict: Verdict) -> Permit:
+def _permitted(force: InForce, verdict: Verdict) -> Permit | NeedsApproval:
     if isinstance(verdict, Deny):
         raise Refused(
             "policy",
             verdict.reason,
-            rule=_rule(force, verdict.policies),
+            rule=rule_of(force.versions.policy, verdict.policies),
             who_can_change_it="the operator (policy)",
         )
     if isinstance(verdict, NeedsApproval):
-        raise Refused(
-            "approval_required",
-            "this needs the requester's signed approval, which this broker cannot take yet",
-            rule=_rule(force, verdict.policies),
-            who_can_change_it=f"the operator ({verdict.setting})",
-        )
+        return verdict
     if verdict.obligations:
         raise Refused(
             "policy",
             "an obligation of the policy is not known here",
-            rule=_rule(force, verdict.policies),
+            rule=rule_of(force.versions.policy, verdict.policies),
         )
     return verdict
 
 
-def _rule(force: InForce, policies: tuple[str, ...]) -> str:
-    return f"policy v{force.versions.policy} {','.join(policies) or 'default'}"
+def rule_of(version: int, policies: tuple[str, ...]) -> str:
+    """How a refusal names what decided: the policy's version and the determining policies."""
+    return f"policy v{version} {','.join(policies) or 'default'}"
 
 
 def decision(question: Question, verdict: Verdict, force: InForce) -> dict[str, object]:
@@ -224,6 +252,12 @@ def normalised(url: str, code: str) -> str:
         return normalise_url(url)
     except DigestError as bad:
         raise Malformed(code, str(bad)) from bad
+
+
+def requester_of(pepper: bytes, issuer: str, subject: str) -> Requester:
+    """The broker's own opaque id of a person: equal for equal pairs, unguessable without the pepper."""
+    digest = hashlib.sha256(pepper + canonical([issuer, subject])).hexdigest()
+    return Requester(opaque=f"per_{digest[:26]}", issuer=issuer, subject=subject)
 
 
 def requester_name(requester: Requester | None) -> str | None:

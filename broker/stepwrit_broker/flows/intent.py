@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 
 from stepwrit import intents
-from stepwrit.digest import canonical
 from stepwrit.wire import IntentRequest, Origin, Proof
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.ceiling import Ceiling
@@ -14,7 +12,7 @@ from stepwrit_broker.core.document import intent_question
 from stepwrit_broker.core.errors import Malformed, Problem, Refused
 from stepwrit_broker.core.ids import is_id
 from stepwrit_broker.core.limits import Charge, Dimension, Limits
-from stepwrit_broker.core.step import Intent, Requester, Step, StepRecord
+from stepwrit_broker.core.step import Intent, Step, StepRecord
 from stepwrit_broker.flows.house import (
     House,
     caller_subjects,
@@ -23,6 +21,7 @@ from stepwrit_broker.flows.house import (
     first_token,
     operation,
     proof_uses,
+    requester_of,
     settle,
 )
 from stepwrit_broker.ports import Evidence, InForce, OpenCommand, PersonProof, ProofUse
@@ -219,9 +218,3 @@ def _least(asked: int | None, limit: int) -> int:
 
 def _kind_of(proof: PersonProof, caller: Caller, request: IntentRequest) -> Proof:
     return "bound" if proof.nonce == bound_nonce(caller.workload.id, request) else "presented"
-
-
-def requester_of(pepper: bytes, issuer: str, subject: str) -> Requester:
-    """The broker's own opaque id of a person: equal for equal pairs, unguessable without the pepper."""
-    digest = hashlib.sha256(pepper + canonical([issuer, subject])).hexdigest()
-    return Requester(opaque=f"per_{digest[:26]}", issuer=issuer, subject=subject)

@@ -19,13 +19,15 @@ from stepwrit.digest import request_digest_of
 from stepwrit.tokens import CredentialClaims
 from stepwrit.wire import CREDENTIAL_MAX_S, RequestDetails
 from stepwrit_broker.core.caller import Caller
-from stepwrit_broker.core.document import credential_question
+from stepwrit_broker.core.document import Party, credential_question
 from stepwrit_broker.core.errors import Conflict, Problem, Refused
 from stepwrit_broker.core.grant import Grant, GrantRecord
 from stepwrit_broker.core.ids import is_id, shard_of
 from stepwrit_broker.core.limits import Charge
 from stepwrit_broker.core.plan import line_for
 from stepwrit_broker.core.step import Action, Step, StepRecord
+from stepwrit_broker.core.verdict import Question
+from stepwrit_broker.flows.asking import decide_again
 from stepwrit_broker.flows.house import (
     House,
     Stages,
@@ -38,7 +40,6 @@ from stepwrit_broker.flows.house import (
     proof_uses,
     requester_name,
     same_tenant,
-    settle,
     subject_of,
 )
 from stepwrit_broker.ports import Evidence, InForce, ReserveCommand
@@ -106,15 +107,19 @@ async def _attempt(
     about["tool"] = action.tool
     stages.mark("place")
     initiator = force.registry.entry_for(record.step.initiator)
-    question = credential_question(
-        caller=caller,
-        step=record.step,
-        initiator=initiator,
-        redeemer=force.registry.resource(audience),
-        home=house.trust_domain,
-        now=now,
-    )
-    verdict = await settle(force, question)  # 3, 4
+
+    def question_with(approval: Party | None) -> Question:
+        return credential_question(
+            caller=caller,
+            step=record.step,
+            initiator=initiator,
+            redeemer=force.registry.resource(audience),
+            home=house.trust_domain,
+            now=now,
+            approval=approval,
+        )
+
+    question, verdict = await decide_again(house, force, record.step, question_with)  # 3, 4
     stages.mark("decide")
     reserved = await house.store.reserve(  # 5
         ReserveCommand(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from stepwrit.digest import DigestError, args_digest
 from stepwrit.wire import OpenStepRequest, PlanItem
 from stepwrit_broker.core import lineage, marks
+from stepwrit_broker.core.approval import Ask
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.ceiling import Ceiling
 from stepwrit_broker.core.document import step_question
@@ -16,6 +17,8 @@ from stepwrit_broker.core.ids import is_id, shard_of
 from stepwrit_broker.core.limits import Charge, Lives
 from stepwrit_broker.core.registry import Entry, Tool
 from stepwrit_broker.core.step import Action, Step, StepRecord, deadline, move
+from stepwrit_broker.core.verdict import NeedsApproval, Permit
+from stepwrit_broker.flows import asking
 from stepwrit_broker.flows.house import (
     House,
     caller_subjects,
@@ -25,9 +28,9 @@ from stepwrit_broker.flows.house import (
     operation,
     proof_uses,
     same_tenant,
-    settle,
     step_subjects,
     step_token,
+    weigh,
 )
 from stepwrit_broker.ports import Evidence, InForce, OpenCommand
 
@@ -61,7 +64,8 @@ async def open_step(
     try:
         return await decided_afresh(lambda: _attempt(house, caller, request, op_id, digest))
     except Problem as problem:
-        await house.refusals.note(problem, caller, "open", await _about(house, caller, about))
+        if not asking.is_news(problem):
+            await house.refusals.note(problem, caller, "open", await _about(house, caller, about))
         raise
 
 
@@ -89,23 +93,45 @@ async def _attempt(
     question = step_question(
         caller=caller, step=placed.step, performer=placed.performer, home=house.trust_domain, now=now
     )
-    verdict = await settle(force, question)  # 3, 4
+    verdict = await weigh(force, question)  # 3
+    step, ask = _asked(house, placed.step, verdict, request, force, now)  # 4
     record = await house.store.open(  # 5
         OpenCommand(
             op=operation(caller, "open", op_id, digest),
-            step=placed.step,
+            step=step,
             proofs=proof_uses(caller),
             subjects=caller_subjects(caller),
-            charge=_charge(placed.step, caller),
+            charge=_charge(step, caller),
             versions=force.versions,
             evidence=Evidence(
                 facts={"svid": caller.workload.serial}, decision=decision(question, verdict, force)
             ),
             now=now,
+            ask=ask,
         )
     )
+    if ask is not None and record.step.id == step.id:
+        house.notices.tell(asking.notice(house, "asked", ask.asked, step.ref))
+    record = await asking.approved(house, record)
     token, life = first_token(house, record.step, caller.jkt or "", now, force.limits.lives.step_token_s)  # 6
     return StepReady(record=record, token=token, expires_in=life)
+
+
+def _asked(
+    house: House,
+    step: Step,
+    verdict: Permit | NeedsApproval,
+    request: OpenStepRequest,
+    force: InForce,
+    now: float,
+) -> tuple[Step, Ask | None]:
+    """The step with its approval's clock, and what persons are asked; the step alone where nobody must be."""
+    if isinstance(verdict, Permit):
+        return step, None
+    until = now + force.limits.approvals.life_s
+    ends = until + OPENED_S if step.depth > 1 else min(until + OPENED_S, step.expires_at)
+    step = replace(step, approve_by=min(until, ends), expires_at=ends)
+    return step, asking.ask_for(house, step, verdict, request.args, force)
 
 
 def _charge(step: Step, caller: Caller) -> Charge:
@@ -214,10 +240,11 @@ def _action(request: OpenStepRequest, server: str, tool: Tool) -> Action:
     )
 
 
-async def renew_token(house: House, caller: Caller, step_id: str) -> StepReady:
+async def renew_token(house: House, caller: Caller, step_id: str, wait_s: float = 0.0) -> StepReady:
     """A fresh token of a step that lives, for its initiator: each round of a call carries one.
 
-    Bound to the key that opened the step. Raises Unproven, Refused, Conflict, Unavailable.
+    Bound to the key that opened the step. For a step that waits for its approval this is the poll; wait_s:
+    how long the answer may be held (RFC 7240 `wait`). Raises Unproven, Refused, Conflict, Unavailable.
     """
     try:
         now, force = house.clock.now(), house.settings.now_in_force()
@@ -227,10 +254,13 @@ async def renew_token(house: House, caller: Caller, step_id: str) -> StepReady:
         if record.step.initiator_jkt != caller.jkt:
             raise Unproven("invalid_proof", "the step was opened with another key", rule="cnf")
         marks.test(house.store.marks(), step_subjects(record.step, caller))
+        record = await asking.approved(house, record, wait_s)
+        now = house.clock.now()
         token, life = _fresh(house, record, caller, now, force.limits.lives)
         return StepReady(record=record, token=token, expires_in=life)
     except Problem as problem:
-        await house.refusals.note(problem, caller, "token", {"step": step_id[:64]})
+        if not asking.is_news(problem):
+            await house.refusals.note(problem, caller, "token", {"step": step_id[:64]})
         raise
 
 

@@ -9,14 +9,16 @@ from stepwrit.tokens import StepToken
 from stepwrit.wire import AcceptRequest, Outcome
 from stepwrit_broker.core import marks
 from stepwrit_broker.core.caller import Caller
-from stepwrit_broker.core.document import credential_question
+from stepwrit_broker.core.document import Party, credential_question
 from stepwrit_broker.core.errors import Malformed, Problem, Refused
 from stepwrit_broker.core.grant import Grant
 from stepwrit_broker.core.ids import is_id, shard_of
 from stepwrit_broker.core.limits import Lives
 from stepwrit_broker.core.registry import matches
 from stepwrit_broker.core.step import Step, StepRecord, deadline
-from stepwrit_broker.flows.house import House, check_performer, decision, operation, same_tenant, settle
+from stepwrit_broker.core.verdict import Question
+from stepwrit_broker.flows.asking import decide_again
+from stepwrit_broker.flows.house import House, check_performer, decision, operation, same_tenant
 from stepwrit_broker.ports import AcceptCommand, Evidence, InForce, MoveCommand, Moved, ProofUse
 
 FINDINGS = frozenset(
@@ -57,7 +59,7 @@ async def accept(
         about["txn"], about["tool"] = token.txn, token.tool
         record = same_tenant(await house.store.step(step_id) if is_id("stp", step_id) else None, caller)
         _check(caller, record.step, token, request)
-        decided = await _check_bearer(force, caller, record.step, house.trust_domain, now)
+        decided = await _decided(house, force, caller, record.step, now)
         proof = house.step_tokens.initiated(
             request.proof,
             token=request.token,
@@ -91,21 +93,32 @@ def _check(caller: Caller, step: Step, token: StepToken, request: AcceptRequest)
         )
 
 
-async def _check_bearer(
-    force: InForce, caller: Caller, step: Step, home: str, now: float
+async def _decided(
+    house: House, force: InForce, caller: Caller, step: Step, now: float
 ) -> Mapping[str, object] | None:
-    """Policy could not know, when the step was opened, that its performer would only show a bearer.
+    """Policy could not know, when the step was opened, that its performer would only show a bearer; and what
+    persons signed is held against what is demanded now.
 
     A credential is decided again anyway; a tool that is its own resource has none. The decision, None where
     there was none to make. Raises Refused.
     """
-    if caller.workload.attested_by != "jwt":
+    is_last = step.approve_by is not None and step.action is not None and step.action.is_self
+    if caller.workload.attested_by != "jwt" and not is_last:
         return None
     initiator = force.registry.entry_for(step.initiator)
-    question = credential_question(
-        caller=caller, step=step, initiator=initiator, redeemer=None, home=home, now=now
-    )
-    return decision(question, await settle(force, question), force)
+
+    def question_with(approval: Party | None) -> Question:
+        return credential_question(
+            caller=caller,
+            step=step,
+            initiator=initiator,
+            redeemer=None,
+            home=house.trust_domain,
+            now=now,
+            approval=approval,
+        )
+
+    return decision(*await decide_again(house, force, step, question_with), force)
 
 
 def _command(

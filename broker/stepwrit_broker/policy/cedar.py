@@ -69,21 +69,23 @@ class CedarEngine:
         request = self._request(question)
         if request is None:
             return Deny(policies=(), reason=MISFIT)
-        key = (question.asking, question.principal, question.resource, str(request["context"]))
+        approved = question.document["approval"] is not None
+        asked = f"{question.asking} approved" if approved else question.asking
+        key = (asked, question.principal, question.resource, str(request["context"]))
         kept = self._kept.get(key)
         if kept is None:
-            kept = self._kept[key] = self._decided(question, request)
+            kept = self._kept[key] = self._decided(question, request, approved)
             if len(self._kept) > KEPT_MAX:
                 self._kept.popitem(last=False)
         return kept
 
-    def _decided(self, question: Question, request: dict[str, Any]) -> Verdict:
+    def _decided(self, question: Question, request: dict[str, Any], approved: bool) -> Verdict:
         part = self._slices[question.asking]
         decision, reasons = _ask(request, part.all)
         if decision == "allow":
             return self._permit(reasons)
         if decision == "deny" and reasons:
-            return self._forbidden(reasons, request, part)
+            return self._forbidden(reasons, request, part, approved)
         return Deny(policies=reasons, reason="no policy permits this")
 
     def _permit(self, reasons: tuple[str, ...]) -> Verdict:
@@ -93,12 +95,18 @@ class CedarEngine:
             return Deny(policies=reasons, reason="a policy asks for something that is not known here")
         return Permit(policies=reasons, obligations=obligations)
 
-    def _forbidden(self, reasons: tuple[str, ...], request: dict[str, Any], part: _Slice) -> Verdict:
+    def _forbidden(
+        self, reasons: tuple[str, ...], request: dict[str, Any], part: _Slice, approved: bool
+    ) -> Verdict:
+        """approved: the broker found that the terms are met, so a rule that asks for them stops nothing."""
         hard = tuple(each for each in reasons if self._rules[each].terms is None)
         if hard:
             return Deny(policies=hard, reason=self._rules[hard[0]].reason)
-        if _ask(request, part.permits)[0] != "allow":
+        decision, permits = _ask(request, part.permits)
+        if decision != "allow":
             return Deny(policies=(), reason="no policy permits this")
+        if approved:
+            return self._permit(permits)
         terms = together(each for rule in reasons if (each := self._rules[rule].terms) is not None)
         return NeedsApproval(policies=reasons, setting=self._rules[reasons[0]].setting, terms=terms)
 

@@ -166,7 +166,7 @@ class OpaEngine:
         answer = await self._opa.ask(self._module, _input(question, facts))
         if answer is None:
             return Deny(policies=(), reason="no policy permits this")
-        return verdict(answer, self._obligations)
+        return verdict(answer, self._obligations, approved=question.document["approval"] is not None)
 
     async def prove(self) -> None:
         """See that OPA takes it. Raises Malformed with every problem as `file:line: what`; Unavailable."""

@@ -84,15 +84,18 @@ def _check(answer: Answer) -> None:
         raise NotAnAnswer(str(bad)) from bad
 
 
-def verdict(answer: Answer, known: Collection[str]) -> Verdict:
-    """Any forbid denies; no permit denies; then approval, then obligations, which must be `known`."""
+def verdict(answer: Answer, known: Collection[str], *, approved: bool = False) -> Verdict:
+    """Any forbid denies; no permit denies; then approval, then obligations, which must be `known`.
+
+    approved: the broker found that the terms are met, so a rule that asks for them stops nothing.
+    """
     forbids = sorted(answer.forbid, key=lambda each: (each.id, each.reason))
     if forbids:
         return Deny(policies=_ids(each.id for each in forbids), reason=forbids[0].reason)
     if not answer.permit:
         return Deny(policies=(), reason="no policy permits this")
     waits = sorted(answer.needs_approval, key=lambda each: (each.id, each.setting))
-    if waits:
+    if waits and not approved:
         return NeedsApproval(
             policies=_ids(each.id for each in waits),
             setting=waits[0].setting,

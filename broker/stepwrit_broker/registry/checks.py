@@ -23,6 +23,7 @@ def registry_problems(doc: dict[str, Any]) -> list[Problem]:
     entries: list[Entry] = doc["entries"]
     default: str = doc.get("tenant", DEFAULT_TENANT)
     found = [*_count(doc, entries), *_overlaps(entries), *_unique(entries), *_domains(doc, entries)]
+    found += _persons(doc.get("persons", []))
     audiences = {each["audience"]: each.get("tenant", default) for each in entries if "audience" in each}
     tools = {
         each["name"]: (each.get("tenant", default), each["tools"]) for each in entries if "tools" in each
@@ -41,6 +42,19 @@ def registry_problems(doc: dict[str, Any]) -> list[Problem]:
 def _count(doc: dict[str, Any], entries: list[Entry]) -> Iterator[Problem]:
     if doc["count"] != len(entries):
         yield ("count",), f"says {doc['count']}, but there are {len(entries)} entries"
+
+
+def _persons(persons: list[Entry]) -> Iterator[Problem]:
+    """One name, one person; one identity, one person."""
+    names: dict[str, int] = {}
+    owners: dict[tuple[str, str], int] = {}
+    for number, person in enumerate(persons):
+        if names.setdefault(person["name"], number) != number:
+            yield ("persons", number, "name"), f"the same name is of person {names[person['name']]}"
+        for at, each in enumerate(person["identities"]):
+            before = owners.setdefault((each["issuer"], each["subject"]), number)
+            if before != number:
+                yield ("persons", number, "identities", at), f"the same identity is of person {before}"
 
 
 def _overlaps(entries: list[Entry]) -> Iterator[Problem]:

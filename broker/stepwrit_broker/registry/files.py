@@ -9,6 +9,7 @@ from typing import Any
 
 from stepwrit.wire import PlanItem
 from stepwrit_broker.core.ceiling import Ceiling
+from stepwrit_broker.core.persons import Identity, Persons
 from stepwrit_broker.core.registry import Client, Entry, Registry, Tool
 from stepwrit_broker.registry.checks import DEFAULT_TENANT, registry_problems
 from stepwrit_broker.registry.document import StoredDoc, digest_of, from_doc, from_text
@@ -37,6 +38,15 @@ def compile_registry(doc: str, version: int) -> Registry:
         entries=entries,
         trust_domains=frozenset(read.get("trust_domains", ())),
         digest=digest_of(doc),
+        persons=_persons(read.get("persons", []), default),
+        emails={each["name"]: each["email"] for each in read.get("persons", ()) if "email" in each},
+    )
+
+
+def _persons(read: list[dict[str, Any]], tenant: str) -> Persons:
+    return Persons(
+        {each["name"]: frozenset(Identity(**pair) for pair in each["identities"]) for each in read},
+        {each["name"]: each.get("tenant", tenant) for each in read},
     )
 
 

@@ -10,7 +10,14 @@ from typing import Any, Final
 
 from stepwrit.wire import ACCEPTED_MAX_S, CREDENTIAL_MAX_S, STEP_TOKEN_MAX_S
 from stepwrit_broker.core.errors import Malformed
-from stepwrit_broker.core.limits import ConcurrencyLimit, Limits, Lives, RateLimit, TransactionLimits
+from stepwrit_broker.core.limits import (
+    ApprovalLimits,
+    ConcurrencyLimit,
+    Limits,
+    Lives,
+    RateLimit,
+    TransactionLimits,
+)
 from stepwrit_broker.registry.document import StoredDoc, from_doc, from_text, store
 from stepwrit_broker.registry.marked import Problem
 from stepwrit_broker.registry.units import rate, seconds
@@ -24,6 +31,9 @@ _LIVES: Final[dict[str, tuple[str, float]]] = {
     "credential": ("60s", CREDENTIAL_MAX_S),
     "intent": ("1h", DAY_S),
 }
+
+
+_APPROVALS: Final[dict[str, tuple[str, float]]] = {"cooldown": ("5m", 1800.0), "life": ("15m", 3600.0)}
 
 
 def load_limits(text: str, *, name: str, by: str = "the operator (limits.yaml)") -> tuple[StoredDoc, Limits]:
@@ -46,6 +56,7 @@ def compile_limits(doc: str, version: int, *, by: str = "the operator (limits.ya
         transaction=TransactionLimits(**read["transaction"]),
         lives=Lives(**{f"{name}_s": value for name, value in life.items()}),
         by=by,
+        approvals=_approvals(read.get("approvals", {})),
     )
 
 
@@ -73,7 +84,12 @@ def limits_problems(doc: dict[str, Any]) -> list[Problem]:
     problems: list[Problem] = []
     if doc["count"] != len(doc["rates"]):
         problems.append((("count",), f"says {doc['count']}, but there are {len(doc['rates'])} rates"))
-    return problems + _twice(doc) + _too_long(doc.get("life", {}))
+    return (
+        problems
+        + _twice(doc)
+        + _too_long("life", doc.get("life", {}), _LIVES)
+        + _too_long("approvals", doc.get("approvals", {}), _APPROVALS)
+    )
 
 
 def _twice(doc: dict[str, Any]) -> list[Problem]:
@@ -88,12 +104,18 @@ def _twice(doc: dict[str, Any]) -> list[Problem]:
     return problems
 
 
-def _too_long(life: dict[str, str]) -> list[Problem]:
+def _too_long(section: str, life: dict[str, str], known: dict[str, tuple[str, float]]) -> list[Problem]:
     return [
-        (("life", name), f"must be 1 to {most:g} seconds")
-        for name, (_, most) in _LIVES.items()
+        ((section, name), f"must be 1 to {most:g} seconds")
+        for name, (_, most) in known.items()
         if name in life and not 1 <= seconds(life[name]) <= most
     ]
+
+
+def _approvals(read: dict[str, Any]) -> ApprovalLimits:
+    given: dict[str, Any] = {name: read[name] for name in ("per_requester", "per_initiator") if name in read}
+    given |= {f"{name}_s": seconds(read.get(name, silent)) for name, (silent, _) in _APPROVALS.items()}
+    return ApprovalLimits(**given)
 
 
 def _rate(read: dict[str, Any]) -> RateLimit:

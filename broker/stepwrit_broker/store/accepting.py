@@ -10,6 +10,7 @@ from stepwrit_broker.core.grant import Grant, GrantRecord
 from stepwrit_broker.core.registry import matches
 from stepwrit_broker.core.step import Life, StepRecord
 from stepwrit_broker.ports import AcceptCommand
+from stepwrit_broker.store import approvals
 from stepwrit_broker.store.common import (
     answer,
     answered,
@@ -37,6 +38,8 @@ def accept(state: State, command: AcceptCommand) -> tuple[StepRecord, Grant | No
     check_running(state, row.record, txn, now)
     spend_proofs(state, command.proofs)
     resumed = row.record.life.round > 0
+    if not resumed:
+        approvals.use(state, row, txn, now)
     record = move_step(state, row, life)
     _tell(state, "step.resumed" if resumed else "step.accepted", row, txn, command, now)
     own = _spend_on_itself(state, row, txn, command, now)

@@ -9,6 +9,7 @@ from typing import Final, Literal
 from stepwrit_broker.core import entry, grant, step
 from stepwrit_broker.core.step import StepRecord
 from stepwrit_broker.ports import Evidence
+from stepwrit_broker.store import approvals
 from stepwrit_broker.store.common import write_entry
 from stepwrit_broker.store.reading import end_step, find_step, release
 from stepwrit_broker.store.rows import StepRow, Txn
@@ -48,6 +49,7 @@ def end(
     said = {**entry.hop_facts(own), "outcome": after, "revoked": count, "grants": named, **facts}
     word: entry.EntryKind = "step.expired" if event == "expire" else "step.closed"
     write_entry(state, word, ref, now, said, evidence, txn=txn.txn, salt=txn.salt, tenant=own.tenant)
+    approvals.end_with(state, own, event, txn, now)
     return record, count
 
 

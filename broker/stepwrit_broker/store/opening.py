@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from stepwrit_broker.core import entry, limits, step
@@ -9,6 +10,7 @@ from stepwrit_broker.core.errors import Conflict, Refused
 from stepwrit_broker.core.limits import Limits
 from stepwrit_broker.core.step import Life, Step, StepRecord
 from stepwrit_broker.ports import OpenCommand
+from stepwrit_broker.store import approvals
 from stepwrit_broker.store.common import (
     SALT_BYTES,
     answer,
@@ -102,9 +104,12 @@ def _child(state: State, command: OpenCommand, now: float) -> StepRecord:
     _check_bounds(child, parent, txn, in_force)
     _charge(state, command, in_force, now)
     spend_proofs(state, command.proofs)
-    record = put_step(state, child, _NOBODY, min(child.expires_at, now + LOOK_AFTER_S))
+    life = _NOBODY if command.ask is None else replace(_NOBODY, state="approval_pending")
+    record = put_step(state, child, life, min(child.expires_at, now + LOOK_AFTER_S))
     count_step(state, txn, parent, is_server=child.origin == "server")
     _tell(state, "step.opened", command, txn, now)
+    if command.ask is not None:
+        approvals.ask(state, command.ask, txn, now)
     return record
 
 

@@ -13,6 +13,7 @@ from stepwrit_broker.core import entry, marks
 from stepwrit_broker.core.ids import REF_BYTES, make_ref
 from stepwrit_broker.core.step import FINAL, Event
 from stepwrit_broker.ports import Reaped
+from stepwrit_broker.store import approvals
 from stepwrit_broker.store.common import KEEP_S, ends_at, step_subjects, write_entry
 from stepwrit_broker.store.ending import NOTHING, end
 from stepwrit_broker.store.reading import find_grant, find_step, get_step, release
@@ -153,6 +154,8 @@ def _purge(state: State, row: StepRow, txn: Txn, now: float) -> Reaped:
     gone = [f"step:{own.id}"]
     gone += [f"grant:{name}" for (name,) in conn.execute("SELECT id FROM grants WHERE step = ?", (own.id,))]
     conn.execute("DELETE FROM grants WHERE step = ?", (own.id,))
+    if own.approve_by is not None:
+        approvals.purge(state, own.id)
     conn.execute("DELETE FROM steps WHERE seq = ?", (row.seq,))
     state.steps.forget(own.id)
     if own.parent is None:

@@ -128,6 +128,7 @@ def encode_step(step: Step) -> str:
             step.ref,
             step.influence,
             step.keys_above,
+            step.approve_by,
         )
     )
 
@@ -205,6 +206,7 @@ def _read_step(body: list[Any], id_: str, txn: str, parent: str | None, intent: 
         ref=body[13],
         influence=None if body[14] is None else tuple(body[14]),
         keys_above=tuple(body[15]),
+        approve_by=body[16] if len(body) > 16 else None,
     )
 
 

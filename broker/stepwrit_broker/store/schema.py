@@ -13,15 +13,34 @@ from urllib.parse import quote
 from stepwrit_broker.core.errors import Unavailable
 
 APPLICATION_ID: Final = 0x53545057
-VERSION: Final = 2
+VERSION: Final = 3
 PINS: Final = """
 CREATE TABLE IF NOT EXISTS pins (
     key BLOB PRIMARY KEY, jkt TEXT NOT NULL, until REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS pins_by_until ON pins (until);
 """
+APPROVALS: Final = """
+CREATE TABLE IF NOT EXISTS approvals (
+    seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, step TEXT NOT NULL UNIQUE, txn TEXT NOT NULL,
+    tenant TEXT NOT NULL, requester TEXT NOT NULL, initiator TEXT NOT NULL, tool TEXT NOT NULL,
+    state TEXT NOT NULL, by TEXT NOT NULL, reason TEXT NOT NULL, ended_at REAL NOT NULL,
+    asked TEXT NOT NULL, sealed BLOB
+) STRICT;
+CREATE INDEX IF NOT EXISTS approvals_by_requester ON approvals (requester, state);
+CREATE TABLE IF NOT EXISTS signatures (
+    approval TEXT NOT NULL, issuer TEXT NOT NULL, subject TEXT NOT NULL, digest TEXT NOT NULL,
+    method TEXT NOT NULL, authenticator TEXT, at REAL NOT NULL, PRIMARY KEY (approval, issuer, subject)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS authenticators (
+    seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, issuer TEXT NOT NULL, subject TEXT NOT NULL,
+    kind TEXT NOT NULL, public_key TEXT NOT NULL UNIQUE, credential TEXT UNIQUE, label TEXT NOT NULL,
+    sign_count INTEGER NOT NULL, state TEXT NOT NULL, proposed_at REAL NOT NULL, decided_by TEXT NOT NULL,
+    decided_at REAL NOT NULL
+) STRICT;
+"""
 # From the version before to the one named; a file that is older than these reach is refused.
-UPGRADES: Final[Mapping[int, str]] = {2: PINS}
+UPGRADES: Final[Mapping[int, str]] = {2: PINS, 3: APPROVALS}
 
 SCHEMA: Final = (
     """
@@ -61,6 +80,7 @@ CREATE TABLE IF NOT EXISTS versions (
 ) STRICT, WITHOUT ROWID;
 """
     + PINS
+    + APPROVALS
 )
 
 _PRAGMAS: Final = (

@@ -32,6 +32,7 @@ from stepwrit_broker.ports import (
 from stepwrit_broker.store import accepting, granting, moving, opening, pinning, reaping, ruling
 from stepwrit_broker.store.backup import copy_to
 from stepwrit_broker.store.disk import Headroom
+from stepwrit_broker.store.people import SqliteApprovals
 from stepwrit_broker.store.reading import SELECT_GRANT, SELECT_STEP, SELECT_TXN
 from stepwrit_broker.store.rows import decode_grant, decode_step, decode_txn, version_of
 from stepwrit_broker.store.schema import FileLock, connect_reader
@@ -56,6 +57,7 @@ class SqliteStore:
         self._anchor = anchor
         self._writer = Writer(state)
         self._reader = connect_reader(path)
+        self.approvals: Final = SqliteApprovals(state, self._writer, self._reader)
 
     @property
     def epoch(self) -> str:

@@ -25,6 +25,7 @@ from stepwrit_broker.flows.house import House
 from stepwrit_broker.flows.refusals import RefusalRecorder
 from stepwrit_broker.flows.settings import Live
 from stepwrit_broker.keys.keyring import Keyring
+from stepwrit_broker.keys.sealing import AesSealer
 from stepwrit_broker.keys.tokens import OwnCredentials, OwnStepTokens
 from stepwrit_broker.kinds.action_token import ActionToken
 from stepwrit_broker.ledger.view import SqliteLedgerView
@@ -43,6 +44,7 @@ from stepwrit_broker.wiring.ledgering import Ledgering, signer
 from stepwrit_broker.wiring.listening import Listening, Served
 from stepwrit_broker.wiring.opa import opa_of
 from stepwrit_broker.wiring.settings import BrokerSettings
+from stepwrit_broker.wiring.waiting import Bells, Told
 
 
 class Broker:
@@ -198,6 +200,10 @@ class Broker:
             people=OidcPeople(settings.oidc, http),
             pepper=self._pepper,
             refusals=self.refusals,
+            approvals=self.store.approvals,
+            sealer=AesSealer(self._pepper, self.entropy),
+            notices=Told(self.metrics.approval, []),
+            bell=Bells(),
         )
 
     def _refused(self, verb: str, code: str, rule: str, tool: str, ref: str) -> None:  # noqa: ARG002  the log has it

@@ -107,7 +107,7 @@ async def _work(stage: Stage, intent: Intent, teller: Teller, outcome: Outcome) 
         refusal = (high.meta or {}).get(META_REFUSAL)
         found = attacks.from_meta(refusal)
         teller.high(found)
-        outcome.expect("approval_required", "approval_required", found)
+        outcome.expect("authorization_pending", "authorization_pending", found)
 
 
 def _own_steps(text: str, teller: Teller, outcome: Outcome) -> None:

@@ -1,0 +1,204 @@
+"""Approvals from the persons' side: see what is asked, sign it, deny it. Who they are was proved at the edge.
+
+To a person who may not sign an approval it looks like none: an id opens nothing by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from stepwrit.wire import MarkRequest
+from stepwrit_broker.core.approval import ApprovalRecord, Signed, may_sign, missing
+from stepwrit_broker.core.errors import Conflict, Refused, Unproven
+from stepwrit_broker.core.ids import is_id
+from stepwrit_broker.core.persons import Identity, Persons
+from stepwrit_broker.flows import revoke
+from stepwrit_broker.flows.asking import notice
+from stepwrit_broker.flows.house import House
+from stepwrit_broker.ports import ProofUse
+from stepwrit_broker.ports_approval import Given, RefuseCommand, SignCommand, Sought
+
+ATTEMPT_S: Final = 300.0
+REASON_MAX: Final = 300
+_RANDOM, _UNTIL, _MAC = 16, 8, 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What one person may see of one approval. text: the lines, None when it is over: they are erased.
+
+    missing: signatures that are still to come. has_signed: whether this person's is there.
+    """
+
+    record: ApprovalRecord
+    text: tuple[str, ...] | None = field(repr=False)
+    missing: int
+    has_signed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try to sign. nonce: made here, good once, `until` then. challenge: what an authenticator signs."""
+
+    nonce: bytes = field(repr=False)
+    challenge: bytes
+    until: float
+
+
+async def view(house: House, who: Identity, name: str) -> View:
+    """Raises Refused(`not_found`) for whoever may not sign it."""
+    record = await _mine(house, who, name)
+    sealed = await house.approvals.sealed_text(name)
+    persons = _persons(house)
+    return View(
+        record=record,
+        text=None if sealed is None else tuple(json.loads(house.sealer.open(sealed, name))),
+        missing=missing(record.asked, record.signed, persons),
+        has_signed=any(persons.is_same(each.by, who) for each in record.signed),
+    )
+
+
+async def waiting(house: House, who: Identity) -> Sequence[ApprovalRecord]:
+    """Everything that waits for this person's signature, newest first."""
+    persons = _persons(house)
+    found = await house.approvals.approvals(Sought(state="asked"))
+    return [each for each in found if may_sign(each.asked, who, persons)]
+
+
+async def begin(house: House, who: Identity, name: str) -> Attempt:
+    """A nonce for one attempt of this person at this approval.
+
+    Raises Refused(`not_found`, `access_denied`, `expired_token`), Conflict(`wrong_state`).
+    """
+    record, now = await _mine(house, who, name), house.clock.now()
+    _check_open(record, now)
+    until = now + ATTEMPT_S
+    head = house.entropy.bytes(_RANDOM) + int(until).to_bytes(_UNTIL)
+    nonce = head + _mac(house, who, name, head)
+    return Attempt(nonce=nonce, challenge=record.asked.challenge(nonce), until=until)
+
+
+async def challenge_of(house: House, who: Identity, name: str, nonce: bytes) -> tuple[bytes, ProofUse]:
+    """What was to be signed in the attempt that `nonce` names, and its use.
+
+    Raises Unproven(`invalid_proof`) for a nonce that was not made here for this, or is too old.
+    """
+    record = await _mine(house, who, name)
+    head, mac = nonce[: _RANDOM + _UNTIL], nonce[_RANDOM + _UNTIL :]
+    until = int.from_bytes(head[_RANDOM:])
+    if not hmac.compare_digest(mac, _mac(house, who, name, head)):
+        raise Unproven("invalid_proof", "this attempt was not begun here", rule="nonce")
+    if house.clock.now() >= until:
+        raise Unproven("invalid_proof", "this attempt took too long; begin again", rule="nonce")
+    return record.asked.challenge(nonce), ProofUse(kind="approval", key=nonce.hex(), until=float(until))
+
+
+async def sign(house: House, name: str, given: Given) -> ApprovalRecord:
+    """Record one verified signature. Raises Refused, Conflict, Unavailable."""
+    record, now, ref = await _mine(house, given.by, name), house.clock.now(), house.ref()
+    _check_open(record, now)
+    signed = Signed(
+        by=given.by, digest=given.digest, at=now, method=given.method, authenticator=given.authenticator
+    )
+    command = SignCommand(
+        approval=name,
+        signed=signed,
+        given=given,
+        who=house.opaque(given.by),
+        persons=_persons(house),
+        ref=ref,
+        now=now,
+    )
+    after = await house.approvals.sign(command)
+    _tell(house, "given" if after.state == "given" else "signed", after, ref)
+    return after
+
+
+async def deny(
+    house: House, who: Identity, name: str, reason: str, *, freeze: bool = False
+) -> ApprovalRecord:
+    """This person says no: the step ends. freeze: and nothing of its transaction goes on.
+
+    The freeze comes first: whatever happens after it, the brake is on.
+    """
+    record = await _mine(house, who, name)
+    if freeze:
+        await _freeze(house, who, record, reason)
+    return await _refuse(house, name, "deny", house.opaque(who), reason)
+
+
+async def cancel(house: House, by: str, name: str, reason: str, tenant: str | None = None) -> ApprovalRecord:
+    """An operator ends it. Raises Refused(`not_found`) for another tenant's."""
+    record = await house.approvals.approval(name) if is_id("apr", name) else None
+    if record is None or (tenant is not None and record.asked.step.tenant != tenant):
+        raise Refused("not_found", "no such approval")
+    return await _refuse(house, name, "cancel", by, reason)
+
+
+async def remind(house: House, name: str, tenant: str | None = None) -> ApprovalRecord:
+    """Tell its approvers again. Raises Refused(`not_found`), and as `move` does when it is over."""
+    record = await house.approvals.approval(name) if is_id("apr", name) else None
+    if record is None or (tenant is not None and record.asked.step.tenant != tenant):
+        raise Refused("not_found", "no such approval")
+    _check_open(record, house.clock.now())
+    house.notices.tell(notice(house, "reminded", record, house.ref()))
+    return record
+
+
+async def _refuse(house: House, name: str, verb: str, by: str, reason: str) -> ApprovalRecord:
+    ref = house.ref()
+    after = await house.approvals.refuse(
+        RefuseCommand(
+            approval=name,
+            verb="deny" if verb == "deny" else "cancel",
+            by=by,
+            reason=reason[:REASON_MAX],
+            ref=ref,
+            now=house.clock.now(),
+        )
+    )
+    _tell(house, after.state, after, ref)
+    return after
+
+
+async def _freeze(house: House, who: Identity, record: ApprovalRecord, reason: str) -> None:
+    step = record.asked.step
+    operator = revoke.Operator(name=f"person:{house.opaque(who)}", tenant=step.tenant)
+    asked = MarkRequest(verb="freeze", target=f"txn:{step.txn}", reason=reason or "frozen by an approver")
+    name = house.operation_name()
+    await revoke.mark(house, operator, asked, name, name)
+
+
+async def _mine(house: House, who: Identity, name: str) -> ApprovalRecord:
+    record = await house.approvals.approval(name) if is_id("apr", name) else None
+    if record is None or not may_sign(record.asked, who, _persons(house)):
+        raise Refused("not_found", "no such approval")
+    return record
+
+
+def _check_open(record: ApprovalRecord, now: float) -> None:
+    if record.state in ("denied", "cancelled"):
+        raise Refused("access_denied", f"the approval was {record.state}")
+    if record.state == "expired" or now >= record.asked.expires_at:
+        raise Refused("expired_token", "the approval has expired")
+    if record.state != "asked":
+        raise Conflict("wrong_state", "the approval was given already")
+
+
+def _persons(house: House) -> Persons:
+    return house.settings.now_in_force().registry.persons
+
+
+def _tell(house: House, event: str, record: ApprovalRecord, ref: str) -> None:
+    house.bell.ring(record.asked.id)
+    house.notices.tell(notice(house, event, record, ref))
+
+
+def _mac(house: House, who: Identity, name: str, head: bytes) -> bytes:
+    said = json.dumps(["stepwrit approval attempt", name, who.issuer, who.subject, head.hex()])
+    return hmac.new(house.pepper, said.encode(), hashlib.sha256).digest()[:_MAC]

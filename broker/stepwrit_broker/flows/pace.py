@@ -1,0 +1,43 @@
+"""How often one thing is asked about: RFC 8628 section 3.5. In memory: forgetting costs one answer more."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final
+
+from stepwrit_broker.core.errors import Refused
+
+INTERVAL_S: Final = 5.0
+KEPT_MAX: Final = 10_000
+_SLACK_S: Final = 0.5  # clocks and networks; the interval is for our sake alone
+
+
+@dataclass(slots=True)
+class Pace:
+    """The last poll of each name and its interval, which grows by five seconds whenever it is not kept."""
+
+    _seen: OrderedDict[str, tuple[float, float]] = field(
+        default_factory=OrderedDict[str, "tuple[float, float]"]
+    )
+
+    def check(self, name: str, now: float, ref: str, *, waits: bool = False) -> None:
+        """Note a poll at `now` (seconds). ref: of what is asked about.
+        Raises Refused(`slow_down`) for one that came too early.
+
+               waits: a long poll, which is held rather than answered, and so may follow the last at once.
+        """
+        last, interval = self._seen.pop(name, (float("-inf"), INTERVAL_S))
+        early = not waits and now - last < interval - _SLACK_S
+        interval = interval + INTERVAL_S if early else interval
+        self._seen[name] = (now, interval)
+        if len(self._seen) > KEPT_MAX:
+            self._seen.popitem(last=False)
+        if early:
+            raise Refused(
+                "slow_down",
+                f"ask every {interval:g} seconds at most",
+                rule="interval",
+                retry_after=interval,
+                ref=ref,
+            )

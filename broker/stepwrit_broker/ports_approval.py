@@ -1,0 +1,201 @@
+"""The seam for approvals: their records, the people's authenticators, and what speaks with people.
+
+As in `ports`: every changing call is ONE atomic, durable operation with its ledger entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from stepwrit_broker.core.approval import ApprovalRecord, Method, Signed
+from stepwrit_broker.core.authenticator import Authenticator, Verb
+from stepwrit_broker.core.persons import Identity, Persons
+from stepwrit_broker.ports import Evidence, ProofUse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """One signature that an adapter verified, before it is known whether it counts.
+
+    method: how. authenticator: its id, None for `oidc`. sign_count: a passkey's new counter. proofs: what is
+    used up by it: the attempt's nonce, an ID token. evidence: what an auditor verifies offline with public
+    keys alone (JSON; base64url where bytes): it goes into the ledger as it is and holds no secret.
+    """
+
+    by: Identity
+    method: Method
+    digest: str
+    authenticator: str | None
+    sign_count: int | None = None
+    proofs: tuple[ProofUse, ...] = ()
+    evidence: Mapping[str, object] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignCommand:
+    """Add one signature. persons: the operator's list in force, by which it is counted."""
+
+    approval: str
+    signed: Signed
+    given: Given
+    who: str  # the signer's opaque id, for the ledger
+    persons: Persons
+    ref: str
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefuseCommand:
+    """End an approval that waits: a person denies it, or its asker or an operator cancels it.
+
+    by: an opaque id of a person, a SPIFFE ID or an operator's name. reason: a sentence, may be empty.
+    """
+
+    approval: str
+    verb: Literal["deny", "cancel"]
+    by: str
+    reason: str
+    ref: str
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProposeCommand:
+    """A key that somebody sent in for a person. proofs: the invitation, used once."""
+
+    authenticator: Authenticator
+    who: str
+    proofs: tuple[ProofUse, ...]
+    evidence: Evidence
+    ref: str
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecideCommand:
+    """An operator's word on an authenticator. who: the owner's opaque id."""
+
+    authenticator: str
+    verb: Verb
+    by: str
+    reason: str
+    who: str
+    ref: str
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sought:
+    """Which approvals to list; None: any. `state`: of the approval."""
+
+    tenant: str | None = None
+    state: str | None = None
+    requester: str | None = None
+    txn: str | None = None
+    most: int = 200
+
+
+class ApprovalStore(Protocol):
+    """Approvals and authenticators. Approvals are asked for in `Store.open`, used in `Store.accept`.
+
+    MUSTs: a signature counts once per identity; the last one that is missing moves the approval to `given`
+    and its step to `opened` in the same write; whatever ends the step ends the approval; a `Given`'s proofs
+    are used up once (Refused `replay`); a passkey's counter is compared and stored in the same write.
+    """
+
+    async def approval(self, approval: str) -> ApprovalRecord | None:
+        """By its id."""
+        ...
+
+    async def approval_of(self, step: str) -> ApprovalRecord | None:
+        """By its step."""
+        ...
+
+    async def approvals(self, sought: Sought) -> Sequence[ApprovalRecord]:
+        """Newest first."""
+        ...
+
+    async def sealed_text(self, approval: str) -> bytes | None:
+        """What `Ask.sealed` was, while the approval waits; None afterwards: it is erased at its end."""
+        ...
+
+    async def sign(self, command: SignCommand) -> ApprovalRecord:
+        """Raises Refused(`access_denied`, `expired_token`, `replay`), Conflict(`wrong_state`)."""
+        ...
+
+    async def refuse(self, command: RefuseCommand) -> ApprovalRecord:
+        """Its step ends as cancelled. Ended approvals: Conflict(`wrong_state`). Never shed."""
+        ...
+
+    async def propose(self, command: ProposeCommand) -> Authenticator:
+        """A new authenticator, `proposed`. Raises Conflict when the key or credential is known."""
+        ...
+
+    async def decide(self, command: DecideCommand) -> Authenticator:
+        """Approve or retire. Raises Refused(`not_found`), Conflict(`wrong_state`)."""
+        ...
+
+    async def authenticator(self, name: str) -> Authenticator | None:
+        """By its id, or a passkey's credential id. A key's id is `aut_` and its thumbprint (RFC 7638)."""
+        ...
+
+    async def authenticators(self, owner: Identity | None) -> Sequence[Authenticator]:
+        """All of one person, or of everybody; oldest first."""
+        ...
+
+
+class Sealer(Protocol):
+    """Keeps text unreadable in the store's file, its backups and copies."""
+
+    def seal(self, text: bytes, context: str) -> bytes:
+        """Authenticated encryption; `context` must be the same at `open`."""
+        ...
+
+    def open(self, sealed: bytes, context: str) -> bytes:
+        """Raises Unavailable(rule="store") for what was not sealed by us for this context."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something to tell people or systems of: names and a link, never a secret, never an argument.
+
+    event: `asked`, `reminded`, `signed`, `given`, `denied`, `cancelled`, `expired`. to: the names of persons
+    that may sign; empty: only the requester. url: the approval's page.
+    """
+
+    event: str
+    approval: str
+    tenant: str
+    txn: str
+    step: str
+    tool: str
+    impact: str
+    initiator: str
+    requester: Identity | None
+    to: tuple[str, ...]
+    url: str
+    expires_at: float
+    ref: str
+
+
+class Notices(Protocol):
+    """Tells approvers. Best effort by nature: MUST NOT raise or hold the caller up, MUST count failures."""
+
+    def tell(self, notice: Notice) -> None:
+        """Queue it."""
+        ...
+
+
+class Bell(Protocol):
+    """Wakes those who wait for one approval, in this process."""
+
+    def ring(self, approval: str) -> None:
+        """It moved."""
+        ...
+
+    async def wait(self, approval: str, seconds: float) -> None:
+        """Until it is rung, or the time is over."""
+        ...
