@@ -31,7 +31,7 @@ from stepwrit_broker.core.errors import Refused
 from stepwrit_broker.core.limits import Limits
 from stepwrit_broker.core.registry import Client, Entry, Registry, Tool
 from stepwrit_broker.core.step import StepRecord
-from stepwrit_broker.core.verdict import Permit, Question, Verdict
+from stepwrit_broker.core.verdict import NeedsApproval, Permit, Question, Verdict
 from stepwrit_broker.core.versions import Versions
 from stepwrit_broker.core.workload import SpiffeId, Workload
 from stepwrit_broker.flows import intent, issue, opening, performing, redeem
@@ -123,7 +123,10 @@ def _entries() -> tuple[Entry, ...]:
 
 
 class FakePolicy:
-    """The PolicyEngine port: says what it was told to say, and remembers what it was asked."""
+    """The PolicyEngine port: says what it was told to say, and remembers what it was asked.
+
+    An approval that the broker found enough is enough, as with every engine.
+    """
 
     def __init__(self) -> None:
         self.says: Verdict = Permit(policies=("p1",))
@@ -132,7 +135,8 @@ class FakePolicy:
 
     async def decide(self, question: Question) -> Verdict:
         self.asked.append(question)
-        return self.says
+        is_met = isinstance(self.says, NeedsApproval) and question.document["approval"] is not None
+        return Permit(policies=("p1",)) if is_met else self.says
 
 
 class FakeSettings:

@@ -168,7 +168,7 @@ async def _refuse(house: House, name: str, verb: str, by: str, reason: str) -> A
 
 async def _freeze(house: House, who: Identity, record: ApprovalRecord, reason: str) -> None:
     step = record.asked.step
-    operator = revoke.Operator(name=f"person:{house.opaque(who)}", tenant=step.tenant)
+    operator = revoke.Operator(name=f"person:{house.opaque(who)}")  # of this one target, which is theirs
     asked = MarkRequest(verb="freeze", target=f"txn:{step.txn}", reason=reason or "frozen by an approver")
     name = house.operation_name()
     await revoke.mark(house, operator, asked, name, name)

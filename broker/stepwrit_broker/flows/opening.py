@@ -94,7 +94,7 @@ async def _attempt(
         caller=caller, step=placed.step, performer=placed.performer, home=house.trust_domain, now=now
     )
     verdict = await weigh(force, question)  # 3
-    step, ask = _asked(house, placed.step, verdict, request, force, now)  # 4
+    step, ask = _asked(house, placed.step, parent, verdict, request, force, now)  # 4
     record = await house.store.open(  # 5
         OpenCommand(
             op=operation(caller, "open", op_id, digest),
@@ -120,6 +120,7 @@ async def _attempt(
 def _asked(
     house: House,
     step: Step,
+    parent: StepRecord,
     verdict: Permit | NeedsApproval,
     request: OpenStepRequest,
     force: InForce,
@@ -129,7 +130,9 @@ def _asked(
     if isinstance(verdict, Permit):
         return step, None
     until = now + force.limits.approvals.life_s
-    ends = until + OPENED_S if step.depth > 1 else min(until + OPENED_S, step.expires_at)
+    ends = max(step.expires_at, until + OPENED_S)
+    if parent.step.action is None:  # of a root the end is known; the store holds the rest to it
+        ends = min(ends, parent.step.expires_at)
     step = replace(step, approve_by=min(until, ends), expires_at=ends)
     return step, asking.ask_for(house, step, verdict, request.args, force)
 
