@@ -99,6 +99,9 @@ class Metrics:
             ("verb", "code", "tool"),
             registry=self.registry,
         )
+        self._advised = Counter(
+            "stepwrit_questions", "Questions for advice by answer", ("answer",), registry=self.registry
+        )
         self._stage_refused = Counter(
             "stepwrit_stage_refusals",
             "Issuances refused, by the stage that refused",
@@ -242,6 +245,10 @@ class Metrics:
     def opened(self, origin: str) -> None:
         """A step or a root was opened."""
         self._count("opened", self._opened, origin)
+
+    def advised(self, answer: str) -> None:
+        """A question was answered: `permit`, or the code of why not."""
+        self._count("advised", self._advised, answer)
 
     def closed(self, state: str, revoked: int) -> None:
         """A step was closed; `revoked` of its credentials ended with it."""

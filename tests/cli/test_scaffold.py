@@ -29,7 +29,7 @@ def test_what_init_writes_loads_without_an_edit(tmp_path: Path) -> None:
     _, registry = load_registry(config.files.registry.read_text(), name="registry.yaml")
     assert [entry.role for entry in registry.entries] == ["broker"]
     _, limits = load_limits(config.files.limits.read_text(), name="limits.yaml")
-    assert {each.on for each in limits.rates} == {"intents", "steps", "credentials"}
+    assert {each.on for each in limits.rates} == {"intents", "steps", "credentials", "questions"}
     assert load_folder(config.files.policy)
 
 

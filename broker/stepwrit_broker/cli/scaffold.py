@@ -206,6 +206,9 @@ entries:
   #   owner: ops@prod.example
   #   may_start: {{tools: [ledger/whoami], impact: low}}
 
+  # A gateway that asks for advice about the tools behind it (AuthZEN), and does nothing else.
+  # - {{id: spiffe://TRUST_DOMAIN/gateway/edge, role: gateway, name: edge, may_ask: [ledger/*]}}
+
   # Who may use the admin face with an X.509-SVID.
   # - {{id: spiffe://TRUST_DOMAIN/operator/alice, role: operator, name: alice}}
 
@@ -225,6 +228,7 @@ rates:
   - {{name: steps-by-servers, on: steps, per: [workload], match: {{origin: server}}, rate: 60/min, burst: 20}}
   - {{name: credentials-per-workload, on: credentials, per: [workload, origin], rate: 600/min, burst: 100}}
   - {{name: credentials-per-tenant, on: credentials, per: [tenant], rate: 3000/min, burst: 500}}
+  - {{name: questions-per-workload, on: questions, per: [workload], rate: 600/min, burst: 100}}
 concurrency:
   - {{name: outstanding-per-workload, per: [workload], max: 100}}
 # Counts of one transaction.
@@ -232,5 +236,5 @@ transaction: {{steps: 200, depth: 8, fan_out: 50, server_steps: 20}}
 # How long things live. Caps: step_token 5m, accepted and credential 15m, waiting and intent 24h.
 life: {{step_token: 60s, accepted: 15m, waiting: 15m, credential: 60s, intent: 1h}}
 # The number of rates, always the last line: a file that was cut off cannot pass.
-count: 6
+count: 7
 """

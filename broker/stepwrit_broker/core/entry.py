@@ -24,7 +24,8 @@ EntryKind = Literal[
     "approval.asked", "approval.signed", "approval.given", "approval.denied", "approval.cancelled",
     "approval.expired", "approval.used", "authenticator.proposed", "authenticator.approved",
     "authenticator.retired",
-    "refused", "refused.counted", "mark.set", "mark.lifted", "version.applied",
+    "refused", "refused.counted", "question.answered", "question.counted",
+    "mark.set", "mark.lifted", "version.applied",
     "broker.started", "key.published", "log.adopted", "log.sealed",
 ]  # fmt: skip
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from stepwrit_broker.core.errors import Refused
 
-On = Literal["intents", "steps", "credentials"]
+On = Literal["intents", "steps", "credentials", "questions"]
 Dimension = Literal["workload", "tool", "resource", "requester", "origin", "tenant"]
 _SLACK = 1e-3  # of one interval: sums of times in doubles are off by a little, never by a whole cell
 
@@ -173,7 +173,7 @@ def charge(limits: Limits, what: Charge, tats: Mapping[str, float], now: float) 
 
     Raises Refused(`limit`) naming the limit that is spent for longest; then nothing is to be stored.
     """
-    if not limits.rates:
+    if all(limit.on == "questions" for limit in limits.rates):
         raise Refused("limit", "no issuance limits are set", rule="limits", who_can_change_it=limits.by)
     spent: dict[str, float] = {}
     worst: tuple[float, RateLimit] | None = None

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from stepwrit.wire import HopSpec, Origin
+from stepwrit.wire import HopSpec, Impact, Origin
 from stepwrit_broker.core.ceiling import Ceiling
 from stepwrit_broker.core.errors import Refused
 from stepwrit_broker.core.step import Action, Step, StepRecord
 from stepwrit_broker.core.workload import SpiffeId
 
-Role = Literal["agent", "mcp-server", "resource", "trigger", "operator", "auditor", "broker"]
+Role = Literal["agent", "mcp-server", "resource", "trigger", "gateway", "operator", "auditor", "broker"]
 _HEIGHT: dict[Origin, int] = {"human": 2, "model": 1, "server": 0}
 
 
@@ -46,10 +46,16 @@ def check_action(parent: Step, action: Action, may_start: Ceiling | None) -> Non
     """The child's action lies in the parent's ceiling and in what the registry lets the opener start."""
     if not parent.ceiling.allows(action.tool, action.impact):
         raise Refused("ceiling", f"{action.tool} ({action.impact}) is outside the parent's ceiling")
-    if may_start is not None and not may_start.allows(action.tool, action.impact):
+    if may_start is not None:
+        check_may_start(action.tool, action.impact, may_start)
+
+
+def check_may_start(tool: str, impact: Impact, may_start: Ceiling) -> None:
+    """The registry lets the opener start this tool, under whatever step. Raises Refused(`ceiling`)."""
+    if not may_start.allows(tool, impact):
         raise Refused(
             "ceiling",
-            f"the registry does not let this workload start {action.tool} ({action.impact})",
+            f"the registry does not let this workload start {tool} ({impact})",
             rule="registry may_start",
             who_can_change_it="the operator (registry.yaml)",
         )

@@ -51,7 +51,8 @@ class Entry:
     name: short and unique; an mcp-server's tools are named by it. url: where an mcp-server is reached.
     may_start: the ceiling of what a server, trigger or agent may start; None: nothing. audience: what a
     resource redeems for. attest: how it may prove who it is. owner: the approver of record of a trigger.
-    person_claims: the audience may see the person's own identifiers.
+    person_claims: the audience may see the person's own identifiers. may_ask: patterns of the tools about
+    which it may ask for advice; a gateway does nothing else.
     """
 
     id: str
@@ -67,6 +68,7 @@ class Entry:
     owner: str | None = None
     max_auth_age_s: float = 3600.0
     person_claims: bool = False
+    may_ask: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

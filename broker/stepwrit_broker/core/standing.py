@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from stepwrit_broker.core import grant, step
-from stepwrit_broker.core.errors import Refused
+from stepwrit_broker.core.errors import Conflict, Refused
 from stepwrit_broker.core.grant import GrantRecord
-from stepwrit_broker.core.step import StepRecord
+from stepwrit_broker.core.step import Intent, StepRecord
 
 
 def check_grant(record: GrantRecord, epoch: str, now: float) -> None:
@@ -36,3 +36,29 @@ def check_clocks(*, ends_at: float, txn_ends_at: float, now: float) -> None:
         raise Refused("expired", "the transaction has expired")
     if now >= ends_at:
         raise Refused("expired", "the step's time has run out")
+
+
+def check_parent(record: StepRecord) -> None:
+    """A step opens children while it is accepted, and in no other state.
+
+    Raises Refused(`already_done`, `closed`, `expired`, `revoked`), Conflict(`wrong_state`).
+    """
+    state = record.life.state
+    if state != "accepted":
+        step.move(state, "wait")  # raises for every other state, with the word for it
+        raise Conflict("wrong_state", f"the parent is {state}")
+
+
+def within_intent(intent: Intent, *, steps: int, server_steps: int, depth: int, is_server: bool) -> None:
+    """The bounds that the intent was given when it began; counts are those before the new step.
+
+    Raises Refused(`limit`).
+    """
+    checks = (
+        (steps < intent.steps_max, "steps", intent.steps_max),
+        (depth <= intent.depth_max, "depth", intent.depth_max),
+        (not is_server or server_steps < intent.server_steps_max, "server_steps", intent.server_steps_max),
+    )
+    for fits, name, most in checks:
+        if not fits:
+            raise Refused("limit", f"{name} of this transaction: at most {most}", rule=f"intent {name}")

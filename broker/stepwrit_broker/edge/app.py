@@ -32,8 +32,8 @@ STRANGERS_EVERY_S: Final = 1.0
 class WorkloadApp:
     """One listener's workloads: OAuth's endpoints, our verbs, then `rest` (metadata, keys, operators).
 
-    oauth: path -> name in metrics, endpoint. only: the verbs that are served, None for all. nonce: the DPoP
-    nonce that goes with every answer (RFC 9449 section 8.2), where the listener demands one.
+    oauth, advice: path -> name in metrics, endpoint. only: the verbs that are served, None for all.
+    nonce: the DPoP nonce that goes with every answer (RFC 9449 section 8.2), where the listener demands one.
     """
 
     def __init__(
@@ -45,8 +45,10 @@ class WorkloadApp:
         metrics: Metrics,
         only: frozenset[str] | None = None,
         nonce: Callable[[], str] | None = None,
+        advice: Mapping[str, tuple[str, Endpoint]] | None = None,
     ) -> None:
         self._verbs, self._oauth, self._rest, self._metrics = verbs, oauth, rest, metrics
+        self._advice = advice or {}
         self._only, self._nonce = only, nonce
         self._told: dict[str, float] = {}  # faults are words of ours: a few dozen
 
@@ -59,6 +61,9 @@ class WorkloadApp:
         asked = self._oauth.get(path)
         if asked is not None:
             return await self._answer(asked[0], scope, receive, send, asked[1], render_oauth)
+        advised = self._advice.get(path)
+        if advised is not None:
+            return await self._answer(advised[0], scope, receive, send, advised[1], render)
         found = self._verbs.route(path)
         if found is None or (self._only is not None and found[0] not in self._only):
             return await self._rest(scope, receive, send)
@@ -102,7 +107,15 @@ class WorkloadApp:
                 Unavailable("unavailable", "an internal error; nothing was granted", retry_after=1.0)
             )
         self._metrics.request(verb, outcome, code, time.perf_counter() - began)
-        await replace(response, headers=(*response.headers, *self._fresh_nonce())).send(send)
+        more = (*self._fresh_nonce(), *self._echoed(scope))
+        await replace(response, headers=(*response.headers, *more)).send(send)
+
+    def _echoed(self, scope: Scope) -> tuple[tuple[bytes, bytes], ...]:
+        """AuthZEN section 10.1.3: an answer is known by what its request was called, if by one name."""
+        if scope["path"] not in self._advice:
+            return ()
+        named = [(name, value) for name, value in scope["headers"] if name == b"x-request-id"]
+        return tuple(named) if len(named) == 1 else ()
 
     def _fresh_nonce(self) -> tuple[tuple[bytes, bytes], ...]:
         """None while the clock is in doubt: the answer goes out nevertheless."""

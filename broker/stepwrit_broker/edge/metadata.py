@@ -31,6 +31,7 @@ def authorization_server_metadata(
         "dpop_signing_alg_values_supported": ["ES256"],
         "authorization_details_types_supported": [ACTION_TYPE],
         "mtls_endpoint_aliases": {f"{name}_endpoint": mtls_base + _PATHS[name] for name in ENDPOINTS},
+        "stepwrit_policy_decision_point": mtls_base,
         "stepwrit_trust_domain": trust_domain,
         "stepwrit_token_types": [TOKEN_TYPE_TXN, TOKEN_TYPE_ACCESS],
         "service_documentation": DOC_BASE.partition("#")[0],

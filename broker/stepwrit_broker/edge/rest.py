@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 
 from stepwrit_broker.core.errors import Malformed, Problem
 from stepwrit_broker.edge.admin import AdminPorts, admin_router
+from stepwrit_broker.edge.authzen.endpoints import CONFIGURATION
 from stepwrit_broker.edge.caller import record
 from stepwrit_broker.edge.http import BodyLimit
 from stepwrit_broker.edge.operator import Asked
@@ -27,6 +28,7 @@ def rest_app(
     metadata: Callable[[], dict[str, object]] | None,
     jwks: Callable[[], dict[str, object]] | None,
     admin: tuple[AdminPorts, Asked] | None,
+    advice: Callable[[], dict[str, object]] | None = None,
 ) -> FastAPI:
     """One listener's quiet routes; a part that is None is not served there."""
     app = FastAPI(
@@ -43,6 +45,8 @@ def rest_app(
     app.add_exception_handler(HTTPException, _http)
     if metadata is not None and jwks is not None:
         _public(app, metadata, jwks)
+    if advice is not None:
+        _advice(app, advice)
     if admin is not None:
         app.state.reader = admin[1]
         app.state.refusals = admin[0].house.refusals
@@ -62,6 +66,13 @@ def _public(
     def keys() -> dict[str, object]:
         """RFC 7517. `kid` begins with `st-` for step tokens, `at-` for credentials."""
         return jwks()
+
+
+def _advice(app: FastAPI, configuration: Callable[[], dict[str, object]]) -> None:
+    @app.get(CONFIGURATION, tags=["authzen"])
+    def authzen_configuration() -> dict[str, object]:
+        """AuthZEN Authorization API 1.0 section 9: where to ask for advice."""
+        return configuration()
 
 
 def ops_app(

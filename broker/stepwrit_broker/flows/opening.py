@@ -49,7 +49,7 @@ class StepReady:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Placed:
+class Placed:
     """Stage 2's answer: the child, and the entry of who is to perform it (None for the client itself)."""
 
     step: Step
@@ -89,7 +89,7 @@ async def _attempt(
     if not is_id("stp", request.parent):
         raise Malformed("invalid_request", "parent is not a step id")
     parent = same_tenant(await house.store.step(request.parent), caller)
-    placed = _place(house, caller, request, parent, force, now)  # 2
+    placed = place(house, caller, request, parent, force, now)  # 2
     question = step_question(
         caller=caller, step=placed.step, performer=placed.performer, home=house.trust_domain, now=now
     )
@@ -152,14 +152,18 @@ def _charge(step: Step, caller: Caller) -> Charge:
     )
 
 
-def _place(
+def place(
     house: House, caller: Caller, request: OpenStepRequest, parent: StepRecord, force: InForce, now: float
-) -> _Placed:
+) -> Placed:
+    """Stage 2: the child as it would be, its origin, chain and ceiling from the broker's own records.
+
+    Raises Malformed, Refused(`ceiling`, `origin_claimed`, `not_found`, `not_registered`).
+    """
     lineage.check_opener(parent, caller.workload.id, caller.entry.role)
     performer, tool, entry = _target(force, caller, request, parent)
     action = _action(request, performer, tool)
     if entry is not None:
-        lineage.check_action(parent.step, action, caller.entry.may_start or _NOTHING)
+        lineage.check_action(parent.step, action, caller.entry.may_start or NOTHING)
     child = house.id("stp", shard_of(parent.step.id))
     origin = lineage.derive_origin(parent.step.origin, caller.entry.role)
     asked = None if request.ceiling is None else Ceiling.of(request.ceiling)
@@ -183,21 +187,21 @@ def _place(
         performer=performer,
         origin=origin,
         action=action,
-        ceiling=lineage.narrow(parent.step.ceiling, asked, (entry.may_start if entry else None) or _NOTHING),
+        ceiling=lineage.narrow(parent.step.ceiling, asked, (entry.may_start if entry else None) or NOTHING),
         tenant=parent.step.tenant,
         deferred=request.deferred,
         opened_at=now,
         expires_at=_ends(parent, request, now),
         ref=house.ref(),
     )
-    return _Placed(step=step, performer=entry)
+    return Placed(step=step, performer=entry)
 
 
 def _keys(parent: Step) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*parent.keys_above, parent.initiator_jkt)))
 
 
-_NOTHING = Ceiling(tools=frozenset(), impact="low")
+NOTHING = Ceiling(tools=frozenset(), impact="low")
 
 
 def _ends(parent: StepRecord, request: OpenStepRequest, now: float) -> float:
@@ -211,17 +215,21 @@ def _target(
 ) -> tuple[str, Tool, Entry | None]:
     if request.server == CLIENT and request.tool in _BUILT_IN:
         return parent.step.initiator, _BUILT_IN[request.tool], None
-    entry = force.registry.server(request.server)
-    tool = (
-        entry.tools.get(request.tool) if entry is not None and entry.tenant == caller.entry.tenant else None
-    )
+    entry, tool = registered(force, caller, request.server, request.tool)
+    return entry.id, tool, entry
+
+
+def registered(force: InForce, caller: Caller, server: str, name: str) -> tuple[Entry, Tool]:
+    """A tool of a server of the caller's tenant. Raises Refused(`not_registered`)."""
+    entry = force.registry.server(server)
+    tool = entry.tools.get(name) if entry is not None and entry.tenant == caller.entry.tenant else None
     if entry is None or tool is None:
         raise Refused(
             "not_registered",
             "no such tool of a registered server",
             who_can_change_it="the operator (registry.yaml)",
         )
-    return entry.id, tool, entry
+    return entry, tool
 
 
 def _action(request: OpenStepRequest, server: str, tool: Tool) -> Action:

@@ -29,39 +29,16 @@ class _Tally:
 
 
 @dataclass(slots=True, kw_only=True)
-class RefusalRecorder:
-    """The one place that records refusals of attested callers. Recording never fails the refusal itself."""
+class CappedRecorder:
+    """Entries within a rate per caller; beyond it one entry counts them. counted: the kind of that entry."""
 
     store: Store
     clock: Clock
     entropy: Entropy
-    heard: Heard
+    counted: str
     _tallies: dict[str, _Tally] = field(default_factory=dict)
 
-    async def note(self, problem: Problem, caller: Caller, verb: str, about: Mapping[str, object]) -> None:
-        """Give the problem a ref, count it, and record it within the caller's rate."""
-        if problem.ref is None:
-            problem.ref = ids.make_ref(self.entropy.bytes(ids.REF_BYTES))
-        self.heard(verb, problem.code, problem.rule or "", str(about.get("tool", "")), problem.ref)
-        try:
-            now = self.clock.now()
-            if self._may_write(caller, problem.code, now):
-                told = await self._placed(caller, about)
-                await self.store.record(_refused(problem, caller, verb, told, now))
-        except Problem:
-            return  # in doubt, or an entry that cannot be written: the caller hears of the first problem
-
-    async def _placed(self, caller: Caller, about: Mapping[str, object]) -> Mapping[str, object]:
-        """A try on somebody's step belongs to that transaction's story, whatever the caller was told."""
-        step = about.get("step")
-        if "txn" in about or not isinstance(step, str) or not ids.is_id("stp", step):
-            return about
-        record = await self.store.step(step)
-        if record is None or record.step.tenant != caller.entry.tenant:
-            return about
-        return {**about, "txn": record.step.txn}
-
-    def _may_write(self, caller: Caller, code: str, now: float) -> bool:
+    def may_write(self, caller: Caller, code: str, now: float) -> bool:
         """Within the rate of the caller, and of all below its entry if that is a pattern: IDs are free."""
         me, entry = caller.workload.id, caller.entry.id
         shared, own = self._tally(entry, now), self._tally(me, now)
@@ -99,9 +76,40 @@ class RefusalRecorder:
         """What is counted while the entry is being written belongs to the next one."""
         told = dict(tally.counted)
         ref = ids.make_ref(self.entropy.bytes(ids.REF_BYTES))
-        await self.store.record(_counted(ref, who, tally.began, told, now))
+        await self.store.record(_counted(self.counted, ref, who, tally.began, told, now))
         left = {code: count - told.get(code, 0) for code, count in tally.counted.items()}
         tally.counted = {code: count for code, count in left.items() if count}
+
+
+@dataclass(slots=True, kw_only=True)
+class RefusalRecorder(CappedRecorder):
+    """The one place that records refusals of attested callers. Recording never fails the refusal itself."""
+
+    heard: Heard
+    counted: str = "refused.counted"
+
+    async def note(self, problem: Problem, caller: Caller, verb: str, about: Mapping[str, object]) -> None:
+        """Give the problem a ref, count it, and record it within the caller's rate."""
+        if problem.ref is None:
+            problem.ref = ids.make_ref(self.entropy.bytes(ids.REF_BYTES))
+        self.heard(verb, problem.code, problem.rule or "", str(about.get("tool", "")), problem.ref)
+        try:
+            now = self.clock.now()
+            if self.may_write(caller, problem.code, now):
+                told = await self._placed(caller, about)
+                await self.store.record(_refused(problem, caller, verb, told, now))
+        except Problem:
+            return  # in doubt, or an entry that cannot be written: the caller hears of the first problem
+
+    async def _placed(self, caller: Caller, about: Mapping[str, object]) -> Mapping[str, object]:
+        """A try on somebody's step belongs to that transaction's story, whatever the caller was told."""
+        step = about.get("step")
+        if "txn" in about or not isinstance(step, str) or not ids.is_id("stp", step):
+            return about
+        record = await self.store.step(step)
+        if record is None or record.step.tenant != caller.entry.tenant:
+            return about
+        return {**about, "txn": record.step.txn}
 
 
 def _full(tally: _Tally, most: int) -> _Tally | None:
@@ -134,8 +142,6 @@ def _refused(
     )
 
 
-def _counted(ref: str, who: str, began: float, counted: dict[str, int], now: float) -> Happening:
+def _counted(kind: str, ref: str, who: str, began: float, counted: dict[str, int], now: float) -> Happening:
     facts = {"caller": who, "since": round(began, 3), "counted": counted}
-    return Happening(
-        kind="refused.counted", ref=ref, tenant=None, txn=None, evidence=Evidence(facts=facts), now=now
-    )
+    return Happening(kind=kind, ref=ref, tenant=None, txn=None, evidence=Evidence(facts=facts), now=now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from stepwrit.digest import DigestError, normalise_url
@@ -33,7 +33,8 @@ def registry_problems(doc: dict[str, Any]) -> list[Problem]:
         tenant = entry.get("tenant", default)
         found += [
             *_own(entry, at),
-            *_may_start(entry, at, tenant, tools),
+            *_named(entry.get("may_start", {}).get("tools", ()), (*at, "may_start", "tools"), tenant, tools),
+            *_named(entry.get("may_ask", ()), (*at, "may_ask"), tenant, tools),
             *_plans(entry, at, tenant, audiences),
         ]
     return found
@@ -149,13 +150,13 @@ def _is_normal(url: str, *, slash: bool) -> bool:
     return normal.rstrip("/") == (url.rstrip("/") if slash else url)
 
 
-def _may_start(
-    entry: Entry, at: Path, tenant: str, tools: dict[str, tuple[str, dict[str, Any]]]
+def _named(
+    patterns: Iterable[str], at: Path, tenant: str, tools: dict[str, tuple[str, dict[str, Any]]]
 ) -> Iterator[Problem]:
-    for number, pattern in enumerate(entry.get("may_start", {}).get("tools", ())):
+    for number, pattern in enumerate(patterns):
         server, _, tool = pattern.partition("/")
         its, known = tools.get(server, (None, {}))
-        path: Path = (*at, "may_start", "tools", number)
+        path: Path = (*at, number)
         if server == CLIENT:
             continue
         if its != tenant:

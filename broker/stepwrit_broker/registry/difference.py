@@ -106,6 +106,9 @@ def _entry(target: str, was: Entry, now: Entry) -> Iterator[Change]:
     if was.max_auth_age_s != now.max_auth_age_s:
         less = now.max_auth_age_s < was.max_auth_age_s
         yield Change(what="narrowed" if less else "changed", target=target, detail="max_auth_age")
+    if was.may_ask != now.may_ask:
+        less = not was.may_ask <= now.may_ask
+        yield Change(what="narrowed" if less else "changed", target=target, detail="may_ask")
     for name in ("name", "role", "tenant", "url", "audience", "owner", "person_claims"):
         if getattr(was, name) != getattr(now, name):
             yield Change(

@@ -66,6 +66,7 @@ def _entry(read: dict[str, Any], tenant: str) -> Entry:
         owner=read.get("owner"),
         max_auth_age_s=seconds(read.get("max_auth_age", "1h")),
         person_claims=read.get("person_claims", False),
+        may_ask=frozenset(read.get("may_ask", ())),
     )
 
 

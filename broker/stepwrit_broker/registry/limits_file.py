@@ -87,9 +87,23 @@ def limits_problems(doc: dict[str, Any]) -> list[Problem]:
     return (
         problems
         + _twice(doc)
+        + _of_questions(doc)
         + _too_long("life", doc.get("life", {}), _LIVES)
         + _too_long("approvals", doc.get("approvals", {}), _APPROVALS)
     )
+
+
+
+def _of_questions(doc: dict[str, Any]) -> list[Problem]:
+    """Whoever asks for advice is counted, not what is asked about: a counter for that could be chosen."""
+    return [
+        (("rates", number, key), f"{name} is not counted for questions; there are workload and tenant")
+        for number, each in enumerate(doc["rates"])
+        if each["on"] == "questions"
+        for key in ("per", "match")
+        for name in each.get(key, ())
+        if name not in ("workload", "tenant")
+    ]
 
 
 def _twice(doc: dict[str, Any]) -> list[Problem]:

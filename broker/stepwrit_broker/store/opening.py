@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from stepwrit_broker.core import entry, limits, step
+from stepwrit_broker.core import entry, limits, standing
 from stepwrit_broker.core.errors import Conflict, Refused
 from stepwrit_broker.core.limits import Limits
 from stepwrit_broker.core.step import Life, Step, StepRecord
@@ -120,9 +120,7 @@ def _check_place(state: State, child: Step, parent: StepRow, txn: Txn, now: floa
         raise Refused("not_found", "no such step")
     if child.ancestors != (*above.ancestors, above.id):
         raise Conflict("wrong_state", "the child does not lie below that parent")
-    if life.state != "accepted":
-        step.move(life.state, "wait")  # raises for every other state, with the word for it
-        raise Conflict("wrong_state", f"the parent is {life.state}")
+    standing.check_parent(parent.record)
     check_running(state, parent.record, txn, now)
     if child.initiator != life.performer:
         raise Refused("wrong_workload", "only the parent's performer may open a child")
@@ -139,19 +137,9 @@ def _check_bounds(child: Step, parent: StepRow, txn: Txn, in_force: Limits) -> N
         children=parent.record.life.children,
         is_server=is_server,
     )
-    intent = txn.intent
-    checks = (
-        (txn.steps < intent.steps_max, "steps", intent.steps_max),
-        (child.depth <= intent.depth_max, "depth", intent.depth_max),
-        (
-            not is_server or txn.server_steps < intent.server_steps_max,
-            "server_steps",
-            intent.server_steps_max,
-        ),
+    standing.within_intent(
+        txn.intent, steps=txn.steps, server_steps=txn.server_steps, depth=child.depth, is_server=is_server
     )
-    for fits, name, most in checks:
-        if not fits:
-            raise Refused("limit", f"{name} of this transaction: at most {most}", rule=f"intent {name}")
 
 
 def _charge(state: State, command: OpenCommand, in_force: Limits, now: float) -> None:

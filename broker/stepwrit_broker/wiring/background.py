@@ -15,6 +15,7 @@ from stepwrit.errors import IdentityUnavailable
 from stepwrit.identity import WorkloadIdentity
 from stepwrit_broker.core import ids
 from stepwrit_broker.core.errors import Problem
+from stepwrit_broker.flows.advice import AnswerRecorder
 from stepwrit_broker.flows.refusals import RefusalRecorder
 from stepwrit_broker.flows.settings import Live
 from stepwrit_broker.observe import Metrics
@@ -86,6 +87,7 @@ class Chores:
     ledgering: Ledgering
     live: Live
     refusals: RefusalRecorder
+    answers: AnswerRecorder
     say: Recorder
     identity: WorkloadIdentity
     streams: Mapping[str, health.Watched]
@@ -106,6 +108,7 @@ class Chores:
     async def flush(self) -> None:
         """What was only counted becomes an entry: callers beyond their rate, and all unattested tries."""
         await self.refusals.flush(self.clock.now())
+        await self.answers.flush(self.clock.now())
         untold = self.metrics.untold()
         if untold:
             await self.say("refused.counted", {"unattested": untold})

@@ -21,6 +21,7 @@ from stepwrit_broker.clock import SystemClock, SystemEntropy
 from stepwrit_broker.core.errors import Unavailable
 from stepwrit_broker.edge.listeners import Listener
 from stepwrit_broker.edge.nonces import Nonces
+from stepwrit_broker.flows.advice import Adviser, AnswerRecorder
 from stepwrit_broker.flows.house import House
 from stepwrit_broker.flows.refusals import RefusalRecorder
 from stepwrit_broker.flows.settings import Live
@@ -187,6 +188,7 @@ class Broker:
         self.refusals = RefusalRecorder(
             store=self.store, clock=self.clock, entropy=self.entropy, heard=self._refused
         )
+        self.answers = AnswerRecorder(store=self.store, clock=self.clock, entropy=self.entropy)
         self.house = House(
             issuer=settings.issuer,
             trust_domain=settings.trust_domain,
@@ -229,6 +231,7 @@ class Broker:
             store=self.store,
             live=self.live,
             house=self.house,
+            adviser=Adviser(house=self.house, recorder=self.answers),
             identity=self.pooled,
             bundles=self.bundles,
             authorities=self._authorities,
@@ -296,6 +299,7 @@ class Broker:
             ledgering=self.ledgering,
             live=self.live,
             refusals=self.refusals,
+            answers=self.answers,
             say=self.say,
             identity=self.identity,
             streams=self._streams,

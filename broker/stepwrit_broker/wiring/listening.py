@@ -15,6 +15,7 @@ from stepwrit_broker.attest.jwt import JwtAttestor
 from stepwrit_broker.attest.x509 import X509Attestor
 from stepwrit_broker.edge.admin import AdminPorts
 from stepwrit_broker.edge.app import BEARER_VERBS, Endpoint, WorkloadApp
+from stepwrit_broker.edge.authzen.endpoints import EVALUATION, EVALUATIONS, AuthzenEndpoints, configuration
 from stepwrit_broker.edge.caller import Callers
 from stepwrit_broker.edge.forwarded import Forwarding
 from stepwrit_broker.edge.http import Asgi
@@ -34,6 +35,7 @@ from stepwrit_broker.edge.operator import by_socket, by_svid
 from stepwrit_broker.edge.proving import ByAssertion, ByCertificate, Proving
 from stepwrit_broker.edge.rest import ops_app, rest_app
 from stepwrit_broker.edge.verbs import Verbs
+from stepwrit_broker.flows.advice import Adviser
 from stepwrit_broker.flows.house import House
 from stepwrit_broker.flows.settings import Live
 from stepwrit_broker.keys.keyring import Keyring
@@ -57,6 +59,7 @@ class Served:
     store: SqliteStore
     live: Live
     house: House
+    adviser: Adviser
     identity: PooledIdentity
     bundles: BundleSource
     authorities: Callable[[], AuthoritySource]
@@ -167,7 +170,16 @@ class Listening:
             metrics=served.metrics,
             only=None if nonces is None else BEARER_VERBS,
             nonce=None if nonces is None else lambda: nonces.fresh(served.clock.now()),
+            advice=self._advice(callers) if nonces is None else None,
         )
+
+    def _advice(self, callers: Callers) -> dict[str, tuple[str, Endpoint]]:
+        """For callers with a certificate; where a policy decision point is, its own metadata says."""
+        authzen = AuthzenEndpoints(self._served.adviser, callers, self._served.metrics)
+        return {
+            EVALUATION: ("evaluation", authzen.evaluation),
+            EVALUATIONS: ("evaluations", authzen.evaluations),
+        }
 
     def oauth(self, callers: Callers) -> dict[str, tuple[str, Endpoint]]:
         """OAuth's endpoints; all of them stand in the metadata."""
@@ -181,7 +193,13 @@ class Listening:
     def _quiet(self, operators: Callers | None) -> Asgi:
         """The routes that are not hot. operators: how a listener knows them, if it serves any."""
         admin = None if operators is None else (self._served.admin, by_svid(operators))
-        return rest_app(title="Stepwrit", metadata=self._metadata, jwks=self._jwks, admin=admin)
+        return rest_app(
+            title="Stepwrit",
+            metadata=self._metadata,
+            jwks=self._jwks,
+            admin=admin,
+            advice=None if operators is None else lambda: configuration(self.mtls_url),
+        )
 
     async def _serve(self, listener: Listener, app: object) -> None:
         await listener.start(app)
