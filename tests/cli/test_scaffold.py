@@ -62,7 +62,7 @@ def test_the_examples_in_the_registry_load_when_they_are_taken_in(tmp_path: Path
     write_init(tmp_path, "prod.example", ISSUER)
     text = (tmp_path / "registry.yaml").read_text()
     head, body = text.split("    name: stepwrit\n")
-    taken = re.sub(r"(?m)^  # (  |- )", r"  \1", body).replace("count: 1", "count: 6")
+    taken = re.sub(r"(?m)^  # (  |- )", r"  \1", body).replace("count: 1", "count: 7")
     _, registry = load_registry(f"{head}    name: stepwrit\n{taken}", name="registry.yaml")
     assert [entry.name for entry in registry.entries] == [
         "stepwrit",
@@ -70,6 +70,7 @@ def test_the_examples_in_the_registry_load_when_they_are_taken_in(tmp_path: Path
         "bank",
         "chat",
         "nightly",
+        "edge",
         "alice",
     ]
 

@@ -85,7 +85,7 @@ async def _decide(
             raise _without_step(house, subjects[0], entry, tool)
     if parent is None:
         raise Refused("no_step", NO_STEP)
-    await _check_parent(house, force, parent, now)
+    await _check_parent(house, asker, force, parent, now)
     determining: dict[str, None] = {}
     for subject in subjects:
         determining.update(dict.fromkeys(await _settled(house, force, subject, parent, asked, now)))
@@ -130,12 +130,10 @@ def _without_step(house: House, subject: Caller, server: Entry, tool: Tool) -> R
     return Refused("no_step", NO_STEP)
 
 
-async def _check_parent(house: House, force: InForce, parent: StepRecord, now: float) -> None:
+async def _check_parent(house: House, asker: Caller, force: InForce, parent: StepRecord, now: float) -> None:
     """The step may have children now: it runs, and so does its transaction."""
     above, lives = parent.step.ancestors, force.limits.lives
-    root = await house.store.step(above[0]) if above else parent
-    if root is None:
-        raise Refused("not_found", "no such step")
+    root = same_tenant(await house.store.step(above[0]), asker) if above else parent
     ends_at = deadline(parent, accepted_s=lives.accepted_s, waiting_s=lives.waiting_s, lost_s=lives.lost_s)
     standing.check_parent(parent)
     standing.check_clocks(ends_at=ends_at, txn_ends_at=root.step.expires_at, now=now)

@@ -18,7 +18,11 @@ from stepwrit_broker.flows.advice import Semantic
 
 EVALUATIONS_MAX: Final = 50
 TEXT_MAX: Final = 2_100  # a SPIFFE ID is at most 2048 bytes
-_SEMANTICS: Final[tuple[Semantic, ...]] = ("execute_all", "deny_on_first_deny", "permit_on_first_permit")
+_SEMANTICS: Final[dict[str, Semantic]] = {
+    "execute_all": "execute_all",
+    "deny_on_first_deny": "deny_on_first_deny",
+    "permit_on_first_permit": "permit_on_first_permit",
+}
 _NEEDED: Final = {"subject": ("type", "id"), "action": ("name",), "resource": ("type", "id")}
 _Json = Mapping[str, object]
 
@@ -67,7 +71,7 @@ def one_or_many(body: _Json) -> Asked | Batch:
 def _semantic(body: _Json) -> Semantic:
     """Section 7.1.2.1. Options that are not known are ignored."""
     said = (_object(body, "options") or {}).get("evaluations_semantic", "execute_all")
-    found = next((each for each in _SEMANTICS if each == said), None)
+    found = _SEMANTICS.get(said) if isinstance(said, str) else None
     if found is None:
         raise Malformed("invalid_request", f"options.evaluations_semantic: one of {', '.join(_SEMANTICS)}")
     return found
