@@ -59,8 +59,6 @@ class AuthzenEndpoints:
 
     async def _single(self, asker: Caller, asked: Asked) -> Response:
         (answer,) = await self._adviser.answer(asker, [asked])
-        if isinstance(answer.problem, Malformed):
-            raise answer.problem
         return Response(status=200, value=self._said(answer))
 
     def _said(self, answer: Answer) -> dict[str, object]:
