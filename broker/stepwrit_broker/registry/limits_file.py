@@ -93,7 +93,6 @@ def limits_problems(doc: dict[str, Any]) -> list[Problem]:
     )
 
 
-
 def _of_questions(doc: dict[str, Any]) -> list[Problem]:
     """Whoever asks for advice is counted, not what is asked about: a counter for that could be chosen."""
     return [
