@@ -142,7 +142,6 @@ async def test_advice_is_what_a_real_open_says(scene: Scene) -> None:
         (WRITE, "records/two", 403, "policy"),
         (delete(soft=False), "records/one", 403, "policy"),
         (READ, "audit/record", 403, "ceiling"),
-        (READ, "records/danger", 403, "approval_required"),
         (READ, "records/none", 403, "not_registered"),
     ]
     for action, tool, status, code in asked:
@@ -155,6 +154,17 @@ async def test_advice_is_what_a_real_open_says(scene: Scene) -> None:
             assert (real.code, refusal["code"]) == (code, code)
             for member in ("reason", "rule", "who_can_change_it"):
                 assert refusal.get(member) == real.refusal.get(member)
+
+
+async def test_what_a_real_open_would_ask_persons_for_is_a_no_and_asks_nobody(scene: Scene) -> None:
+    alice, root = await scene.stage.actor("agent/alice"), await scene.root("alice")
+    danger = {"type": "tool", "id": "records/danger"}
+    body = {**scene.question("alice", READ, danger), "context": {"step": root["step"]}}
+    assert reason(await scene.ask(body)) == "approval_required"
+    assert scene.stage.happened(root["txn"], "approval.asked") == []
+    real = await alice.open_reply(root["step"], "records/danger", {})
+    assert real.code == "authorization_pending"
+    assert len(scene.stage.happened(root["txn"], "approval.asked")) == 1
 
 
 async def test_the_client_s_own_tools_are_asked_about_like_others(scene: Scene) -> None:
