@@ -201,6 +201,34 @@ async def test_the_terms_of_every_rule_that_asks_for_approval_are_told(engines: 
     assert several.terms == (Terms(), Terms(count=2, persons=frozenset({"bob", "carol"}), alone=False))
 
 
+def approved(question: Question) -> Question:
+    given = {"id": "apr_1", "approver": "1 signed"}
+    return replace(question, document={**question.document, "approval": given})
+
+
+async def test_a_rule_that_asks_for_approval_stops_nothing_that_has_it(engines: Engines) -> None:
+    """Also where its author forgot to say so: the broker only tells of one where the terms are met."""
+    question = opening(Scene(origin="model", impact="high"))
+    for engine in (engines.demanding(), engines.stance("approval")):
+        for _ in range(2):  # a verdict that is kept is kept for one of the two questions alone
+            assert kind(await engine.decide(question)) == "approval"
+            verdict = await engine.decide(approved(question))
+            assert isinstance(verdict, Permit)
+            assert verdict.policies
+
+
+async def test_an_approval_lifts_no_other_rule(engines: Engines) -> None:
+    hard = opening(Scene(origin="server", impact="high"))
+    assert (
+        kind(await engines.stance("approval").decide(approved(opening(Scene(origin="model", impact="high")))))
+        == "permit"
+    )
+    assert kind(await engines.stance("approval").decide(approved(hard))) == "deny"
+    low = opening(Scene(origin="model", impact="low"))
+    for make in (engines.empty, engines.failing, engines.obliging):
+        assert kind(await make().decide(approved(low))) == "deny"
+
+
 async def test_a_denial_says_a_fixed_sentence_and_no_policy_text(engines: Engines) -> None:
     verdict = await engines.stance("approval").decide(opening(Scene(origin="server", impact="high")))
     assert isinstance(verdict, Deny)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.contracts import store_suite, store_suite_rules
+from tests.contracts import store_suite, store_suite_approvals, store_suite_rules
 from tests.contracts.store_suite import Entry, House
 from tests.fakes import build
 from tests.fakes.entropy import SeededEntropy
@@ -96,4 +96,12 @@ class TestCopy(store_suite_rules.CopyContract):
 
 
 class TestPins(store_suite_rules.PinContract):
+    pass
+
+
+class TestApprovals(store_suite_approvals.ApprovalContract):
+    pass
+
+
+class TestAuthenticators(store_suite_approvals.AuthenticatorContract):
     pass
