@@ -130,6 +130,8 @@ class Opening:
         """A child of a live step that the caller performs."""
         parent = self._mine(request.parent, caller)
         self._live(parent, "accepted")
+        if request.influence is not None and caller.spiffe_id not in self.registry.narrowing:
+            raise No("influence_claimed", "this workload's word on what influenced a step is not taken")
         server = self.registry.server(request.server)
         tool = self.registry.tool(server, request.tool)
         self.registry.test(tool, "open")

@@ -11,10 +11,13 @@ from stepwrit.wire import PlanItem
 
 @dataclass(slots=True, kw_only=True)
 class Registry:
-    """Workloads by role, tools by `server/tool`. lenient: unknown tools are low and `self`."""
+    """Workloads by role, tools by `server/tool`. lenient: unknown tools are low and `self`. narrowing: agents
+    whose word on what influenced a step is taken.
+    """
 
     agents: set[str] = field(default_factory=set)
     operators: set[str] = field(default_factory=set)
+    narrowing: set[str] = field(default_factory=set)
     servers: dict[str, Server] = field(default_factory=dict)
     tools: dict[str, Tool] = field(default_factory=dict)
     redeemers: dict[str, set[str]] = field(default_factory=dict)

@@ -69,7 +69,7 @@ Code = Literal[
     "unattested", "invalid_proof", "invalid_token", "use_dpop_nonce", "no_step",
     # refused
     "policy", "approval_required", "authorization_pending", "slow_down", "access_denied", "expired_token",
-    "limit", "ceiling", "plan", "origin_claimed", "wrong_workload",
+    "limit", "ceiling", "plan", "origin_claimed", "influence_claimed", "wrong_workload",
     "arguments_changed", "request_changed", "replay", "already_done",
     "closed", "expired", "revoked", "frozen",
     "not_registered", "not_found", "not_yet_supported", "human_proof",
@@ -159,6 +159,9 @@ class OpenStepRequest:
     deferred: bool = False
     origin: str | None = (
         None  # nobody may say this: read only to refuse it by its own name (`origin_claimed`)
+    )
+    influence: tuple[str, ...] | None = (
+        None  # the only steps whose results this one came of; only from an agent that the registry believes
     )
 
 

@@ -14,6 +14,7 @@ from stepwrit.tokens import CredentialClaims, StepToken
 from stepwrit.wire import Outcome
 from stepwrit_broker.core.approval import Ask
 from stepwrit_broker.core.grant import Grant, GrantRecord
+from stepwrit_broker.core.influence import Past
 from stepwrit_broker.core.limits import Charge, Limits
 from stepwrit_broker.core.marks import Mark
 from stepwrit_broker.core.registry import Registry
@@ -305,6 +306,14 @@ class Store(Protocol):
 
     async def step(self, step: str) -> StepRecord | None:
         """A committed step, or None."""
+        ...
+
+    async def past(self, txn: str) -> Past:
+        """All steps of the transaction, in the order of their opening, for as long as it may get another.
+
+        MUST have every step whose `open` returned before this was called: a request that came in before
+        a step was opened cannot have come of it. Raises Unavailable(rule="store") when some are missing.
+        """
         ...
 
     async def knows(self, txn: str) -> bool:

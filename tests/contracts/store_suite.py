@@ -173,7 +173,7 @@ class OpenContract:
         assert await house.store.step(root.step.id) == root
 
     async def test_what_was_opened_is_read_back_equal_after_a_restart(self, house: House) -> None:
-        record = await house.accepted(influence=("stp_x",), deferred=True)
+        record = await house.accepted(influence="1-3,7", deferred=True)
         await house.reopen()
         assert await house.store.step(record.step.id) == record
 
@@ -258,6 +258,60 @@ class OpenContract:
         house.store.use(build.limits(), lambda: 1)
         again = house.make.open(house.make.child_step(root), versions=current)
         assert await code(house.store.open(again)) == "stale_version"
+
+
+class PastContract:
+    async def test_the_past_is_all_steps_in_the_order_of_their_opening(self, house: House) -> None:
+        root = await house.root()
+        assert (await house.store.past(root.step.txn)).steps == ()
+        first, second = await house.accepted(root), await house.child(root)
+        below = await house.child(first)
+        other = await house.accepted()
+        past = await house.store.past(root.step.txn)
+        assert [each.id for each in past.steps] == [first.step.id, second.step.id, below.step.id]
+        assert [each.parent for each in past.steps] == [None, None, 0]
+        assert [each.id for each in (await house.store.past(other.step.txn)).steps] == [other.step.id]
+        assert (await house.store.past("txn_none")).steps == ()
+
+    async def test_the_past_survives_a_restart(self, house: House) -> None:
+        root = await house.root()
+        parent = await house.accepted(root)
+        await house.child(parent, influence="1")
+        await house.child(root, influence="")
+        before = await house.store.past(root.step.txn)
+        await house.reopen()
+        assert await house.store.past(root.step.txn) == before
+        await house.child(root)
+        assert len((await house.store.past(root.step.txn)).steps) == 4
+
+    async def test_a_refused_step_is_no_part_of_the_past(self, house: House) -> None:
+        root = await house.root()
+        await house.child(root)
+        command = house.make.open(house.make.child_step(root))
+        twice = replace(command, proofs=(*command.proofs, *command.proofs))
+        before = await house.store.past(root.step.txn)
+        assert await code(house.store.open(twice)) == "replay"
+        assert await house.store.past(root.step.txn) == before
+
+    async def test_steps_opened_at_once_are_all_in_the_past(self, house: House) -> None:
+        root = await house.root()
+        await asyncio.gather(*(house.child(root) for _ in range(20)))
+        assert len((await house.store.past(root.step.txn)).steps) == 20
+
+    async def test_ended_steps_stay_in_the_past_while_the_transaction_lives(self, house: House) -> None:
+        root = await house.root(expires_at=START + 7200)
+        ended = await house.accepted(root)
+        await house.store.move(house.make.move(ended, "close"))
+        for _ in range(3):
+            house.pass_time(1900)
+            await house.store.reap(house.now)
+        await house.reopen()
+        assert [each.id for each in (await house.store.past(root.step.txn)).steps] == [ended.step.id]
+        for _ in range(4):
+            house.pass_time(1900)
+            await house.store.reap(house.now)
+        assert not await house.store.knows(root.step.txn)
+        assert (await house.store.past(root.step.txn)).steps == ()
 
 
 class AcceptContract:

@@ -681,6 +681,15 @@ async def test_a_tool_outside_the_ceiling_is_refused(cast: Cast) -> None:
     await cast.open(intent["step"], "list")
 
 
+async def test_a_word_on_influence_is_refused_from_whom_nobody_believes(cast: Cast) -> None:
+    root = (await cast.intent())["step"]
+    first = await cast.open(root)
+    for claim in ([], [first.step]):
+        reply = await cast.agent.json("/v1/steps", open_body(root) | {"influence": claim})
+        assert (reply.status, reply.code) == (403, "influence_claimed")
+    await cast.open(root)
+
+
 async def test_an_unknown_tool_or_server_is_not_registered(cast: Cast) -> None:
     intent = await cast.intent()
     for change in ({"tool": "nothing"}, {"server": "nobody"}):

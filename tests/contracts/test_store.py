@@ -59,6 +59,10 @@ class TestOpen(store_suite.OpenContract):
     pass
 
 
+class TestPast(store_suite.PastContract):
+    pass
+
+
 class TestAccept(store_suite.AcceptContract):
     pass
 

@@ -76,7 +76,7 @@ OTHERS: dict[str, Callable[[Asked], Asked]] = {
     "tenant": with_step(tenant="blue"),
     "initiator": with_step(initiator="spiffe://a.test/other"),
     "origin": with_step(origin="server"),
-    "influence": with_step(influence=("mail",)),
+    "influence": with_step(influence="1-3"),
     "requester": with_intent(requester=Requester(opaque="prs_2", issuer=IDP, subject="bob")),
     "owner": with_intent(owner="ops"),
     "purpose": with_intent(purpose="something else"),

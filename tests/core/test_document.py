@@ -26,6 +26,7 @@ SERVER_ENTRY = Entry(id=SERVER, name="mail", role="mcp-server", tenant="acme")
 BANK_ENTRY = Entry(
     id="spiffe://partner.test/bank/*", name="x", role="resource", tenant="acme", audience="https://x.example"
 )
+SEEN = {"step": "stp_0", "tool": "mail/read", "returns": "untrusted"}
 
 
 def caller(entry: Entry) -> Caller:
@@ -49,7 +50,12 @@ def test_an_intents_question_has_no_action_and_names_the_transaction() -> None:
 
 def test_a_steps_question_names_both_ends_and_the_deed() -> None:
     asked = document.step_question(
-        caller=caller(AGENT_ENTRY), step=CHILD, performer=SERVER_ENTRY, home="example.test", now=NOW
+        caller=caller(AGENT_ENTRY),
+        step=CHILD,
+        performer=SERVER_ENTRY,
+        home="example.test",
+        now=NOW,
+        influence=(SEEN,),
     )
     told = asked.document
     assert (asked.asking, asked.resource) == ("open_step", "mail/send")
@@ -71,12 +77,17 @@ def test_a_steps_question_names_both_ends_and_the_deed() -> None:
     }
     assert told["facts"] == {"to": "bob", "count": 2, "urgent": True}
     assert told["depth"] == 1
-    assert told["influence"] is None
+    assert told["influence"] == [SEEN]
 
 
 def test_what_the_initiators_own_client_performs_is_the_clients() -> None:
     asked = document.step_question(
-        caller=caller(SERVER_ENTRY), step=CHILD, performer=None, home="example.test", now=NOW
+        caller=caller(SERVER_ENTRY),
+        step=CHILD,
+        performer=None,
+        home="example.test",
+        now=NOW,
+        influence=(),
     )
     performer = asked.document["performer"]
     assert isinstance(performer, dict)
@@ -91,8 +102,10 @@ def test_a_credentials_question_needs_an_initiator_who_is_still_registered() -> 
         redeemer=BANK_ENTRY,
         home="example.test",
         now=NOW,
+        influence=(SEEN,),
     )
     assert (asked.asking, asked.document["audience"]) == ("issue_credential", "https://x.example")
+    assert asked.document["influence"] == [SEEN]
     redeemer = asked.document["redeemer"]
     assert isinstance(redeemer, dict)
     assert (redeemer["trust_domain"], asked.document["home"]) == ("partner.test", "example.test")
@@ -104,12 +117,13 @@ def test_a_credentials_question_needs_an_initiator_who_is_still_registered() -> 
             redeemer=None,
             home="example.test",
             now=NOW,
+            influence=(),
         )
     assert refused.value.code == "not_registered"
 
 
 def test_a_question_is_plain_json_without_fractions_and_unknown_is_null() -> None:
-    owned = replace(ROOT, intent=replace(ROOT.intent, requester=None, owner="team"), influence=("stp_1",))
+    owned = replace(ROOT, intent=replace(ROOT.intent, requester=None, owner="team"))
     asked = document.intent_question(caller=caller(AGENT_ENTRY), step=owned, home="example.test", now=NOW)
     assert json.loads(json.dumps(asked.document)) == asked.document
     assert asked.document.keys() == document.MEMBERS
@@ -117,4 +131,4 @@ def test_a_question_is_plain_json_without_fractions_and_unknown_is_null() -> Non
         str(value) for value in asked.document.values() if isinstance(value, int | float)
     )
     assert asked.document["requester"] is None
-    assert asked.document["influence"] == ["stp_1"]
+    assert asked.document["influence"] is None

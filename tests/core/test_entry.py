@@ -16,7 +16,7 @@ ROOT = MAKE.root_step()
 LIFE = Life(
     state="accepted", round=1, performer=AGENT, accepted_at=0, beat_at=0, waiting_at=0, children=0, ended_at=0
 )
-CHILD = MAKE.child_step(StepRecord(step=ROOT, life=LIFE), influence=("stp_1",))
+CHILD = MAKE.child_step(StepRecord(step=ROOT, life=LIFE), influence="1")
 GRANT = MAKE.grant(StepRecord(step=CHILD, life=LIFE))
 
 
@@ -61,7 +61,7 @@ def test_a_steps_story_holds_no_argument_and_no_person_in_clear() -> None:
     assert facts["args"] == entry.salted(SALT, CHILD.action.args)
     assert facts["requester"] == entry.salted(SALT, "per_1")
     assert (facts["tool"], facts["impact"], facts["schema"]) == ("mail/send", "low", "schema1")
-    assert facts["influence"] == ["stp_1"]
+    assert facts["influence"] == "1"
     assert facts["ceiling"] == {"tools": ["mail/*"], "impact": "low"}
 
 

@@ -255,6 +255,14 @@ class Rig:
         )
         return replace(made, **changes)
 
+    def believe(self, agent: SpiffeId) -> None:
+        """Let the registry take this agent's word on what influenced a step."""
+        entries = (
+            replace(entry, narrows_influence=entry.narrows_influence or entry.id == agent)
+            for entry in self.settings.registry.entries
+        )
+        self.settings.registry = Registry(version=0, entries=tuple(entries))
+
     # --- the ordinary way
 
     def wish(self, **changes: Any) -> IntentRequest:

@@ -395,3 +395,87 @@ async def test_a_step_that_waited_for_too_long_or_is_revoked_has_none(rig: Rig) 
     with pytest.raises(Refused) as no:
         await renew(rig, other.record.step.id)
     assert no.value.code == "expired"
+
+
+def influences(rig: Rig) -> list[Any]:
+    """What policy was last told: tool, origin, how often."""
+    told: Any = rig.policy.asked[-1].document["influence"]
+    return [(each["tool"], each["origin"], each["times"]) for each in told]
+
+
+async def test_a_decision_is_told_what_the_initiator_could_have_seen(rig: Rig) -> None:
+    root = await rig.start()
+    assert rig.policy.asked[-1].document["influence"] is None
+    first = await rig.open(root, "files/read")
+    assert (influences(rig), first.record.step.influence) == ([], "")
+    second = await rig.open(root)
+    assert (influences(rig), second.record.step.influence) == ([("files/read", "model", 1)], "1")
+    await rig.open(root, "files/read")
+    third = await rig.open(root)
+    assert influences(rig) == [("files/read", "model", 2), ("mail/pay", "model", 1)]
+    assert third.record.step.influence == "1-3"
+    assert [entry["influence"] for entry in rig.entries("step.opened")] == ["", "1", "1-2", "1-3"]
+
+
+async def test_a_server_is_told_what_was_in_its_arguments_and_what_it_asked_for_itself(rig: Rig) -> None:
+    root = await rig.start()
+    await rig.open(root, "files/read")
+    taken = (await rig.take(await rig.open(root))).record
+    await rig.open(root, "mail/note")
+    await rig.open(taken, "files/read", who=MAIL)
+    assert influences(rig) == [
+        ("files/read", "model", 1),
+        ("mail/pay", "model", 1),
+        ("mail/note", "model", 1),  # the same server performs it: what it was given there it knows
+    ]
+    await rig.credential(taken)
+    assert influences(rig)[0] == ("files/read", "model", 1)
+    assert ("files/read", "server", 1) in influences(rig)
+
+
+async def test_another_transaction_is_another_past(rig: Rig) -> None:
+    await rig.open(await rig.start(), "files/read")
+    await rig.open(await rig.start())
+    assert influences(rig) == []
+
+
+async def test_a_refused_step_has_no_results_and_influences_nothing(rig: Rig) -> None:
+    root = await rig.start()
+    rig.policy.says = Deny(policies=("no",), reason="no")
+    await refused(rig, "policy", root, "files/read")
+    rig.policy.says = Permit(policies=("p1",))
+    await rig.open(root)
+    assert influences(rig) == []
+
+
+async def test_a_narrowing_is_taken_only_from_whom_the_registry_believes(rig: Rig) -> None:
+    root = await rig.start()
+    files = (await rig.open(root, "files/read")).record.step
+    note = (await rig.open(root, "mail/note")).record.step
+    problem = await refused(rig, "influence_claimed", root, influence=(note.id,))
+    assert problem.who_can_change_it == "the operator (registry.yaml)"
+    rig.believe(AGENT)
+    narrowed = await rig.open(root, influence=(files.id,))
+    assert influences(rig) == [("files/read", "model", 1)]
+    assert narrowed.record.step.influence == "1"
+    await rig.open(root, influence=())
+    assert influences(rig) == []
+    await rig.open(root)
+    assert [tool for tool, _, _ in influences(rig)] == ["files/read", "mail/note", "mail/pay"]
+
+
+async def test_a_narrowing_can_only_leave_out(rig: Rig) -> None:
+    rig.believe(AGENT)
+    root, elsewhere = await rig.start(), await rig.start()
+    other = (await rig.open(elsewhere, "files/read")).record.step
+    own = (await rig.open(root, "files/read")).record.step
+    await rig.open(root, influence=(own.id,))
+    for name in (other.id, root.step.id, "stp_none"):
+        await refused(rig, "influence_claimed", root, influence=(name,))
+
+
+async def test_a_server_cannot_narrow_what_it_knows(rig: Rig) -> None:
+    rig.believe(AGENT)
+    taken = await rig.accepted()
+    await rig.open(taken, "files/read", who=MAIL)
+    await refused(rig, "influence_claimed", taken, "files/read", who=MAIL, influence=())

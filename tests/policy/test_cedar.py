@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from tests.policy.world import AGENT, HOME, NOW, SERVER, Scene, caller, issuing, opening, starting, step
+from tests.policy.world import AGENT, HOME, MAIL, NOW, SERVER, Scene, caller, issuing, opening, starting, step
 
 from stepwrit.wire import Impact, Origin
 from stepwrit_broker.core.document import credential_question
@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 YES = '@id("yes") permit (principal, action, resource);'
 ACT = 'principal, action in [Stepwrit::Action::"open_step", Stepwrit::Action::"issue_credential"], resource'
 LOW = Scene(origin="model", impact="low")
+AFTER = Scene(origin="model", impact="low", influence=(MAIL,))
 
 
 def engine(*texts: str, facts: dict[str, str] | None = None) -> CedarEngine:
@@ -78,7 +79,14 @@ async def test_a_known_obligation_is_handed_on() -> None:
 
 
 async def test_a_credential_for_an_initiator_that_is_no_longer_registered_is_refused() -> None:
-    asked = {"caller": caller(SERVER), "step": step(LOW), "redeemer": None, "home": HOME, "now": NOW}
+    asked = {
+        "caller": caller(SERVER),
+        "step": step(LOW),
+        "redeemer": None,
+        "home": HOME,
+        "now": NOW,
+        "influence": (),
+    }
     assert isinstance(await engine(YES).decide(issuing(LOW)), Permit)
     with pytest.raises(Refused, match="not_registered"):
         credential_question(initiator=None, **asked)  # type: ignore[arg-type]
@@ -88,7 +96,7 @@ def test_every_document_fits_its_published_schema() -> None:
     schema = json.loads((ROOT / "docs/reference/schemas/decision.schema.json").read_text())
     Draft202012Validator.check_schema(schema)
     validator = Draft202012Validator(schema)
-    for question in (opening(LOW), issuing(LOW), starting(person=True, opener=AGENT)):
+    for question in (opening(LOW), issuing(AFTER), starting(person=True, opener=AGENT)):
         validator.validate(question.document)
     assert not validator.is_valid({**opening(LOW).document, "more": 1})
 
@@ -192,3 +200,32 @@ async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for amount in range(5):
         assert isinstance(await made.decide(opening(replace(LOW, facts=(("amount", amount),)))), Permit)
     assert len(made._kept) == 2
+
+
+INFLUENCES = [
+    ('context.influence.tools.contains("mail/read")', True),
+    ('context.influence.servers.contains("mail")', True),
+    ('context.influence.impacts.contains("low") && !context.influence.impacts.contains("high")', True),
+    ('context.influence.origins.contains("model") && !context.influence.origins.contains("server")', True),
+    ('context.influence.returns.contains("untrusted")', True),
+    ('context.influence.untrusted.contains("mail/list")', False),
+    ("!context.influence.untrusted.isEmpty()", True),
+]
+
+
+@pytest.mark.parametrize(("said", "holds"), INFLUENCES)
+async def test_a_rule_reads_what_could_have_had_a_part_in_a_step(said: str, holds: bool) -> None:
+    made = engine(YES, f'@id("no") forbid ({ACT}) when {{ {said} }};')
+    listed = {**MAIL, "tool": "mail/list", "returns": "trusted"}
+    scene = replace(LOW, influence=(MAIL, listed))
+    for question in (opening(scene), issuing(scene)):
+        assert isinstance(await made.decide(question), Deny if holds else Permit)
+    assert isinstance(await made.decide(opening(LOW)), Permit)
+
+
+async def test_a_document_of_an_earlier_release_is_not_read_as_free_of_influence() -> None:
+    clean = f'@id("no") forbid ({ACT}) when {{ context.influence.returns.contains("untrusted") }};'
+    made, asked = engine(YES, clean), opening(LOW)
+    assert isinstance(await made.decide(asked), Permit)
+    old = replace(asked, document={**asked.document, "influence": None})
+    assert isinstance(await made.decide(old), Deny)

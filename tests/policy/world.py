@@ -35,6 +35,15 @@ ENTRIES = {
     SERVER: Entry(id=SERVER, name="ledger", role="mcp-server", tenant="default"),
     CRON: Entry(id=CRON, name="nightly", role="trigger", tenant="default", owner="ops@prod.example"),
 }
+MAIL: dict[str, object] = {
+    "step": "stp_0",
+    "server": "mail",
+    "tool": "mail/read",
+    "impact": "low",
+    "origin": "model",
+    "returns": "untrusted",
+    "times": 2,
+}
 PERSON = Requester(opaque="per_1", issuer="https://idp.example", subject="alice")
 
 
@@ -52,6 +61,7 @@ class Scene:
     agent: SpiffeId = AGENT
     server: SpiffeId = SERVER
     bank: Entry = BANK
+    influence: tuple[dict[str, object], ...] = ()
 
 
 def caller(workload: str, attested_by: AttestedBy = "x509") -> Caller:
@@ -138,7 +148,14 @@ def root(*, person: bool, opener: str) -> Step:
 def opening(scene: Scene) -> Question:
     made = step(scene)
     who = caller(made.initiator, scene.attested_by)
-    return step_question(caller=who, step=made, performer=ENTRIES[scene.server], home=HOME, now=NOW)
+    return step_question(
+        caller=who,
+        step=made,
+        performer=ENTRIES[scene.server],
+        home=HOME,
+        now=NOW,
+        influence=scene.influence,
+    )
 
 
 def issuing(scene: Scene) -> Question:
@@ -150,6 +167,7 @@ def issuing(scene: Scene) -> Question:
         redeemer=scene.bank,
         home=HOME,
         now=NOW,
+        influence=scene.influence,
     )
 
 

@@ -91,7 +91,7 @@ def test_what_is_written_takes_the_registrys_place() -> None:
     (asked,) = read(
         given(
             "{asking: [open_step], attested_by: jwt, time: '2030-01-01T00:00:00Z', "
-            "deferred: true, influence: [stp_9],"
+            "deferred: true, influence: [notes/read, {tool: ledger/transfer, origin: server, times: 2}],"
             f" action: {{facts: {{vip: true}}, schema: S, plan: {plan}}}, approvals: [{{approver: bob}}],"
             " ceiling: {tools: [audit/*], impact: low}, budgets: {steps: 3, server_steps: 1},"
             " home: a.example}"
@@ -104,7 +104,14 @@ def test_what_is_written_takes_the_registrys_place() -> None:
     ]
     assert told["approval"] == {"id": "apr_scenario", "approver": "bob"}
     assert (told["attested_by"], told["now"], told["deferred"]) == ("jwt", 1893456000, True)
-    assert (told["influence"], told["home"], told["action"]["schema"]) == (["stp_9"], "a.example", "S")
+    assert (told["home"], told["action"]["schema"]) == ("a.example", "S")
+    assert [
+        (each["tool"], each["impact"], each["origin"], each["returns"], each["times"])
+        for each in told["influence"]
+    ] == [
+        ("notes/read", "low", "model", "untrusted", 1),
+        ("ledger/transfer", "low", "server", "untrusted", 2),
+    ]
     assert told["ceiling"] == {"tools": ["audit/*"], "impact": "low"}
     assert told["budgets"] == {"steps": 3, "server_steps": 1}
 
@@ -115,6 +122,7 @@ IMPOSSIBLE = [
     ("{owner: ops}", "owner", "a transaction is a person's or an owner's, not both"),
     ("{chain: [nowhere/read]}", "chain[0]", "there is no mcp-server named nowhere in the registry"),
     ("{chain: [notes/write]}", "chain[0]", "notes has no tool write"),
+    ("{influence: [notes/write]}", "influence[0]", "notes has no tool write"),
     ("{chain: [client/elicitation]}", "chain[0]", "the client's own tools open nothing"),
     (
         "{action: {tool: client/elicitation}}",

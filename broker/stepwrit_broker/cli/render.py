@@ -153,7 +153,25 @@ def _step(step: Json, story: Json, facts: Told) -> Text:
         line.append("  deferred")
     performer = facts.performers.get(str(step.get("step"))) or step.get("performer")
     line.append(f"\n{facts.short(step.get('initiator'))} → {facts.short(performer)}")
+    line.append(_influence(step, story))
     return _tail(line, step, story, facts)
+
+
+def _influence(step: Json, story: Json) -> Text:
+    """What could have had a part in it; where the document is gone, the numbers of those steps."""
+    kept: Any = (story.get("decisions") or {}).get(step.get("decision")) or {}
+    seen: Any = (kept.get("document") or {}).get("influence")
+    line = Text()
+    if not isinstance(seen, list):
+        numbers = step.get("influence")
+        return line.append(f"\ncould have seen steps {numbers}", style="dim") if numbers else line
+    for number, each in enumerate(seen):
+        line.append(", " if number else "\ncould have seen ", style="dim")
+        times = f" ×{each['times']}" if each.get("times", 1) > 1 else ""
+        is_untrusted = each.get("returns") == "untrusted"
+        word = " (untrusted)" if is_untrusted else ""
+        line.append(f"{each.get('tool')}{times}{word}", style="yellow" if is_untrusted else "dim")
+    return line
 
 
 def _state(step: Json) -> Text:

@@ -66,7 +66,7 @@ class Asked:
             "initiator": step.initiator,
             "performer": self.performer,
             "chain": _digest([[h.step, h.initiator, h.performer, h.origin, h.tool] for h in step.chain]),
-            "influence": None if step.influence is None else _digest(list(step.influence)),
+            "influence": None if step.influence is None else _digest(step.influence),
             "tool": action.tool,
             "impact": action.impact,
             "args": action.args,

@@ -7,7 +7,7 @@ broker's own trust domain: policy compares it with each party's, and refuses the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,16 +43,17 @@ def step_question(
     performer: Entry | None,
     home: str,
     now: float,
+    influence: Sequence[Party],
     approval: Party | None = None,
 ) -> Question:
     """May this caller open `step`? `performer`: None when the initiator's own client is to perform it.
 
-    The resource is the tool. The performer's id may still be a pattern: nobody has accepted yet. approval: id
-    and approver of a signature over exactly this step.
+    The resource is the tool. The performer's id may still be a pattern: nobody has accepted yet. influence:
+    what `core.influence.told` says of it. approval: id and approver of a signature over exactly this step.
     """
     me = _party(caller.entry, caller.workload.id, caller.workload.attested_by)
     other = _client(step) if performer is None else _party(performer, step.performer, None)
-    parties = _Parties(initiator=me, performer=other, approval=approval)
+    parties = _Parties(initiator=me, performer=other, influence=influence, approval=approval)
     return _question("open_step", caller, step, parties, home, now)
 
 
@@ -64,13 +65,14 @@ def credential_question(
     redeemer: Entry | None,
     home: str,
     now: float,
+    influence: Sequence[Party],
     approval: Party | None = None,
 ) -> Question:
     """May this caller, the step's performer, have a credential? The resource is the tool.
 
     initiator: the entry in force of the step's initiator. redeemer: the resource that it is for, None for a
-    tool that is its own. approval: as in `step_question`. Raises Refused(`not_registered`) when the initiator
-    has none.
+    tool that is its own. influence, approval: as in `step_question`. Raises Refused(`not_registered`) when
+    the initiator has none.
     """
     if initiator is None:
         raise Refused(
@@ -87,6 +89,7 @@ def credential_question(
         performer=me,
         redeemer=opened,
         audience=None if redeemer is None else redeemer.audience,
+        influence=influence,
         approval=approval,
     )
     return _question("issue_credential", caller, step, parties, home, now)
@@ -98,6 +101,7 @@ class _Parties:
     performer: Party
     redeemer: Party | None = None
     audience: str | None = None
+    influence: Sequence[Party] | None = None
     approval: Party | None = None
 
 
@@ -118,6 +122,7 @@ def _question(
             "redeemer": parties.redeemer,
             "audience": parties.audience,
             "approval": parties.approval,
+            "influence": None if parties.influence is None else list(parties.influence),
             "now": int(now),
             **_lineage(step),
             **_deed(step),
@@ -137,7 +142,6 @@ def _lineage(step: Step) -> dict[str, object]:
         "depth": step.depth,
         "deferred": step.deferred,
         "chain": [{"performer": hop.performer, "tool": hop.tool, "origin": hop.origin} for hop in step.chain],
-        "influence": None if step.influence is None else list(step.influence),
         "workflow": None,
         "ceiling": {"tools": sorted(step.ceiling.tools), "impact": step.ceiling.impact},
         "budgets": {"steps": intent.steps_max, "server_steps": intent.server_steps_max},

@@ -91,7 +91,7 @@ def step_facts(step: Step, salt: bytes) -> dict[str, object]:
         "args": salted(salt, action.args) if action else None,
         "schema": action.schema if action else None,
         "ceiling": {"tools": sorted(step.ceiling.tools), "impact": step.ceiling.impact},
-        "influence": list(step.influence) if step.influence is not None else None,
+        "influence": step.influence,
         "deferred": step.deferred,
         "expires_at": round(step.expires_at, 3),
     }

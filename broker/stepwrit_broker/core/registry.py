@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from stepwrit.wire import Impact, PlanItem
 from stepwrit_broker.core.ceiling import Ceiling
 from stepwrit_broker.core.lineage import Role
 from stepwrit_broker.core.persons import Persons
 from stepwrit_broker.core.workload import AttestedBy, SpiffeId
+
+Returns = Literal["trusted", "untrusted"]
 
 
 def matches(pattern: str, workload: SpiffeId) -> bool:
@@ -25,7 +28,8 @@ def matches(pattern: str, workload: SpiffeId) -> bool:
 class Tool:
     """One tool. `name` is `server/tool`; `facts`: name → JSON pointer (RFC 6901) into the arguments.
 
-    `is_self`: the tool is its own resource. An empty plan and not `is_self`: no credential.
+    `is_self`: the tool is its own resource. An empty plan and not `is_self`: no credential. returns: whether
+    the operator vouches for the content of its results.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Tool:
     plan: tuple[PlanItem, ...] = ()
     is_self: bool = False
     facts: tuple[tuple[str, str], ...] = ()
+    returns: Returns = "untrusted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +57,8 @@ class Entry:
     may_start: the ceiling of what a server, trigger or agent may start; None: nothing. audience: what a
     resource redeems for. attest: how it may prove who it is. owner: the approver of record of a trigger.
     person_claims: the audience may see the person's own identifiers. may_ask: patterns of the tools about
-    which it may ask for advice; a gateway does nothing else.
+    which it may ask for advice; a gateway does nothing else. narrows_influence: an
+    agent's word on which results a step came of is taken, within what the broker knows.
     """
 
     id: str
@@ -69,6 +75,7 @@ class Entry:
     max_auth_age_s: float = 3600.0
     person_claims: bool = False
     may_ask: frozenset[str] = frozenset()
+    narrows_influence: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

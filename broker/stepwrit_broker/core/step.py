@@ -110,8 +110,8 @@ class Step:
 
     performer: a SPIFFE ID, or the registry's pattern until someone accepts. ancestors: ids, root first.
     chain: one hop per ancestor with an action and this step, oldest first. expires_at: seconds.
-    keys_above: the thumbprints of the keys that opened the ancestors. approve_by: until when persons must
-    have signed; None where nobody needs to.
+    keys_above: the thumbprints of the keys that opened the ancestors. influence: as `core.influence.spelled`
+    writes it; None for a root. approve_by: until when persons must have signed; None where nobody needs to.
     """
 
     id: str
@@ -131,7 +131,7 @@ class Step:
     opened_at: float
     expires_at: float
     ref: str
-    influence: tuple[str, ...] | None = None
+    influence: str | None = None
     keys_above: tuple[str, ...] = ()
     approve_by: float | None = None
 

@@ -19,6 +19,7 @@ from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.document import step_question
 from stepwrit_broker.core.errors import Malformed, Problem, Refused, Unavailable, Unproven
 from stepwrit_broker.core.ids import is_id
+from stepwrit_broker.core.influence import told
 from stepwrit_broker.core.registry import Entry, Tool
 from stepwrit_broker.core.step import Step, StepRecord, deadline
 from stepwrit_broker.core.versions import Versions
@@ -149,8 +150,14 @@ async def _settled(
     placed = opening.place(house, subject, request, parent, force, now)
     marks.test(house.store.marks(), step_subjects(placed.step, subject))
     _check_bounds(force, parent, placed.step)
+    past = await house.store.past(parent.step.txn)
     question = step_question(
-        caller=subject, step=placed.step, performer=placed.performer, home=house.trust_domain, now=now
+        caller=subject,
+        step=placed.step,
+        performer=placed.performer,
+        home=house.trust_domain,
+        now=now,
+        influence=told(past, past.heard(subject.workload.id), force.registry),
     )
     return (await settle(force, question)).policies
 

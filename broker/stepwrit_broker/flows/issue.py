@@ -42,6 +42,7 @@ from stepwrit_broker.flows.house import (
     same_tenant,
     subject_of,
 )
+from stepwrit_broker.flows.knowing import influences
 from stepwrit_broker.ports import Evidence, InForce, ReserveCommand
 
 KIND = "action_token"
@@ -107,6 +108,7 @@ async def _attempt(
     about["tool"] = action.tool
     stages.mark("place")
     initiator = force.registry.entry_for(record.step.initiator)
+    seen = await influences(house, record.step, force)
 
     def question_with(approval: Party | None) -> Question:
         return credential_question(
@@ -116,6 +118,7 @@ async def _attempt(
             redeemer=force.registry.resource(audience),
             home=house.trust_domain,
             now=now,
+            influence=seen,
             approval=approval,
         )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from stepwrit.digest import DigestError, args_digest
 from stepwrit.wire import OpenStepRequest, PlanItem
-from stepwrit_broker.core import lineage, marks
+from stepwrit_broker.core import influence, lineage, marks
 from stepwrit_broker.core.approval import Ask
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.ceiling import Ceiling
@@ -32,6 +32,7 @@ from stepwrit_broker.flows.house import (
     step_token,
     weigh,
 )
+from stepwrit_broker.flows.knowing import known
 from stepwrit_broker.ports import Evidence, InForce, OpenCommand
 
 OPENED_S = 300.0  # how long a step waits to be accepted; its tokens live less
@@ -89,9 +90,16 @@ async def _attempt(
     if not is_id("stp", request.parent):
         raise Malformed("invalid_request", "parent is not a step id")
     parent = same_tenant(await house.store.step(request.parent), caller)
-    placed = place(house, caller, request, parent, force, now)  # 2
+    past = await house.store.past(parent.step.txn)
+    seen = known(past, caller, request.influence)
+    placed = place(house, caller, request, parent, force, now, influence.spelled(seen))  # 2
     question = step_question(
-        caller=caller, step=placed.step, performer=placed.performer, home=house.trust_domain, now=now
+        caller=caller,
+        step=placed.step,
+        performer=placed.performer,
+        home=house.trust_domain,
+        now=now,
+        influence=influence.told(past, seen, force.registry),
     )
     verdict = await weigh(force, question)  # 3
     step, ask = _asked(house, placed.step, parent, verdict, request, force, now)  # 4
@@ -153,9 +161,17 @@ def _charge(step: Step, caller: Caller) -> Charge:
 
 
 def place(
-    house: House, caller: Caller, request: OpenStepRequest, parent: StepRecord, force: InForce, now: float
+    house: House,
+    caller: Caller,
+    request: OpenStepRequest,
+    parent: StepRecord,
+    force: InForce,
+    now: float,
+    influenced: str | None = None,
 ) -> Placed:
     """Stage 2: the child as it would be, its origin, chain and ceiling from the broker's own records.
+
+    influenced: by which steps, as `core.influence.spelled` writes it.
 
     Raises Malformed, Refused(`ceiling`, `origin_claimed`, `not_found`, `not_registered`).
     """
@@ -193,6 +209,7 @@ def place(
         opened_at=now,
         expires_at=_ends(parent, request, now),
         ref=house.ref(),
+        influence=influenced,
     )
     return Placed(step=step, performer=entry)
 

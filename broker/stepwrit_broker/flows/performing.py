@@ -19,6 +19,7 @@ from stepwrit_broker.core.step import Step, StepRecord, deadline
 from stepwrit_broker.core.verdict import Question
 from stepwrit_broker.flows.asking import decide_again
 from stepwrit_broker.flows.house import House, check_performer, decision, operation, same_tenant
+from stepwrit_broker.flows.knowing import influences
 from stepwrit_broker.ports import AcceptCommand, Evidence, InForce, MoveCommand, Moved, ProofUse
 
 FINDINGS = frozenset(
@@ -106,6 +107,7 @@ async def _decided(
     if caller.workload.attested_by != "jwt" and not is_last:
         return None
     initiator = force.registry.entry_for(step.initiator)
+    seen = await influences(house, step, force)
 
     def question_with(approval: Party | None) -> Question:
         return credential_question(
@@ -115,6 +117,7 @@ async def _decided(
             redeemer=None,
             home=house.trust_domain,
             now=now,
+            influence=seen,
             approval=approval,
         )
 

@@ -132,8 +132,13 @@ def _kept(ledger: LedgerView, entry: LoggedEntry) -> Mapping[str, Any] | _Left:
     document = found.document.get("document")
     if not isinstance(document, Mapping) or cast("Mapping[str, object]", document).get("v") != DOCUMENT_V:
         return _Left({OTHER: 1})
-    lacks = not cast("Mapping[str, object]", document).keys() >= MEMBERS
-    return _Left({LACKING: 1}) if lacks else found.document
+    return _Left({LACKING: 1}) if _lacks(cast("Mapping[str, object]", document)) else found.document
+
+
+def _lacks(document: Mapping[str, object]) -> bool:
+    """Earlier releases did not know the influence of a step and said null."""
+    unknown = document.get("action") is not None and document.get("influence") is None
+    return unknown or not document.keys() >= MEMBERS
 
 
 def _only_counted(entry: LoggedEntry) -> _Left:

@@ -152,7 +152,7 @@ def _ask(request: dict[str, Any], policies: cedarpy.PolicySet) -> tuple[str, tup
 
 
 _PLAIN: Final = ("attested_by", "home", "tenant", "origin", "depth", "deferred", "now", "ceiling", "budgets")
-_OPTIONAL: Final = ("requester", "owner", "proof", "influence", "approval", "workflow", "audience")
+_OPTIONAL: Final = ("requester", "owner", "proof", "approval", "workflow", "audience")
 
 
 def _context(document: Mapping[str, Any], facts: Mapping[str, object]) -> dict[str, object]:
@@ -167,6 +167,8 @@ def _context(document: Mapping[str, Any], facts: Mapping[str, object]) -> dict[s
         context["action"] = _without_nulls(document["action"])
         context["facts"] = facts
         context["chain"] = _chain(document["chain"])
+        if document["influence"] is not None:
+            context["influence"] = _influence(document["influence"])
         context["plan"] = _plan(document["plan"])
     return context
 
@@ -181,6 +183,21 @@ def _chain(hops: list[Mapping[str, object]]) -> dict[str, object]:
         "tools": [hop["tool"] for hop in hops if hop["tool"] is not None],
         "origins": [hop["origin"] for hop in hops],
     }
+
+
+def _influence(steps: list[Mapping[str, Any]]) -> dict[str, object]:
+    """Sets in one order, so that the same steps are the same question."""
+    known = {
+        name: sorted({step[word] for step in steps})
+        for name, word in (
+            ("tools", "tool"),
+            ("servers", "server"),
+            ("impacts", "impact"),
+            ("origins", "origin"),
+            ("returns", "returns"),
+        )
+    }
+    return {**known, "untrusted": sorted({each["tool"] for each in steps if each["returns"] == "untrusted"})}
 
 
 def _plan(lines: list[Mapping[str, object]]) -> dict[str, object]:

@@ -91,6 +91,11 @@ def _tool(target: str, was: Tool, now: Tool) -> Iterator[Change]:
     if (was.plan, was.is_self) != (now.plan, now.is_self):
         less = was.is_self or not set(was.plan) <= set(now.plan)
         yield Change(what="narrowed" if less else "changed", target=target, detail="plan")
+    if was.returns != now.returns:
+        # content that nobody vouches for any more is subject to more
+        less_trusted = now.returns == "untrusted"
+        detail = f"returns {was.returns} to {now.returns}"
+        yield Change(what="narrowed" if less_trusted else "changed", target=target, detail=detail)
     for name in ("schema", "facts"):
         if getattr(was, name) != getattr(now, name):
             yield Change(what="changed", target=target, detail=name)
@@ -109,6 +114,9 @@ def _entry(target: str, was: Entry, now: Entry) -> Iterator[Change]:
     if was.may_ask != now.may_ask:
         less = not was.may_ask <= now.may_ask
         yield Change(what="narrowed" if less else "changed", target=target, detail="may_ask")
+    if was.narrows_influence != now.narrows_influence:
+        word: What = "changed" if now.narrows_influence else "narrowed"
+        yield Change(what=word, target=target, detail="narrows_influence")
     for name in ("name", "role", "tenant", "url", "audience", "owner", "person_claims"):
         if getattr(was, name) != getattr(now, name):
             yield Change(

@@ -67,6 +67,7 @@ def _entry(read: dict[str, Any], tenant: str) -> Entry:
         max_auth_age_s=seconds(read.get("max_auth_age", "1h")),
         person_claims=read.get("person_claims", False),
         may_ask=frozenset(read.get("may_ask", ())),
+        narrows_influence=read.get("narrows_influence", False),
     )
 
 
@@ -86,6 +87,7 @@ def _tool(name: str, read: dict[str, Any]) -> Tool:
         plan=() if plan == "self" else tuple(_line(each) for each in plan),
         is_self=plan == "self",
         facts=tuple(sorted(read.get("facts", {}).items())),
+        returns=read.get("returns", "untrusted"),
     )
 
 

@@ -19,6 +19,7 @@ from stepwrit_broker.core.ceiling import Ceiling
 from stepwrit_broker.core.document import credential_question, intent_question, step_question
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.core.facts import extract
+from stepwrit_broker.core.influence import returns
 from stepwrit_broker.core.registry import Entry, Registry, Tool
 from stepwrit_broker.core.step import Action, Intent, Requester, Step
 from stepwrit_broker.core.verdict import Question
@@ -90,6 +91,7 @@ def _open(scene: _Scene) -> Question:
         performer=performer,
         home=scene.home,
         now=scene.now,
+        influence=_influence(scene),
         approval=_approval(scene),
     )
 
@@ -105,6 +107,7 @@ def _issue(scene: _Scene) -> Question:
         redeemer=_redeemer(scene, step),
         home=scene.home,
         now=scene.now,
+        influence=_influence(scene),
         approval=_approval(scene),
     )
 
@@ -115,6 +118,25 @@ _ASK: Final = {"start_intent": _intent, "open_step": _open, "issue_credential": 
 def _approval(scene: _Scene) -> dict[str, object] | None:
     signed = scene.given.get("approvals", ())
     return {"id": "apr_scenario", **signed[0]} if signed else None
+
+
+def _influence(scene: _Scene) -> list[dict[str, object]]:
+    """One record for each, as `core.influence.told` makes them; each of a model, or as it is said."""
+    found: list[dict[str, object]] = []
+    for number, said in enumerate(scene.given.get("influence", ())):
+        each: Given = {"tool": said} if isinstance(said, str) else said
+        _, tool = _target(scene, each["tool"], "influence", number)
+        record: dict[str, object] = {
+            "step": f"stp_before_{number + 1}",
+            "server": tool.name.partition("/")[0],
+            "tool": tool.name,
+            "impact": each.get("impact", tool.impact),
+            "origin": each.get("origin", "model"),
+            "returns": each.get("returns", returns(tool.name, scene.registry)),
+            "times": each.get("times", 1),
+        }
+        found.append(record)
+    return found
 
 
 def _redeemer(scene: _Scene, step: Step) -> Entry | None:
@@ -205,13 +227,11 @@ def _child(above: Step, opener: Entry, performer: Entry | None, tool: str, numbe
 
 
 def _dressed(scene: _Scene, step: Step, action: Action) -> Step:
-    influence = scene.given.get("influence")
     return replace(
         step,
         action=action,
         ceiling=_ceiling(scene),
         deferred=scene.given.get("deferred", False),
-        influence=None if influence is None else tuple(influence),
     )
 
 

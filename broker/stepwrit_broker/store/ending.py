@@ -46,6 +46,8 @@ def end(
     kind: GrantEnd = "expire" if event == "expire" else "revoke" if event == "revoke" else "close"
     named, count = _end_grants(state, own.id, kind)
     record = end_step(state, row, replace(row.record.life, state=after, ended_at=now))
+    if own.parent is None:
+        state.pasts.forget(txn.txn)
     said = {**entry.hop_facts(own), "outcome": after, "revoked": count, "grants": named, **facts}
     word: entry.EntryKind = "step.expired" if event == "expire" else "step.closed"
     write_entry(state, word, ref, now, said, evidence, txn=txn.txn, salt=txn.salt, tenant=own.tenant)

@@ -22,6 +22,7 @@ from stepwrit_broker.store.common import (
     spend_proofs,
     write_entry,
 )
+from stepwrit_broker.store.past import NO_PAST, find_past
 from stepwrit_broker.store.reading import count_step, find_step, get_step, put_step, put_txn
 from stepwrit_broker.store.rows import StepRow, Txn
 from stepwrit_broker.store.state import State
@@ -80,6 +81,7 @@ def _root(state: State, command: OpenCommand, now: float) -> StepRecord:
         expires_at=root.expires_at,
     )
     put_txn(state, txn)
+    state.pasts.put(root.txn, NO_PAST)
     life = Life(
         state="accepted",
         round=1,
@@ -103,7 +105,9 @@ def _child(state: State, command: OpenCommand, now: float) -> StepRecord:
     in_force = state.limits()
     _check_bounds(child, parent, txn, in_force)
     _charge(state, command, in_force, now)
+    past = find_past(state, txn)
     spend_proofs(state, command.proofs)
+    state.pasts.put(txn.txn, past.plus(child))
     life = _NOBODY if command.ask is None else replace(_NOBODY, state="approval_pending")
     record = put_step(state, child, life, min(child.expires_at, now + LOOK_AFTER_S))
     count_step(state, txn, parent, is_server=child.origin == "server")

@@ -145,8 +145,13 @@ def _wake_below(state: State, row: StepRow, txn: Txn, now: float) -> None:
 
 
 def _purge(state: State, row: StepRow, txn: Txn, now: float) -> Reaped:
-    """The rows of an ended step. A root stays until it is the last of its transaction."""
+    """The rows of an ended step. A root stays until it is the last of its transaction; the steps below stay
+    for as long as it lives: what comes later is decided by what was before.
+    """
     own, conn = row.record.step, state.conn
+    if own.parent is not None and _lives(state, txn, now):
+        conn.execute(_LATER, (min(now + KEEP_S, txn.expires_at), row.seq))
+        return nothing()
     others: int = conn.execute(_OTHERS, (txn.txn, own.id)).fetchone()[0] if own.parent is None else 0
     if others:
         conn.execute(_LATER, (now + KEEP_S, row.seq))
@@ -161,10 +166,16 @@ def _purge(state: State, row: StepRow, txn: Txn, now: float) -> Reaped:
     if own.parent is None:
         conn.execute("DELETE FROM txns WHERE txn = ?", (txn.txn,))
         state.txns.forget(txn.txn)
+        state.pasts.forget(txn.txn)
         gone.append(f"txn:{txn.txn}")
     for target in gone:
         _drop_mark(state, target)
     return Reaped(steps=0, grants=0, purged=1)
+
+
+def _lives(state: State, txn: Txn, now: float) -> bool:
+    root = find_step(state, txn.root)
+    return now < txn.expires_at and root is not None and root[0].record.life.state not in FINAL
 
 
 def _drop_mark(state: State, target: str) -> None:

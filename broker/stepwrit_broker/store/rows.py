@@ -204,7 +204,7 @@ def _read_step(body: list[Any], id_: str, txn: str, parent: str | None, intent: 
         opened_at=body[11],
         expires_at=body[12],
         ref=body[13],
-        influence=None if body[14] is None else tuple(body[14]),
+        influence=body[14],
         keys_above=tuple(body[15]),
         approve_by=body[16] if len(body) > 16 else None,
     )

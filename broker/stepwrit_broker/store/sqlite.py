@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from stepwrit_broker.core.errors import Problem, Unavailable
 from stepwrit_broker.core.grant import Grant, GrantRecord
+from stepwrit_broker.core.influence import Past
 from stepwrit_broker.core.limits import Limits
 from stepwrit_broker.core.marks import Mark
 from stepwrit_broker.core.step import StepRecord
@@ -32,6 +33,7 @@ from stepwrit_broker.ports import (
 from stepwrit_broker.store import accepting, granting, moving, opening, pinning, reaping, ruling
 from stepwrit_broker.store.backup import copy_to
 from stepwrit_broker.store.disk import Headroom
+from stepwrit_broker.store.past import committed_past
 from stepwrit_broker.store.people import SqliteApprovals
 from stepwrit_broker.store.reading import SELECT_GRANT, SELECT_STEP, SELECT_TXN
 from stepwrit_broker.store.rows import decode_grant, decode_step, decode_txn, version_of
@@ -150,6 +152,10 @@ class SqliteStore:
         if txn is None:
             return None
         return decode_step(row, decode_txn(txn, b"").intent).record
+
+    async def past(self, txn: str) -> Past:
+        """The committed steps of a transaction."""
+        return committed_past(self._state, self._reader, txn)
 
     async def knows(self, txn: str) -> bool:
         """Whether the transaction is committed and not purged."""

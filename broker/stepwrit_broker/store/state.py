@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from stepwrit_broker.core.errors import Conflict, Unavailable
+from stepwrit_broker.core.influence import Past
 from stepwrit_broker.core.limits import Limits
 from stepwrit_broker.core.marks import Mark
 from stepwrit_broker.core.versions import StoredVersion, VersionKind, Versions
@@ -24,6 +25,7 @@ from stepwrit_broker.store.rows import GrantRow, StepRow, Txn, mark_of, version_
 STEPS_HELD: Final = 8192
 GRANTS_HELD: Final = 8192
 TXNS_HELD: Final = 4096
+PASTS_HELD: Final = 1024
 SAVE_TIME_S: Final = 1.0  # how far the stored high-water time may lag behind
 EPOCH_BYTES: Final = 16
 VERSION_COLUMNS: Final = "kind, number, digest, source, doc, by, reason, at"
@@ -60,6 +62,7 @@ class State:
         self.steps: Shelf[StepRow] = Shelf(self.journal, STEPS_HELD)
         self.grants: Shelf[GrantRow] = Shelf(self.journal, GRANTS_HELD)
         self.txns: Shelf[Txn] = Shelf(self.journal, TXNS_HELD)
+        self.pasts: Shelf[Past] = Shelf(self.journal, PASTS_HELD)
         self.marks: dict[str, Mark] = {}
         self.owed: dict[str, MarkCommand] = {}  # in force here, not yet durable
         self.versions: dict[VersionKind, StoredVersion] = {}
@@ -114,6 +117,7 @@ class State:
         self.steps.settle()
         self.grants.settle()
         self.txns.settle()
+        self.pasts.settle()
 
     def abort(self) -> None:
         """The batch is not: put everything back, and read again what the file says."""
@@ -121,6 +125,7 @@ class State:
         self.steps.clear()
         self.grants.clear()
         self.txns.clear()
+        self.pasts.clear()
         self.load()
 
     def use(self, limits: Limits, bundles: Callable[[], int]) -> None:
