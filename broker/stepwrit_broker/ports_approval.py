@@ -5,7 +5,7 @@ As in `ports`: every changing call is ONE atomic, durable operation with its led
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -97,6 +97,17 @@ class Sought:
     most: int = 200
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresentCommand:
+    """A person signs in. authenticator: with which passkey, None for none of ours. proofs: used up by it."""
+
+    by: Identity
+    authenticator: str | None
+    sign_count: int | None
+    proofs: tuple[ProofUse, ...]
+    now: float
+
+
 class ApprovalStore(Protocol):
     """Approvals and authenticators. Approvals are asked for in `Store.open`, used in `Store.accept`.
 
@@ -137,12 +148,69 @@ class ApprovalStore(Protocol):
         """Approve or retire. Raises Refused(`not_found`), Conflict(`wrong_state`)."""
         ...
 
+    async def present(self, command: PresentCommand) -> None:
+        """Use up the proofs and compare and store the passkey's counter, which must be active and theirs.
+
+        Raises Refused(`access_denied`, `replay`).
+        """
+        ...
+
     async def authenticator(self, name: str) -> Authenticator | None:
         """By its id, or a passkey's credential id. A key's id is `aut_` and its thumbprint (RFC 7638)."""
         ...
 
     async def authenticators(self, owner: Identity | None) -> Sequence[Authenticator]:
         """All of one person, or of everybody; oldest first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assertion:
+    """What a passkey signed, verified. handle: the user handle that it was made with, if it told it.
+
+    evidence: `client_data`, `authenticator_data`, `signature` (base64url) and `public_key` (a JWK's text).
+    """
+
+    credential: str
+    sign_count: int
+    handle: bytes | None = field(repr=False)
+    evidence: Mapping[str, object] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewPasskey:
+    """A passkey just made. credential: base64url. public_key: the JWK's text by which it is kept."""
+
+    credential: str
+    public_key: str
+    sign_count: int
+
+
+class Passkeys(Protocol):
+    """Web Authentication for one RP. MUST demand user verification, our own origin and RP ID, and a window
+    of its own; MUST NOT compare counters: the store does.
+    """
+
+    def request(self, challenge: bytes, allowed: Iterable[str]) -> Mapping[str, object]:
+        """What a browser is asked to have signed (JSON). No `allowed` credential: any passkey of this RP."""
+        ...
+
+    def creation(
+        self, challenge: bytes, *, handle: bytes, name: str, known: Iterable[str]
+    ) -> Mapping[str, object]:
+        """What a browser is asked to make (JSON): a discoverable passkey, none where it has a `known` one."""
+        ...
+
+    def credential(self, said: str) -> str:
+        """The credential id, base64url, that a browser's answer names. Raises Unproven(`invalid_proof`)."""
+        ...
+
+    def asserted(self, said: str, challenge: bytes, public_key: str) -> Assertion:
+        """A browser's answer, verified. Raises Unproven(`invalid_proof`)."""
+        ...
+
+    def registered(self, said: str, challenge: bytes) -> NewPasskey:
+        """A browser's new passkey, verified. Raises Unproven(`invalid_proof`)."""
         ...
 
 

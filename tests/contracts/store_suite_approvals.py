@@ -18,6 +18,7 @@ from stepwrit_broker.ports_approval import (
     ApprovalStore,
     DecideCommand,
     Given,
+    PresentCommand,
     ProposeCommand,
     RefuseCommand,
     SignCommand,
@@ -296,3 +297,42 @@ class AuthenticatorContract:
         proof = ProofUse(kind="invitation", key="i", until=house.now + 60)
         await of(house).propose(replace(proposing(house), proofs=(proof,)))
         assert await code(of(house).propose(replace(proposing(house), proofs=(proof,)))) == "replay"
+
+    async def test_signing_in_uses_its_proofs_up_and_moves_the_counter(self, house: House) -> None:
+        key = await of(house).propose(proposing(house))
+        shown = presenting(house, key, 4)
+        assert await code(of(house).present(shown)) == "access_denied", "it is only proposed"
+        await of(house).decide(deciding(house, key))
+        assert await code(of(house).present(replace(shown, by=BOB))) == "access_denied"
+        await of(house).present(shown)
+        assert await code(of(house).present(shown)) == "replay"
+        assert await code(of(house).present(presenting(house, key, 4))) == "access_denied", "a clone"
+        await of(house).present(presenting(house, key, 5))
+        assert await code(of(house).present(presenting(house, key, 5))) == "access_denied"
+        await of(house).decide(deciding(house, key, "retire"))
+        assert await code(of(house).present(presenting(house, key, 6))) == "access_denied"
+
+    async def test_a_refused_sign_in_uses_nothing_up(self, house: House) -> None:
+        key = await of(house).propose(proposing(house))
+        await of(house).decide(deciding(house, key))
+        await of(house).present(presenting(house, key, 4))
+        shown = presenting(house, key, 4)
+        assert await code(of(house).present(shown)) == "access_denied"
+        await of(house).present(replace(shown, sign_count=5))
+
+    async def test_another_way_to_sign_in_has_no_counter(self, house: House) -> None:
+        shown = PresentCommand(
+            by=ALICE,
+            authenticator=None,
+            sign_count=None,
+            proofs=(house.make.proof(),),
+            now=house.now,
+        )
+        await of(house).present(shown)
+        assert await code(of(house).present(shown)) == "replay"
+
+
+def presenting(house: House, key: Authenticator, count: int) -> PresentCommand:
+    return PresentCommand(
+        by=key.owner, authenticator=key.id, sign_count=count, proofs=(house.make.proof(),), now=house.now
+    )

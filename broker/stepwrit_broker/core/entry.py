@@ -23,7 +23,7 @@ EntryKind = Literal[
     "grant.issued", "grant.self", "grant.redeemed", "grant.expired",
     "approval.asked", "approval.signed", "approval.given", "approval.denied", "approval.cancelled",
     "approval.expired", "approval.used", "authenticator.proposed", "authenticator.approved",
-    "authenticator.retired",
+    "authenticator.retired", "authenticator.invited",
     "refused", "refused.counted", "question.answered", "question.counted",
     "mark.set", "mark.lifted", "version.applied",
     "broker.started", "key.published", "log.adopted", "log.sealed",

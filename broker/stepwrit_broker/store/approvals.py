@@ -11,13 +11,13 @@ import msgspec
 from stepwrit_broker.core import approval, entry, limits
 from stepwrit_broker.core import step as steps
 from stepwrit_broker.core.approval import ApprovalRecord, Ask, Asked, Event, Signed, may_sign, missing
-from stepwrit_broker.core.authenticator import check_count
 from stepwrit_broker.core.errors import Refused
 from stepwrit_broker.core.persons import Identity
 from stepwrit_broker.core.step import Step
 from stepwrit_broker.core.terms import Terms
 from stepwrit_broker.ports import Evidence
 from stepwrit_broker.ports_approval import RefuseCommand, SignCommand
+from stepwrit_broker.store.authenticators import check_shown
 from stepwrit_broker.store.common import check_marks, spend_proofs, write_entry
 from stepwrit_broker.store.reading import find_step, get_step, move_step
 from stepwrit_broker.store.rows import StepRow, Txn
@@ -46,8 +46,6 @@ _SIGN: Final = (
     "INSERT OR REPLACE INTO signatures (approval, issuer, subject, digest, method, authenticator, at)"
     " VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
-_COUNTED: Final = "SELECT sign_count, state, issuer, subject FROM authenticators WHERE id = ?"
-_COUNT: Final = "UPDATE authenticators SET sign_count = ? WHERE id = ?"
 _to_json: Final = msgspec.json.Encoder().encode
 _ENTRY: Final[dict[Event, entry.EntryKind]] = {
     "give": "approval.given",
@@ -96,8 +94,8 @@ def sign(state: State, command: SignCommand) -> ApprovalRecord:
     if now >= record.asked.expires_at:
         raise Refused("expired_token", "the approval has expired")
     _check_signer(record.asked, command)
-    _check_authenticator(state, command)
-    spend_proofs(state, command.given.proofs)
+    spend_proofs(state, command.given.proofs)  # first: what is shown twice is a replay, not a clone
+    check_shown(state, command.given)
     made = replace(command.signed, at=now)
     state.conn.execute(
         _SIGN,
@@ -116,19 +114,6 @@ def _check_signer(asked: Asked, command: SignCommand) -> None:
         raise Refused("access_denied", "what was signed is something else", rule="digest")
     if not may_sign(asked, command.signed.by, command.persons):
         raise Refused("access_denied", "this person is not among those who may sign", rule="eligible")
-
-
-def _check_authenticator(state: State, command: SignCommand) -> None:
-    """It is still the signer's, active, and its counter went on: compared where it is stored."""
-    given = command.given
-    if given.authenticator is None:
-        return
-    row: tuple[int, str, str, str] | None = state.conn.execute(_COUNTED, (given.authenticator,)).fetchone()
-    if row is None or row[1] != "active" or Identity(row[2], row[3]) != given.by:
-        raise Refused("access_denied", "this authenticator is not registered", rule="authenticator")
-    if given.sign_count is not None:
-        check_count(row[0], given.sign_count)
-        state.conn.execute(_COUNT, (given.sign_count, given.authenticator))
 
 
 def _tell_signature(state: State, record: ApprovalRecord, command: SignCommand, txn: Txn, now: float) -> None:

@@ -11,7 +11,7 @@ from stepwrit_broker.core.authenticator import Authenticator
 from stepwrit_broker.core.errors import Conflict, Refused
 from stepwrit_broker.core.persons import Identity
 from stepwrit_broker.ports import Evidence
-from stepwrit_broker.ports_approval import DecideCommand, ProposeCommand
+from stepwrit_broker.ports_approval import DecideCommand, Given, PresentCommand, ProposeCommand
 from stepwrit_broker.store.common import spend_proofs, write_entry
 from stepwrit_broker.store.state import State
 
@@ -24,6 +24,8 @@ ALL: Final = f"SELECT {_COLUMNS} FROM authenticators ORDER BY seq"  # noqa: S608
 OF_OWNER: Final = f"SELECT {_COLUMNS} FROM authenticators WHERE issuer = ? AND subject = ? ORDER BY seq"  # noqa: S608
 _PUT: Final = f"INSERT INTO authenticators ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'proposed', ?, '', 0)"  # noqa: S608
 _DECIDE: Final = "UPDATE authenticators SET state = ?, decided_by = ?, decided_at = ? WHERE id = ?"
+_COUNTED: Final = "SELECT sign_count, state, issuer, subject FROM authenticators WHERE id = ?"
+_COUNT: Final = "UPDATE authenticators SET sign_count = ? WHERE id = ?"
 _ENTRY: Final[dict[core.Verb, entry.EntryKind]] = {
     "approve": "authenticator.approved",
     "retire": "authenticator.retired",
@@ -56,6 +58,25 @@ def decide(state: State, command: DecideCommand) -> Authenticator:
     said: dict[str, object] = {"by": command.by, "reason": command.reason}
     _tell(state, _ENTRY[command.verb], made, command.who, command.ref, now, said, Evidence())
     return made
+
+
+def present(state: State, command: PresentCommand) -> None:
+    """A person signs in: its proofs are used up, and a passkey's counter goes on."""
+    state.at(command.now)
+    spend_proofs(state, command.proofs)
+    check_shown(state, command)
+
+
+def check_shown(state: State, given: Given | PresentCommand) -> None:
+    """It is still the signer's, active, and its counter went on: compared where it is stored."""
+    if given.authenticator is None:
+        return
+    row: tuple[int, str, str, str] | None = state.conn.execute(_COUNTED, (given.authenticator,)).fetchone()
+    if row is None or row[1] != "active" or Identity(row[2], row[3]) != given.by:
+        raise Refused("access_denied", "this authenticator is not registered", rule="authenticator")
+    if given.sign_count is not None:
+        core.check_count(row[0], given.sign_count)
+        state.conn.execute(_COUNT, (given.sign_count, given.authenticator))
 
 
 def decode(row: tuple[Any, ...]) -> Authenticator:

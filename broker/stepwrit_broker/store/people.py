@@ -12,6 +12,7 @@ from stepwrit_broker.core.persons import Identity
 from stepwrit_broker.core.step import StepRecord
 from stepwrit_broker.ports_approval import (
     DecideCommand,
+    PresentCommand,
     ProposeCommand,
     RefuseCommand,
     SignCommand,
@@ -80,6 +81,10 @@ class SqliteApprovals:
     async def decide(self, command: DecideCommand) -> Authenticator:
         """Approve or retire one."""
         return await self._writer.submit(lambda: authenticators.decide(self._state, command), vital=True)
+
+    async def present(self, command: PresentCommand) -> None:
+        """A person signs in."""
+        await self._writer.submit(lambda: authenticators.present(self._state, command))
 
     async def authenticator(self, name: str) -> Authenticator | None:
         """By its id or a passkey's credential id."""

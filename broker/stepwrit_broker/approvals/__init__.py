@@ -1,0 +1,1 @@
+"""How persons sign: one adapter for each method."""

@@ -1,0 +1,1 @@
+"""What persons see: the approval page, and what belongs to it."""
