@@ -74,6 +74,18 @@ def is_news(problem: Problem) -> bool:
     return problem.code in ("authorization_pending", "slow_down")
 
 
+def check_not_pending(record: StepRecord) -> None:
+    """For its performer, who cannot change it. Raises Refused(`authorization_pending`)."""
+    if record.life.state == "approval_pending":
+        raise Refused(
+            "authorization_pending",
+            "the step waits for a person's signature",
+            rule="approval",
+            retry_after=INTERVAL_S,
+            ref=record.step.ref,
+        )
+
+
 async def approved(house: House, record: StepRecord, wait_s: float = 0.0) -> StepRecord:
     """A step that waits for its approval: the record once it is given; else raises what a poll is told.
 

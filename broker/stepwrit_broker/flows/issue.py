@@ -27,7 +27,7 @@ from stepwrit_broker.core.limits import Charge
 from stepwrit_broker.core.plan import line_for
 from stepwrit_broker.core.step import Action, Step, StepRecord
 from stepwrit_broker.core.verdict import Question
-from stepwrit_broker.flows.asking import decide_again
+from stepwrit_broker.flows.asking import check_not_pending, decide_again, is_news
 from stepwrit_broker.flows.house import (
     House,
     Stages,
@@ -86,7 +86,8 @@ async def issue(
             lambda: _attempt(house, caller, subject, audience, details, op_id, digest, stages, about)
         )
     except Problem as problem:
-        await house.refusals.note(problem, caller, "credential", about)
+        if not is_news(problem):
+            await house.refusals.note(problem, caller, "credential", about)
         raise
 
 
@@ -161,6 +162,7 @@ async def _step(house: House, caller: Caller, subject: str, now: float) -> tuple
     if record.step.action is None:
         raise Refused("no_step", "an intent has no action and never yields a credential")
     check_performer(record, caller)
+    check_not_pending(record)
     if record.life.performer is None:
         raise Conflict("wrong_state", "the step has not been accepted")
     return record, record.step.action

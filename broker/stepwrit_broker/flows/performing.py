@@ -17,7 +17,7 @@ from stepwrit_broker.core.limits import Lives
 from stepwrit_broker.core.registry import matches
 from stepwrit_broker.core.step import Step, StepRecord, deadline
 from stepwrit_broker.core.verdict import Question
-from stepwrit_broker.flows.asking import decide_again
+from stepwrit_broker.flows.asking import check_not_pending, decide_again, is_news
 from stepwrit_broker.flows.house import House, check_performer, decision, operation, same_tenant
 from stepwrit_broker.flows.knowing import influences
 from stepwrit_broker.ports import AcceptCommand, Evidence, InForce, MoveCommand, Moved, ProofUse
@@ -60,6 +60,7 @@ async def accept(
         about["txn"], about["tool"] = token.txn, token.tool
         record = same_tenant(await house.store.step(step_id) if is_id("stp", step_id) else None, caller)
         _check(caller, record.step, token, request)
+        check_not_pending(record)
         decided = await _decided(house, force, caller, record.step, now)
         proof = house.step_tokens.initiated(
             request.proof,
@@ -76,7 +77,8 @@ async def accept(
         ends = deadline(own, accepted_s=lives.accepted_s, waiting_s=lives.waiting_s, lost_s=lives.accepted_s)
         return Accepted(record=own, self_grant=done, lives=lives, ends_at=ends)
     except Problem as problem:
-        await house.refusals.note(problem, caller, "accept", about)
+        if not is_news(problem):
+            await house.refusals.note(problem, caller, "accept", about)
         raise
 
 
