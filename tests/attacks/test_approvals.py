@@ -74,7 +74,7 @@ async def test_high_impact_waits_runs_once_signed_and_is_told_by_the_ledger(stag
     got = (await ledger.credential(opened.step, **WIPE)).ok()
     bank = await stage.actor("resource/bank/1")
     (await bank.json("/v1/redeem", redeem_body(got["access_token"], ledger, **WIPE))).ok()
-    kinds = [entry.kind for entry in stage.broker.ledger.of_txn(opened.txn, None)]
+    kinds = [entry.kind for entry in stage.broker.ledger.of_txn(opened.txn)]
     told = [kind for kind in kinds if kind.startswith("approval.")]
     assert told == ["approval.asked", "approval.signed", "approval.given", "approval.used"]
 

@@ -18,6 +18,7 @@ from stepwrit_broker.edge.forwarded import take
 from stepwrit_broker.edge.http import Asgi, Receive, Request, Response, Scope, Send, receive_request
 from stepwrit_broker.edge.problems import render, render_oauth
 from stepwrit_broker.edge.verbs import Verbs
+from stepwrit_broker.flows.asking import is_news
 from stepwrit_broker.observe import Metrics
 
 _log = structlog.get_logger("stepwrit.edge")
@@ -128,8 +129,9 @@ class WorkloadApp:
             self._metrics.unattested(problem.rule or "")
         if "stepwrit.caller" not in scope and not self._is_due(problem.rule or problem.code):
             return
-        _log.warning(
-            "refused",
+        tell = _log.info if is_news(problem) else _log.warning
+        tell(
+            "waits" if is_news(problem) else "refused",
             verb=verb,
             code=problem.code,
             reason=problem.reason,
@@ -149,6 +151,8 @@ class WorkloadApp:
 
 
 def _outcome(problem: Problem) -> str:
+    if is_news(problem):
+        return "waits"
     return "unavailable" if isinstance(problem, Unavailable) else "refused"
 
 
