@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from stepwrit import telemetry
+from stepwrit._approving import Pending
 from stepwrit._keyring import Keyring
 from stepwrit._transport import READY_AGAIN_S, READY_S, Named, Who
 from stepwrit.clock import Clock, Entropy, SystemClock, SystemEntropy, random_id
@@ -45,6 +46,7 @@ class Client:
         self._sender: Final = parts.sender()
         self._ring: Final = Keyring()
         self._patience = READY_S
+        self.pending: Final = Pending()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._sender.base_url!r})"

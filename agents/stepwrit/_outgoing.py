@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from stepwrit._approving import Call, OnApproval, Patience, Pending
 from stepwrit._reply import local
 from stepwrit.digest import DigestError, args_digest
 from stepwrit.dpop import make_step_proof
-from stepwrit.errors import RefusedError
+from stepwrit.errors import ApprovalPendingError, RefusedError, UnavailableError
 from stepwrit.jws import SigningKey
-from stepwrit.wire import HEADER_TXN_TOKEN, META_STEP, OpenStepRequest, Origin, StepOpened
+from stepwrit.wire import (
+    HEADER_TXN_TOKEN,
+    META_STEP,
+    ApprovalAsked,
+    OpenStepRequest,
+    Origin,
+    StepOpened,
+)
 
 MARGIN_S: Final = 5.0  # a token this close to its end is not sent any more
 
@@ -30,8 +38,23 @@ class Opens(Protocol):
         """Fresh randomness as text."""
         ...
 
-    async def open(self, request: OpenStepRequest) -> StepOpened:
+    @property
+    def pending(self) -> Pending:
+        """Calls whose approval is still to come."""
+        ...
+
+    async def open(
+        self,
+        request: OpenStepRequest,
+        *,
+        wait_for_approval: float = 0.0,
+        on_approval: OnApproval | None = None,
+    ) -> StepOpened:
         """Open a child."""
+        ...
+
+    async def approved(self, asked: ApprovalAsked, seconds: float = 0.0) -> StepOpened:
+        """A step that was asked for before, once it is signed."""
         ...
 
     async def step_token(self, step: str) -> StepOpened:
@@ -115,16 +138,48 @@ class OutgoingStep:
 
 
 async def open_outgoing(
-    broker: Opens, parent: str, server: str, tool: str, args: dict[str, object]
+    broker: Opens,
+    parent: str,
+    server: str,
+    tool: str,
+    args: dict[str, object],
+    patience: Patience | None = None,
 ) -> OutgoingStep:
-    """Open a child of `parent`.
+    """Open a child of `parent`, or go on with the one that this very call asked for before.
 
     Raises:
+        ApprovalPendingError: a person must sign; the same call again goes on with the same step.
         RefusedError: the broker's no, or `invalid_arguments`: they are not JSON of one meaning.
     """
-    digest = digest_of(args)
-    opened = await broker.open(OpenStepRequest(parent=parent, server=server, tool=tool, args=args))
+    digest, patience = digest_of(args), patience or Patience()
+    call = parent, server, tool, digest
+    asked = broker.pending.take(call)
+    if asked is not None:
+        return OutgoingStep(broker, await _again(broker, call, asked, patience), digest)
+    request = OpenStepRequest(parent=parent, server=server, tool=tool, args=args)
+    try:
+        opened = await broker.open(
+            request, wait_for_approval=patience.seconds, on_approval=patience.on_approval
+        )
+    except ApprovalPendingError as pending:
+        broker.pending.put(call, pending.approval)
+        raise
     return OutgoingStep(broker, opened, digest)
+
+
+async def _again(broker: Opens, call: Call, asked: ApprovalAsked, patience: Patience) -> StepOpened:
+    """Go on with what was asked for; until there is a yes or a no it stays remembered."""
+    is_over = False
+    try:
+        opened = await broker.approved(asked, patience.seconds)
+        is_over = True
+    except RefusedError as no:
+        is_over = not isinstance(no, ApprovalPendingError | UnavailableError)
+        raise
+    finally:
+        if not is_over:
+            broker.pending.put(call, asked)
+    return opened
 
 
 def digest_of(args: dict[str, object] | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from stepwrit.wire import HopSpec, Impact, Origin, PlanItem, Proof, Refusal, RequestDetails
+from stepwrit.wire import ApprovalAsked, HopSpec, Impact, Origin, PlanItem, Proof, Refusal, RequestDetails
 
 STATUS: Final[dict[str, int]] = {
     **dict.fromkeys(
@@ -23,9 +23,16 @@ STATUS: Final[dict[str, int]] = {
 class No(Exception):  # noqa: N818  reads as a verdict
     """The fake broker's refusal, on its way to being recorded and rendered."""
 
-    def __init__(self, code: str, reason: str, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        code: str,
+        reason: str,
+        *,
+        retry_after: float | None = None,
+        approval: ApprovalAsked | None = None,
+    ) -> None:
         super().__init__(f"{code}: {reason}")
-        self.refusal: Final = Refusal(code=code, reason=reason, retry_after=retry_after)
+        self.refusal: Final = Refusal(code=code, reason=reason, retry_after=retry_after, approval=approval)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +60,25 @@ class Ban:
     tool: str
     refusal: Refusal
     at: Literal["open", "accept", "credential", "redeem"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """A knob's demand that somebody signs this tool's steps. then: what they do as soon as they are asked."""
+
+    tool: str
+    then: Literal["wait", "approve", "deny"] = "wait"
+
+
+@dataclass(slots=True, kw_only=True)
+class ApprovalRow:
+    """One approval. state: asked, given, denied or expired. last: when it was asked about."""
+
+    id: str
+    expires_at: float
+    state: str = "asked"
+    last: float = float("-inf")
+    interval_s: int = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +139,7 @@ class StepRow:
     state: str = "opened"
     round: int = 0
     tokens: set[str] = field(default_factory=set)  # jti of every step token that still counts
+    approval: ApprovalRow | None = None
 
     def line(self) -> list[StepRow]:
         """This step and all above it."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
+from stepwrit import _testing_approving as approving
 from stepwrit import shape
 from stepwrit._base import IN_PROCESS_URL
 from stepwrit._testing_books import STATUS, Entry, No
+from stepwrit._testing_doors import Door, SyncDoor
 from stepwrit._testing_opening import TRUST_DOMAIN, TYP_ID_TOKEN, Caller
 from stepwrit._testing_parse import (
     header,
@@ -65,36 +68,6 @@ _OAUTH_STATUS: Final = {
 }  # elsewhere only a 401 speaks of the client
 
 
-class SyncDoor:
-    """A `SyncTransport` into the in-memory broker; it vouches for the caller, as mutual TLS would."""
-
-    def __init__(self, broker: FakeBroker, caller: str) -> None:
-        self._broker: Final = broker
-        self._caller: Final = caller
-
-    def send(self, request: Request) -> Response:
-        """The answer; this door never loses one."""
-        return self._broker.handle(request, self._caller)
-
-    def close(self) -> None:
-        """Nothing to let go."""
-
-
-class Door:
-    """A `Transport` into the in-memory broker; it vouches for the caller, as mutual TLS would."""
-
-    def __init__(self, broker: FakeBroker, caller: str) -> None:
-        self._broker: Final = broker
-        self._caller: Final = caller
-
-    async def send(self, request: Request) -> Response:
-        """The answer; this door never loses one."""
-        return self._broker.handle(request, self._caller)
-
-    async def close(self) -> None:
-        """Nothing to let go."""
-
-
 class FakeBroker(Using):
     """A broker in memory that answers the same HTTP contract as the real one.
 
@@ -109,6 +82,7 @@ class FakeBroker(Using):
         super().__init__(issuer=url, clock=clock or SystemClock(), entropy=entropy or SystemEntropy())
         self._answered: Final[dict[tuple[str, str, str], tuple[str, float, Response]]] = {}
         self._proofs: Final[set[tuple[str, str]]] = set()
+        self._asked: Final[dict[tuple[str, str, str], str]] = {}  # opened by it, and waits for a signature
 
     def id_token(self, subject: str = "alice", *, agent: str) -> str:
         """A person's ID token for this agent, good for one intent."""
@@ -125,6 +99,11 @@ class FakeBroker(Using):
     def sync_transport(self, caller: str) -> SyncDoor:
         """The same for `stepwrit.client.SyncBroker`."""
         return SyncDoor(self, caller)
+
+    def is_waiting(self, path: str) -> bool:
+        """Whether this path asks about a step that waits for a signature."""
+        row = self._steps.get(path.removeprefix("/v1/steps/").removesuffix("/token"))
+        return row is not None and approving.waits(row)
 
     def handle(self, request: Request, caller: str) -> Response:
         """The answer to one request of the workload `caller`."""
@@ -174,7 +153,14 @@ class FakeBroker(Using):
             if verb == "redeem" and self.clock.now() >= at + REDEEM_REPEAT_S:
                 raise No("replay", "the go-ahead was given, and is no longer repeated")
             return response
-        answer = self._answer(who, request)
+        if name in self._asked:
+            return json_response(201, self.token(who, self._asked[name]))
+        try:
+            answer = self._answer(who, request)
+        except No as no:
+            if verb == "steps" and no.refusal.approval is not None:
+                self._asked[name] = no.refusal.approval.step
+            raise
         response = json_response(201 if isinstance(answer, StepOpened) else 200, answer)
         self._answered[name] = content, self.clock.now(), response
         return response
@@ -190,7 +176,7 @@ class FakeBroker(Using):
             case ["v1", "steps"]:
                 return self.open(who, read_shape(OpenStepRequest, body))
             case ["v1", "steps", step, verb]:
-                return self._step_verb(who, step, verb, body)
+                return self._step_verb(who, step, verb, body, request.hold_s)
             case ["v1", "redeem"]:
                 return self.redeem(who, read_shape(RedeemRequest, body))
             case ["v1", "revocations"]:
@@ -198,9 +184,9 @@ class FakeBroker(Using):
             case _:
                 raise No("not_found", "no such route")
 
-    def _step_verb(self, who: Caller, step: str, verb: str, body: dict[str, object]) -> object:
+    def _step_verb(self, who: Caller, step: str, verb: str, body: dict[str, object], hold_s: int) -> object:
         verbs: dict[str, Callable[[], object]] = {
-            "token": lambda: self.token(who, only_v(body, step)),
+            "token": lambda: self.token(who, only_v(body, step), hold_s),
             "accept": lambda: self.accept(who, step, read_shape(AcceptRequest, body)),
             "wait": lambda: self.wait(who, step, read_shape(WaitRequest, body).round),
             "heartbeat": lambda: self.heartbeat(who, only_v(body, step)),
@@ -266,15 +252,10 @@ class FakeBroker(Using):
         raise No("not_found", "no such route")
 
     def _refused(self, refusal: Refusal, who: Caller, request: Request) -> Response:
-        ref = self.ref()
-        full = Refusal(
-            code=refusal.code,
-            reason=refusal.reason,
-            retry_after=refusal.retry_after,
-            ref=ref,
-            doc=f"{DOC_BASE}{refusal.code}",
-        )
-        self.ledger.entries.append(Entry(kind="refused", ref=ref, caller=who.spiffe_id, code=refusal.code))
+        full = replace(refusal, ref=self._ref_of(refusal), doc=f"{DOC_BASE}{refusal.code}")
+        if refusal.approval is None:  # else it is no refusal, and told in the ledger as what it is
+            entry = Entry(kind="refused", ref=full.ref or "", caller=who.spiffe_id, code=refusal.code)
+            self.ledger.entries.append(entry)
         body: dict[str, object] = {"refusal": shape.write(full), "detail": full.reason}
         status = STATUS.get(refusal.code, 403)
         if request.path.startswith("/oauth/"):
@@ -282,3 +263,7 @@ class FakeBroker(Using):
             body |= {"error": error, "error_description": full.reason}
             status = _OAUTH_STATUS.get(refusal.code, {401: 400, 404: 400, 409: 400}.get(status, status))
         return json_response(status, body)
+
+    def _ref_of(self, refusal: Refusal) -> str:
+        row = None if refusal.approval is None else self._steps.get(refusal.approval.step)
+        return self.ref() if row is None else row.ref

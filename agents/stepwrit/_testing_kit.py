@@ -11,7 +11,7 @@ import httpx2
 
 from stepwrit import agent
 from stepwrit._guard_asgi import ASGIApp
-from stepwrit._testing_books import Ban, Ledger, Server, Tool
+from stepwrit._testing_books import Ban, Demand, Ledger, Server, Tool
 from stepwrit._testing_face import FakeBroker
 from stepwrit._testing_opening import TRUST_DOMAIN
 from stepwrit.client import Broker, Parts
@@ -86,17 +86,34 @@ class Kit:
         )
         self.broker.registry.bans.append(Ban(tool=tool, refusal=refusal, at=at))
 
-    def need_approval(self, tool: str) -> None:
-        """Let this tool need an approval that nobody gives."""
-        self.refuse(tool, reason="approval_required", at="open")
+    def need_approval(self, tool: str, *, then: Literal["wait", "approve", "deny"] = "wait") -> None:
+        """Let a person have to sign this tool's steps. then: what they do as soon as they are asked."""
+        self.broker.registry.demands.append(Demand(tool=tool, then=then))
+
+    def approve(self, tool: str | None = None) -> None:
+        """Sign every step that waits, of this tool or of any.
+
+        Raises:
+            LookupError: none waits.
+        """
+        self._answer(tool, yes=True)
+
+    def deny(self, tool: str | None = None) -> None:
+        """Say no to every step that waits, of this tool or of any. Raises LookupError: none waits."""
+        self._answer(tool, yes=False)
+
+    def _answer(self, tool: str | None, *, yes: bool) -> None:
+        if not self.broker.answer(tool, yes=yes):
+            raise LookupError(f"no step of {tool or 'any tool'} waits for an approval")
 
     def allow(self, tool: str) -> None:
         """Take back what `refuse` and `need_approval` said of this tool."""
-        bans = self.broker.registry.bans
-        bans[:] = [ban for ban in bans if ban.tool != tool]
+        registry = self.broker.registry
+        registry.bans[:] = [ban for ban in registry.bans if ban.tool != tool]
+        registry.demands[:] = [each for each in registry.demands if each.tool != tool]
 
     def expire(self) -> None:
-        """Let the minute pass: no credential and no step token issued so far counts any more."""
+        """Let the time pass: no credential, step token or approval that waits counts any more."""
         self.broker.expire_all()
 
     # --- ways in
@@ -108,12 +125,13 @@ class Kit:
         *,
         era: Era = "2026-07-28",
         on_refusal: Literal["result", "raise"] = "result",
+        wait_for_approval: float = 0.0,
         **options: Any,
     ) -> AsyncGenerator[Client]:
         """An in-memory mcp client of this server, guarded, with a person's intent for all tools.
 
-        server: an `MCPServer` with the `Stepwrit` extension. era: the protocol version spoken. options: as
-        for `mcp.Client`.
+        server: an `MCPServer` with the `Stepwrit` extension. era: the protocol version spoken. on_refusal,
+        wait_for_approval: as for `Intent.guard`. options: as for `mcp.Client`.
 
         Raises:
             ConfigurationError: the server has no `Stepwrit` extension: it would not be guarded at all.
@@ -131,7 +149,7 @@ class Kit:
                     self.broker.id_token(agent=AGENT), purpose="a test", tools=["*"]
                 ) as intent,
             ):
-                intent.guard(client, name, on_refusal=on_refusal)
+                intent.guard(client, name, on_refusal=on_refusal, wait_for_approval=wait_for_approval)
                 yield client
         finally:
             extension.broker = before

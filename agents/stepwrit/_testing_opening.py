@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from stepwrit import _testing_approving as approving
 from stepwrit._testing_books import RANK, Ceiling, Entry, GrantRow, Ledger, No, Server, StepRow, Tool, Txn
 from stepwrit._testing_registry import Registry
 from stepwrit.clock import Clock, Entropy
@@ -148,6 +149,11 @@ class Opening:
         row = self._child(caller, parent, server.spiffe_id, tool, args, origin, request)
         self._steps[row.id] = row
         self.note("opened", caller, row)
+        demand = self.registry.demand(tool)
+        if demand is not None:
+            approving.ask(row, demand, self._id("apr"), self.clock.now())
+            self.note("asked", caller, row)
+            approving.check(row, self.issuer, self.clock.now(), held=False)
         return self._opened(row)
 
     def _child(
@@ -184,13 +190,14 @@ class Opening:
             ref=self.ref(),
         )
 
-    def token(self, caller: Caller, step: str) -> StepOpened:
-        """A fresh token for the next round, for the initiator."""
+    def token(self, caller: Caller, step: str, hold_s: float = 0.0) -> StepOpened:
+        """A fresh token for the next round, for the initiator. hold_s: how long they said they would wait."""
         row = self._steps.get(step)
         if row is None or row.initiator != caller.spiffe_id or row.tool is None:
             raise No("not_found", "no such step")
         if caller.key() != row.jkt:
             raise No("invalid_proof", "the step was opened with another key")
+        approving.check(row, self.issuer, self.clock.now(), held=hold_s > 0)
         self._live(row, "opened", "waiting")
         return self._opened(row)
 
@@ -229,6 +236,14 @@ class Opening:
         )
         row.tokens.add(jti)
         return self.keys.step.sign(TYP_STEP_TOKEN, token.claims())
+
+    def answer(self, tool: str | None, *, yes: bool) -> int:
+        """A person's word on every step of this tool that waits; how many there were."""
+        rows = [row for row in self._steps.values() if approving.waits(row) and _is_of(row, tool)]
+        for row in rows:
+            approving.answer(row, yes=yes)
+            self.note("signed" if yes else "denied", Caller(spiffe_id="a person"), row)
+        return len(rows)
 
     # --- what all verbs share
 
@@ -275,3 +290,8 @@ class Opening:
             raise No(_ENDED[row.state], f"the step has ended ({row.state})")
         if row.state not in states:
             raise No("wrong_state", f"the step is {row.state}")
+
+
+def _is_of(row: StepRow, tool: str | None) -> bool:
+    name = row.tool.name if row.tool else ""
+    return tool in (None, name, name.partition("/")[2])

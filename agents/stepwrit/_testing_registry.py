@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from stepwrit._testing_books import Ban, No, Server, Tool
+from stepwrit._testing_books import Ban, Demand, No, Server, Tool
 from stepwrit.wire import PlanItem
 
 
@@ -22,6 +22,7 @@ class Registry:
     tools: dict[str, Tool] = field(default_factory=dict)
     redeemers: dict[str, set[str]] = field(default_factory=dict)
     bans: list[Ban] = field(default_factory=list)
+    demands: list[Demand] = field(default_factory=list)
     lenient: bool = True
 
     def attested(self, caller: str) -> bool:
@@ -51,6 +52,13 @@ class Registry:
         for ban in self.bans:
             if tool is not None and ban.at == at and tool.name in (ban.tool, _any_server(tool, ban.tool)):
                 raise No(ban.refusal.code, ban.refusal.reason, retry_after=ban.refusal.retry_after)
+
+    def demand(self, tool: Tool) -> Demand | None:
+        """What a knob demands of this tool's steps."""
+        for each in self.demands:
+            if tool.name in (each.tool, _any_server(tool, each.tool)):
+                return each
+        return None
 
 
 def _any_server(tool: Tool, short: str) -> str:

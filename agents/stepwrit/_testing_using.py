@@ -159,11 +159,13 @@ class Using(Running):
         grant.state = "redeemed"
 
     def expire_all(self) -> None:
-        """The minute of every live credential and step token is over."""
+        """The minute of every live credential and step token is over, and the time of every approval."""
         for grant in self._grants.values():
             grant.state = "expired" if grant.state == "issued" else grant.state
         for row in self._steps.values():
             row.tokens.clear()
+            if row.approval is not None and row.approval.state == "asked":
+                row.approval.state = "expired"
 
     def steps(self) -> list[StepRow]:
         """Every step, oldest first."""

@@ -206,7 +206,13 @@ class HttpTransport:
         try:
             headers = dict(request.headers)
             return _response(
-                await lane.pool.request(request.method, request.path, content=request.body, headers=headers)
+                await lane.pool.request(
+                    request.method,
+                    request.path,
+                    content=request.body,
+                    headers=headers,
+                    timeout=TIMEOUT_S + request.hold_s,
+                )
             )
         except httpx2.RequestError as failed:
             raise _lost(failed) from failed
@@ -236,7 +242,13 @@ class SyncHttpTransport:
         try:
             headers = dict(request.headers)
             return _response(
-                lane.pool.request(request.method, request.path, content=request.body, headers=headers)
+                lane.pool.request(
+                    request.method,
+                    request.path,
+                    content=request.body,
+                    headers=headers,
+                    timeout=TIMEOUT_S + request.hold_s,
+                )
             )
         except httpx2.RequestError as failed:
             raise _lost(failed) from failed

@@ -138,9 +138,12 @@ def open_step(sender: Sender, request: OpenStepRequest) -> Flow[StepOpened]:
     return exchange(sender, post(STEPS_PATH, shape.write(request), partial(answer, StepOpened), proven=True))
 
 
-def step_token(sender: Sender, step: str) -> Flow[StepOpened]:
-    """A fresh step token for the next round of a step that we opened."""
-    call = post(_of(step, "token"), {"v": 1}, partial(answer, StepOpened), proven=True)
+def step_token(sender: Sender, step: str, hold_s: int = 0) -> Flow[StepOpened]:
+    """A fresh step token for the next round of a step that we opened.
+
+    hold_s: seconds that the broker may hold the answer while the step waits for its approval.
+    """
+    call = post(_of(step, "token"), {"v": 1}, partial(answer, StepOpened), proven=True, hold_s=hold_s)
     return exchange(sender, call)
 
 

@@ -17,6 +17,7 @@ from typing import Final
 import anyio
 
 from stepwrit import client
+from stepwrit._approving import OnApproval, Patience
 from stepwrit._hook import OnRefusal, SessionHook, hook
 from stepwrit._outgoing import OutgoingStep, open_outgoing
 from stepwrit._verbs import IntentGranted, Subject
@@ -75,25 +76,54 @@ class Intent:
         """How the person proved it: `bound`, `presented`, or None for a trigger."""
         return self._granted.proof
 
-    def guard(self, client: object, server: str | None = None, *, on_refusal: OnRefusal = "result") -> None:
+    def guard(
+        self,
+        client: object,
+        server: str | None = None,
+        *,
+        on_refusal: OnRefusal = "result",
+        wait_for_approval: float = 0.0,
+        on_approval: OnApproval | None = None,
+    ) -> None:
         """Make each tool call of an mcp `Client` or bare `ClientSession` a step, until the intent ends.
 
         server: the server's registry name, URL or SPIFFE ID; None reads the URL of a `Client` that was given
         one. on_refusal: `result` answers a refused call with an `isError` result (one line for the model,
-        the refusal in `_meta["dev.stepwrit/refusal"]`); `raise` raises RefusedError.
+        the refusal in `_meta["dev.stepwrit/refusal"]`); `raise` raises RefusedError. wait_for_approval:
+        seconds that a call waits where a person must sign it first; on_approval is told the page to show to
+        that person. A call that did not wait, or not long enough, is refused as `authorization_pending`;
+        the same call again goes on with the same step.
 
         Raises:
             ConfigurationError: nobody says which server it is, or the session is guarded already.
         """
-        self._hooks.append(hook(client, server, self.open, on_refusal))
 
-    async def open(self, server: str, tool: str, args: dict[str, object] | None = None) -> OutgoingStep:
+        async def opener(name: str, tool: str, args: dict[str, object]) -> OutgoingStep:
+            return await self.open(
+                name, tool, args, wait_for_approval=wait_for_approval, on_approval=on_approval
+            )
+
+        self._hooks.append(hook(client, server, opener, on_refusal))
+
+    async def open(
+        self,
+        server: str,
+        tool: str,
+        args: dict[str, object] | None = None,
+        *,
+        wait_for_approval: float = 0.0,
+        on_approval: OnApproval | None = None,
+    ) -> OutgoingStep:
         """Open a step, for hosts that make the call themselves: send `await step.meta()` as its `_meta`.
 
+        wait_for_approval, on_approval: as in `guard`.
+
         Raises:
+            ApprovalPendingError: a person must sign first; the same again goes on with the same step.
             RefusedError: the broker's no.
         """
-        return await open_outgoing(self._broker, self.step, server, tool, args or {})
+        patience = Patience(seconds=wait_for_approval, on_approval=on_approval)
+        return await open_outgoing(self._broker, self.step, server, tool, args or {}, patience)
 
     def unguard(self) -> None:
         """Take all hooks off."""

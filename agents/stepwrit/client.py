@@ -8,6 +8,7 @@ All verbs raise RefusedError (a no), UnavailableError (nobody could say yes) and
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Self, TypeVar
@@ -16,6 +17,7 @@ import anyio
 import anyio.to_thread
 
 from stepwrit import _verbs as verbs
+from stepwrit._approving import OnApproval, approved
 from stepwrit._base import Client, Parts, unverified_jti
 from stepwrit._drive import Count, counted, drive, drive_sync
 from stepwrit._settings import Settings
@@ -28,12 +30,14 @@ from stepwrit._transport import (
     Who,
 )
 from stepwrit._verbs import CredentialGranted, IntentGranted, Published, Subject
+from stepwrit.errors import ApprovalPendingError, StepwritError
 from stepwrit.flow import Flow
 from stepwrit.identity import WorkloadIdentity
 from stepwrit.jws import UnknownKey, VerifyKey
 from stepwrit.tokens import StepToken
 from stepwrit.wire import (
     AcceptRequest,
+    ApprovalAsked,
     IntentRequest,
     MarkRequest,
     MarkSet,
@@ -50,6 +54,7 @@ from stepwrit.wire import (
 __all__ = ["Broker", "Parts", "SyncBroker", "SyncTransport", "Transport"]
 
 T = TypeVar("T")
+GIVE_UP_S: Final = 5.0
 
 
 class Broker(Client):
@@ -116,9 +121,48 @@ class Broker(Client):
         """Exchange a person's ID token (or a trigger's word) for the root of a transaction."""
         return await self._run("intent", verbs.intent(self._sender, subject, request))
 
-    async def open(self, request: OpenStepRequest) -> StepOpened:
-        """Open a child of a step that we perform, or of our intent."""
-        return await self._run("open", verbs.open_step(self._sender, request))
+    async def open(
+        self,
+        request: OpenStepRequest,
+        *,
+        wait_for_approval: float = 0.0,
+        on_approval: OnApproval | None = None,
+    ) -> StepOpened:
+        """Open a child of a step that we perform, or of our intent.
+
+        wait_for_approval: seconds, where a person must sign first. on_approval: is told, once, which page to
+        show. Whoever is cancelled while it waits gives the step up: nobody is asked to sign it any more.
+
+        Raises:
+            ApprovalPendingError: nobody signed in this time; `approved` goes on waiting for the same step.
+            RefusedError: a no; `access_denied` and `expired_token` are those of the approval.
+        """
+        try:
+            return await self._run("open", verbs.open_step(self._sender, request))
+        except ApprovalPendingError as pending:
+            if wait_for_approval <= 0:
+                raise
+            asked = pending.approval
+        try:
+            if on_approval is not None:
+                await on_approval(asked)
+            return await self.approved(asked, wait_for_approval)
+        except anyio.get_cancelled_exc_class():
+            await self._give_up(asked)
+            raise
+
+    async def approved(self, asked: ApprovalAsked, seconds: float = 0.0) -> StepOpened:
+        """The step once its approval is signed, waited for `seconds` at most; 0 asks once.
+
+        Raises as `open`.
+        """
+        return await self._run("approved", approved(self._sender, asked, seconds))
+
+    async def _give_up(self, asked: ApprovalAsked) -> None:
+        with anyio.move_on_after(GIVE_UP_S, shield=True), contextlib.suppress(StepwritError):
+            await self.mark(
+                MarkRequest(verb="revoke", target=f"step:{asked.step}", reason="its caller went away")
+            )
 
     async def step_token(self, step: str) -> StepOpened:
         """A fresh step token for the next round of a step that we opened."""
@@ -242,9 +286,27 @@ class SyncBroker(Client):
         """Exchange a person's ID token (or a trigger's word) for the root of a transaction."""
         return self._run("intent", verbs.intent(self._sender, subject, request))
 
-    def open(self, request: OpenStepRequest) -> StepOpened:
-        """Open a child of a step that we perform, or of our intent."""
-        return self._run("open", verbs.open_step(self._sender, request))
+    def open(
+        self,
+        request: OpenStepRequest,
+        *,
+        wait_for_approval: float = 0.0,
+        on_approval: Callable[[ApprovalAsked], None] | None = None,
+    ) -> StepOpened:
+        """Open a child of a step that we perform, or of our intent. As `Broker.open`."""
+        try:
+            return self._run("open", verbs.open_step(self._sender, request))
+        except ApprovalPendingError as pending:
+            if wait_for_approval <= 0:
+                raise
+            asked = pending.approval
+        if on_approval is not None:
+            on_approval(asked)
+        return self.approved(asked, wait_for_approval)
+
+    def approved(self, asked: ApprovalAsked, seconds: float = 0.0) -> StepOpened:
+        """The step once its approval is signed, waited for `seconds` at most; 0 asks once."""
+        return self._run("approved", approved(self._sender, asked, seconds))
 
     def step_token(self, step: str) -> StepOpened:
         """A fresh step token for the next round of a step that we opened."""

@@ -2,6 +2,7 @@
 
 StepwritError
 ├── RefusedError          the broker, the guard or the SDK said no; `.refusal` says why
+│   └── ApprovalPendingError   not yet: a person must sign; `.approval` says where
 ├── UnavailableError      in doubt, nothing was granted; retry after `.refusal.retry_after` seconds
 ├── OutcomeUnknownError   a reply was lost after the deed may have been done; `.grant` names it
 ├── IdentityUnavailable   no usable SVID (see `stepwrit.identity`)
@@ -10,7 +11,7 @@ StepwritError
 
 from __future__ import annotations
 
-from stepwrit.wire import Refusal
+from stepwrit.wire import ApprovalAsked, Refusal
 
 
 class StepwritError(Exception):
@@ -43,6 +44,17 @@ class RefusedError(StepwritError):
         return self.refusal.ref
 
 
+class ApprovalPendingError(RefusedError):
+    """Not yet: a person must sign first. The step exists, and goes on once it is signed.
+
+    `approval.url` is the page to show to that person; it opens nothing by itself.
+    """
+
+    def __init__(self, refusal: Refusal, approval: ApprovalAsked) -> None:
+        super().__init__(refusal)
+        self.approval = approval
+
+
 class UnavailableError(RefusedError):
     """In doubt: nothing was granted and nothing spent; a later try may succeed."""
 
@@ -63,6 +75,8 @@ class OutcomeUnknownError(StepwritError):
 def describe(refusal: Refusal) -> str:
     """One line for a person: what, why, who can change it, when to retry, ref."""
     parts = [f"refused: {refusal.code}: {refusal.reason}"]
+    if refusal.approval is not None:
+        parts.append(f"sign at {refusal.approval.url} within {refusal.approval.expires_in} s")
     if refusal.rule:
         parts.append(f"rule {refusal.rule}")
     if refusal.retry_after is not None:
@@ -75,7 +89,15 @@ def describe(refusal: Refusal) -> str:
 
 
 def for_model(refusal: Refusal) -> str:
-    """One line that may be shown to a model: code, retry and ref; never policy text."""
+    """One line that may be shown to a model: code, retry and ref; never policy text.
+
+    Of an approval that is pending also the page's address, for the person that the model talks to.
+    """
     wait = "" if refusal.retry_after is None else f" retry in {refusal.retry_after:g} s."
+    if refusal.approval is not None:
+        wait = (
+            f" a person must sign at {refusal.approval.url} within {refusal.approval.expires_in} s;"
+            " after that make the same call again."
+        )
     ref = "" if refusal.ref is None else f" ref {refusal.ref}"
     return f"refused: {refusal.code}.{wait}{ref}"

@@ -18,7 +18,7 @@ from stepwrit._reply import refusal as refusal_in
 from stepwrit.clock import Clock, Entropy, fraction, random_id
 from stepwrit.digest import DigestError, canonical
 from stepwrit.dpop import make_proof
-from stepwrit.errors import RefusedError, UnavailableError
+from stepwrit.errors import ApprovalPendingError, RefusedError, UnavailableError
 from stepwrit.jws import SigningKey
 from stepwrit.wire import HEADER_DPOP, HEADER_OPERATION, Refusal
 
@@ -30,12 +30,16 @@ FORM: Final = "application/x-www-form-urlencoded"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One HTTP request to the broker. path: absolute path below the base URL."""
+    """One HTTP request to the broker. path: absolute path below the base URL.
+
+    hold_s: how long the broker was asked to hold the answer, beyond the usual time for one.
+    """
 
     method: str
     path: str
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False, default=b"")
+    hold_s: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,12 +110,18 @@ class Call(Generic[T]):
     body: bytes = field(repr=False, default=b"")
     content_type: str = JSON
     proven: bool = False
+    hold_s: int = 0
 
 
 def post(
-    path: str, members: object, read: Callable[[Mapping[str, object]], T], *, proven: bool = False
+    path: str,
+    members: object,
+    read: Callable[[Mapping[str, object]], T],
+    *,
+    proven: bool = False,
+    hold_s: int = 0,
 ) -> Call[T]:
-    """A call that sends JSON.
+    """A call that sends JSON. hold_s: how long the answer may be held back (RFC 7240 `wait`).
 
     Raises:
         RefusedError: `invalid_arguments`: what is to be sent is not JSON of one meaning (RFC 8785).
@@ -120,7 +130,7 @@ def post(
         body = canonical(members)
     except DigestError as bad:
         raise RefusedError(local("invalid_arguments", str(bad))) from None
-    return Call(method="POST", path=path, read=read, body=body, proven=proven)
+    return Call(method="POST", path=path, read=read, body=body, proven=proven, hold_s=hold_s)
 
 
 def exchange(sender: Sender, call: Call[T]) -> Flow[T]:
@@ -170,6 +180,8 @@ def _request(sender: Sender, call: Call[T], operation: str, nonce: str | None) -
     headers = {"Accept": JSON}
     if call.method == "POST":
         headers |= {"Content-Type": call.content_type, HEADER_OPERATION: operation}
+    if call.hold_s:
+        headers["Prefer"] = f"wait={call.hold_s}"
     if call.proven:
         # a fresh one each time: a proof's jti is seen once, also on an honest retry (RFC 9449 section 11.1)
         headers[HEADER_DPOP] = make_proof(
@@ -180,7 +192,7 @@ def _request(sender: Sender, call: Call[T], operation: str, nonce: str | None) -
             random_id(sender.entropy),
             nonce=nonce,
         )
-    return Request(method=call.method, path=call.path, headers=headers, body=call.body)
+    return Request(method=call.method, path=call.path, headers=headers, body=call.body, hold_s=call.hold_s)
 
 
 def _read(call: Call[T], response: Response) -> T:
@@ -195,4 +207,6 @@ def _read(call: Call[T], response: Response) -> T:
         raise _AskedForNonce(refusal, nonce)
     if refusal.code in ("outcome_unknown", "unavailable") or response.status == 503:
         raise _Trouble(refusal, doubt=refusal.code == "outcome_unknown")
+    if refusal.approval is not None:
+        raise ApprovalPendingError(refusal, refusal.approval)
     raise RefusedError(refusal)

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, Protocol, cast
 
+from stepwrit._approving import Patience
 from stepwrit._hook import OnRefusal, SessionHook, hook
 from stepwrit._outgoing import Opens, OutgoingStep, open_outgoing
 from stepwrit._reply import local
@@ -44,6 +45,7 @@ class Step:
         self.broker: Final = broker
         self.accepted: Final = accepted
         self.refused: Refusal | None = None
+        self.patience_s = 0.0  # of what it starts, for approvals
         self._ended: str | None = None
         self._hooks: Final[list[SessionHook]] = []
 
@@ -128,17 +130,29 @@ class Step:
         while self._hooks:
             self._hooks.pop().remove()
 
-    async def start(self, server: str, tool: str, args: dict[str, object] | None = None) -> OutgoingStep:
+    async def start(
+        self,
+        server: str,
+        tool: str,
+        args: dict[str, object] | None = None,
+        *,
+        wait_for_approval: float = 0.0,
+    ) -> OutgoingStep:
         """Open a child for what this server starts by itself: another server's tool. Its origin is `server`.
 
         server: registry name, URL or SPIFFE ID. `await child.meta()` is the `_meta` of the outgoing call.
+        wait_for_approval: seconds, where a person must sign first. Let an ApprovalPendingError pass: the
+        client is handed the page to show, and the tool runs again after it; the same start then goes on with
+        the same child.
 
         Raises:
+            ApprovalPendingError: nobody signed in this time.
             RefusedError: the broker's no; `closed` and `no_step` as in `check`.
         """
         self.check()
+        patience = Patience(seconds=max(wait_for_approval, self.patience_s))
         try:
-            return await open_outgoing(self.broker, self.id, server, tool, args or {})
+            return await open_outgoing(self.broker, self.id, server, tool, args or {}, patience)
         except RefusedError as no:
             self.refused = no.refusal
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import anyio
 import httpx2
 import pytest
 from fastapi import Depends, FastAPI
@@ -104,10 +105,72 @@ async def test_a_tool_may_be_refused_before_or_at_its_accept(stepwrit: Kit, at: 
     assert "accepted" not in stepwrit.ledger.kinds()
 
 
-async def test_an_approval_that_nobody_gives_is_a_refusal(stepwrit: Kit) -> None:
+async def test_a_call_that_needs_an_approval_names_the_page_and_goes_on_once_it_is_signed(
+    stepwrit: Kit,
+) -> None:
     stepwrit.need_approval("delete_file")
     async with stepwrit.client(tools()) as client:
-        assert "approval_required" in text(await client.call_tool("delete_file", {"path": "x"}))
+        waiting = await client.call_tool("delete_file", {"path": "x"})
+        stepwrit.approve("delete_file")
+        done = await client.call_tool("delete_file", {"path": "x"})
+
+    assert waiting.is_error
+    assert "refused: authorization_pending. a person must sign at https://" in text(waiting)
+    assert text(done) == "deleted x for person-alice"
+    assert stepwrit.ledger.kinds() == [
+        "intent",
+        "opened",
+        "asked",
+        "signed",
+        "accepted",
+        "self",
+        "done",
+        "done",
+    ]
+
+
+async def test_a_call_waits_for_its_approval(stepwrit: Kit) -> None:
+    stepwrit.need_approval("delete_file")
+    async with stepwrit.client(tools(), wait_for_approval=30) as client, anyio.create_task_group() as group:
+
+        async def sign() -> None:
+            while "asked" not in stepwrit.ledger.kinds():
+                await anyio.sleep(0.01)
+            stepwrit.approve()
+
+        group.start_soon(sign)
+        assert text(await client.call_tool("delete_file", {"path": "x"})) == "deleted x for person-alice"
+
+
+async def test_a_person_of_the_test_may_answer_at_once(stepwrit: Kit) -> None:
+    stepwrit.need_approval("delete_file", then="approve")
+    async with stepwrit.client(tools()) as client:
+        assert text(await client.call_tool("delete_file", {"path": "x"})) == "deleted x for person-alice"
+        stepwrit.allow("delete_file")
+        stepwrit.need_approval("delete_file", then="deny")
+        refused = await client.call_tool("delete_file", {"path": "x"})
+
+    assert "access_denied" in text(refused)
+
+
+async def test_a_denied_approval_ends_the_call_and_an_expired_one_too(stepwrit: Kit) -> None:
+    stepwrit.need_approval("delete_file")
+    async with stepwrit.client(tools()) as client:
+        await client.call_tool("delete_file", {"path": "x"})
+        stepwrit.deny("delete_file")
+        denied = await client.call_tool("delete_file", {"path": "x"})
+        await client.call_tool("delete_file", {"path": "y"})
+        stepwrit.expire()
+        expired = await client.call_tool("delete_file", {"path": "y"})
+
+    assert "refused: access_denied." in text(denied)
+    assert "refused: expired_token." in text(expired)
+    assert stepwrit.ledger.reasons() == ["access_denied", "expired_token"]
+
+
+def test_nothing_to_sign_is_said(stepwrit: Kit) -> None:
+    with pytest.raises(LookupError, match="transfer"):
+        stepwrit.approve("transfer")
 
 
 async def test_refusals_can_be_raised_instead(stepwrit: Kit) -> None:

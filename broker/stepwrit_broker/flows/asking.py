@@ -96,13 +96,18 @@ async def approved(house: House, record: StepRecord, wait_s: float = 0.0) -> Ste
         return record
     approval = await _known(house, record.step)
     if approval.state == "asked":
-        house.pace.check(approval.asked.id, house.clock.now(), record.step.ref, waits=wait_s > 0)
+        _check_pace(house, approval.asked, record.step.ref, waits=wait_s > 0)
         if wait_s > 0:
             await house.bell.wait(approval.asked.id, min(wait_s, WAIT_MAX_S))
             approval = await _known(house, record.step)
     _raise_news(house, approval, house.clock.now())
     fresh = await house.store.step(record.step.id)
     return record if fresh is None else fresh
+
+
+def _check_pace(house: House, asked: Asked, ref: str, *, waits: bool) -> None:
+    now = house.clock.now()
+    house.pace.check(asked.id, now, ref, waits=waits, approval=_told(house, asked, now))
 
 
 async def _known(house: House, step: Step) -> ApprovalRecord:
@@ -130,13 +135,17 @@ def pending(house: House, asked: Asked, now: float) -> Refused:
         rule=rule_of(asked.versions["policy"], asked.policies),
         retry_after=INTERVAL_S,
         ref=asked.step.ref,
-        approval=ApprovalAsked(
-            id=asked.id,
-            step=asked.step.id,
-            url=house.approval_url(asked.id),
-            interval=int(INTERVAL_S),
-            expires_in=max(0, int(asked.expires_at - now)),
-        ),
+        approval=_told(house, asked, now),
+    )
+
+
+def _told(house: House, asked: Asked, now: float) -> ApprovalAsked:
+    return ApprovalAsked(
+        id=asked.id,
+        step=asked.step.id,
+        url=house.approval_url(asked.id),
+        interval=int(INTERVAL_S),
+        expires_in=max(0, int(asked.expires_at - now)),
     )
 
 

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
 
+from stepwrit.wire import ApprovalAsked
 from stepwrit_broker.core.errors import Refused
 
 INTERVAL_S: Final = 5.0
@@ -21,11 +22,19 @@ class Pace:
         default_factory=OrderedDict[str, "tuple[float, float]"]
     )
 
-    def check(self, name: str, now: float, ref: str, *, waits: bool = False) -> None:
-        """Note a poll at `now` (seconds). ref: of what is asked about.
+    def check(
+        self,
+        name: str,
+        now: float,
+        ref: str,
+        *,
+        waits: bool = False,
+        approval: ApprovalAsked | None = None,
+    ) -> None:
+        """Note a poll at `now` (seconds). ref, approval: what is asked about.
         Raises Refused(`slow_down`) for one that came too early.
 
-               waits: a long poll, which is held rather than answered, and so may follow the last at once.
+        waits: a long poll, which is held rather than answered, and so may follow the last at once.
         """
         last, interval = self._seen.pop(name, (float("-inf"), INTERVAL_S))
         early = not waits and now - last < interval - _SLACK_S
@@ -40,4 +49,5 @@ class Pace:
                 rule="interval",
                 retry_after=interval,
                 ref=ref,
+                approval=approval,
             )

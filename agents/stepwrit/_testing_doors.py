@@ -1,0 +1,56 @@
+"""The ways into the in-memory broker; each vouches for its caller, as mutual TLS would."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import anyio
+
+from stepwrit.flow import Request, Response
+
+_LOOK_S: Final = 0.005
+
+
+class Behind(Protocol):
+    """What a door leads to."""
+
+    def handle(self, request: Request, caller: str) -> Response:
+        """The answer to one request of the workload `caller`."""
+        ...
+
+    def is_waiting(self, path: str) -> bool:
+        """Whether this path asks about a step that waits for a signature."""
+        ...
+
+
+class SyncDoor:
+    """A `SyncTransport` into the in-memory broker."""
+
+    def __init__(self, broker: Behind, caller: str) -> None:
+        self._broker: Final = broker
+        self._caller: Final = caller
+
+    def send(self, request: Request) -> Response:
+        """The answer; this door never loses one, and holds none back."""
+        return self._broker.handle(request, self._caller)
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+
+class Door:
+    """A `Transport` into the in-memory broker."""
+
+    def __init__(self, broker: Behind, caller: str) -> None:
+        self._broker: Final = broker
+        self._caller: Final = caller
+
+    async def send(self, request: Request) -> Response:
+        """The answer, held back as asked while an approval is to come; this door never loses one."""
+        with anyio.move_on_after(request.hold_s):
+            while self._broker.is_waiting(request.path):  # noqa: ASYNC110  signed from any thread or loop
+                await anyio.sleep(_LOOK_S)
+        return self._broker.handle(request, self._caller)
+
+    async def close(self) -> None:
+        """Nothing to let go."""
