@@ -19,6 +19,8 @@ class Asked:
 
     subject: who would do it. resource: the tool, `server/tool`. step: the step under which it would be done;
     origin, chain, requester and ceiling are the broker's own records of that step, never the asker's words.
+    approval: the id of one that is said to be given, and is looked up. said: the objects as they were sent,
+    to recognise the same question again.
     """
 
     subject_type: str
@@ -29,6 +31,8 @@ class Asked:
     args: Mapping[str, object] = field(default_factory=dict, repr=False)
     deferred: bool = False
     step: str | None = None
+    approval: str | None = None
+    said: Mapping[str, Mapping[str, object]] = field(default_factory=dict, repr=False)
 
 
 def check_asker(entry: Entry) -> None:

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -30,11 +30,24 @@ BEARER_VERBS: Final = frozenset({"open", "token", "accept", "wait", "heartbeat",
 STRANGERS_EVERY_S: Final = 1.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One endpoint: its name in metrics, its method, and how its problems are said."""
+
+    verb: str
+    endpoint: Endpoint
+    method: str = "POST"
+    rendered: Callable[[Problem], Response] = render
+
+
+Routes = Callable[[str], Route | None]  # by the path
+
+
 class WorkloadApp:
     """One listener's workloads: OAuth's endpoints, our verbs, then `rest` (metadata, keys, operators).
 
-    oauth, advice: path -> name in metrics, endpoint. only: the verbs that are served, None for all.
-    nonce: the DPoP nonce that goes with every answer (RFC 9449 section 8.2), where the listener demands one.
+    oauth: path -> name in metrics, endpoint. advice: AuthZEN's routes. only: the verbs that are served, None
+    for all. nonce: the DPoP nonce that goes with every answer (RFC 9449 section 8.2), where one is demanded.
     """
 
     def __init__(
@@ -46,10 +59,10 @@ class WorkloadApp:
         metrics: Metrics,
         only: frozenset[str] | None = None,
         nonce: Callable[[], str] | None = None,
-        advice: Mapping[str, tuple[str, Endpoint]] | None = None,
+        advice: Routes = lambda _: None,
     ) -> None:
         self._verbs, self._oauth, self._rest, self._metrics = verbs, oauth, rest, metrics
-        self._advice = advice or {}
+        self._advice = advice
         self._only, self._nonce = only, nonce
         self._told: dict[str, float] = {}  # faults are words of ours: a few dozen
 
@@ -61,10 +74,11 @@ class WorkloadApp:
         path: str = scope["path"]
         asked = self._oauth.get(path)
         if asked is not None:
-            return await self._answer(asked[0], scope, receive, send, asked[1], render_oauth)
-        advised = self._advice.get(path)
+            route = Route(verb=asked[0], endpoint=asked[1], rendered=render_oauth)
+            return await self._answer(route, scope, receive, send)
+        advised = self._advice(path)
         if advised is not None:
-            return await self._answer(advised[0], scope, receive, send, advised[1], render)
+            return await self._answer(advised, scope, receive, send)
         found = self._verbs.route(path)
         if found is None or (self._only is not None and found[0] not in self._only):
             return await self._rest(scope, receive, send)
@@ -73,38 +87,30 @@ class WorkloadApp:
         async def call(request: Request) -> Response:
             return await method(request, step)
 
-        return await self._answer(verb, scope, receive, send, call, render)
+        return await self._answer(Route(verb=verb, endpoint=call), scope, receive, send)
 
-    async def _answer(
-        self,
-        verb: str,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        call: Callable[[Request], Awaitable[Response]],
-        rendered: Callable[[Problem], Response],
-    ) -> None:
-        began, outcome, code = time.perf_counter(), "ok", ""
+    async def _answer(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
+        began, outcome, code, verb = time.perf_counter(), "ok", "", route.verb
         try:
-            if scope["method"] != "POST":
+            if scope["method"] != route.method:
                 response = Response(
                     status=405,
-                    value={"type": "about:blank", "title": "POST only", "status": 405},
+                    value={"type": "about:blank", "title": f"{route.method} only", "status": 405},
                     content_type=b"application/problem+json",
-                    headers=((b"allow", b"POST"),),
+                    headers=((b"allow", route.method.encode()),),
                 )
             else:
-                response = await call(await receive_request(scope, receive))
+                response = await route.endpoint(await receive_request(scope, receive))
         except Problem as problem:
             outcome, code = _outcome(problem), problem.code
             await record(self._verbs.refusals, verb, problem, scope)
             self._tell(verb, problem, scope)
-            response = rendered(problem)
+            response = route.rendered(problem)
         except Exception:  # noqa: BLE001  the last line: no detail leaves, the log has it
             outcome, code = "error", "internal"
             # the traceback as text: what renders it for itself may show locals, and those hold tokens
             _log.error("unexpected", verb=verb, traceparent=_trace(scope), exception=traceback.format_exc())
-            response = rendered(
+            response = route.rendered(
                 Unavailable("unavailable", "an internal error; nothing was granted", retry_after=1.0)
             )
         self._metrics.request(verb, outcome, code, time.perf_counter() - began)
@@ -113,7 +119,7 @@ class WorkloadApp:
 
     def _echoed(self, scope: Scope) -> tuple[tuple[bytes, bytes], ...]:
         """AuthZEN section 10.1.3: an answer is known by what its request was called, if by one name."""
-        if scope["path"] not in self._advice:
+        if self._advice(scope["path"]) is None:
             return ()
         named = [(name, value) for name, value in scope["headers"] if name == b"x-request-id"]
         return tuple(named) if len(named) == 1 else ()

@@ -15,17 +15,19 @@ from stepwrit.wire import OpenStepRequest
 from stepwrit_broker.core import limits, lineage, marks, standing
 from stepwrit_broker.core.admission import admit
 from stepwrit_broker.core.advice import Asked, check_reach
+from stepwrit_broker.core.approval import ApprovalRecord
 from stepwrit_broker.core.caller import Caller
-from stepwrit_broker.core.document import step_question
+from stepwrit_broker.core.document import Party, step_question
 from stepwrit_broker.core.errors import Malformed, Problem, Refused, Unavailable, Unproven
 from stepwrit_broker.core.ids import is_id
 from stepwrit_broker.core.influence import told
 from stepwrit_broker.core.registry import Entry, Tool
 from stepwrit_broker.core.step import Step, StepRecord, deadline
+from stepwrit_broker.core.verdict import Permit, Question
 from stepwrit_broker.core.versions import Versions
 from stepwrit_broker.core.workload import SpiffeId, TrustDomain, Workload, parse_spiffe_id
-from stepwrit_broker.flows import opening
-from stepwrit_broker.flows.house import House, same_tenant, settle, step_subjects
+from stepwrit_broker.flows import asking, opening
+from stepwrit_broker.flows.house import House, rule_of, same_tenant, step_subjects, weigh
 from stepwrit_broker.ports import InForce
 
 UNKNOWN = "no such subject, action, step or tool"
@@ -37,6 +39,8 @@ class Answer:
     """Advice, at `at` (seconds since the epoch), on these versions. problem: why not; None is yes.
 
     ref: names the answer in the ledger. about: what of the question the registry and the store know.
+    approval: the one that the question names, if it is one for exactly this. ends_at: of the step under which
+    it would be opened.
     """
 
     ref: str
@@ -45,6 +49,8 @@ class Answer:
     policies: tuple[str, ...] = ()
     problem: Problem | None = None
     about: dict[str, str] = field(default_factory=dict)
+    approval: ApprovalRecord | None = None
+    ends_at: float = 0.0
 
     @property
     def decision(self) -> bool:
@@ -55,41 +61,83 @@ class Answer:
 async def evaluate(house: House, asker: Caller, asked: Asked | Malformed) -> Answer:
     """One answer; a question that is none is answered no. Raises Unavailable: nothing is known then."""
     now, force, ref = house.clock.now(), house.settings.now_in_force(), house.ref()
-    about: dict[str, str] = {}
+    known = _Known()
+    policies: tuple[str, ...] = ()
+    why_not: Problem | None = None
     try:
         if isinstance(asked, Malformed):
             raise asked
-        policies = await _decide(house, asker, asked, force, now, about)
+        policies = await _decide(house, asker, asked, force, now, known)
     except Unavailable:
         raise
     except Problem as problem:
-        problem.ref = ref
-        return Answer(ref=ref, at=now, versions=force.versions, problem=problem, about=about)
-    return Answer(ref=ref, at=now, versions=force.versions, policies=policies, about=about)
+        problem.ref, why_not = ref, problem
+    return Answer(
+        ref=ref,
+        at=now,
+        versions=force.versions,
+        policies=policies,
+        problem=why_not,
+        about=known.about,
+        approval=known.approval,
+        ends_at=known.ends_at,
+    )
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is found on the way to an answer, whichever it is."""
+
+    about: dict[str, str] = field(default_factory=dict[str, str])
+    approval: ApprovalRecord | None = None
+    ends_at: float = 0.0
 
 
 async def _decide(
-    house: House, asker: Caller, asked: Asked, force: InForce, now: float, about: dict[str, str]
+    house: House, asker: Caller, asked: Asked, force: InForce, now: float, known: _Known
 ) -> tuple[str, ...]:
     """The determining policies of a yes. Raises Problem."""
     if (asked.subject_type, asked.action, asked.resource_type) != ("workload", "open_step", "tool"):
         raise Refused("not_found", UNKNOWN)
     check_reach(asker.entry, asked.resource)
     subjects = list(_manners(house, force, asker, asked.subject))
-    about["subject"] = subjects[0].workload.id
-    parent = await _parent(house, asker, asked, about)
+    known.about["subject"] = subjects[0].workload.id
+    parent = await _parent(house, asker, asked, known.about)
     server, _, name = asked.resource.partition("/")
     if server != opening.CLIENT:
         entry, tool = opening.registered(force, asker, server, name)
-        about["tool"] = tool.name
+        known.about["tool"] = tool.name
         if parent is None:
             raise _without_step(house, subjects[0], entry, tool)
     if parent is None:
         raise Refused("no_step", NO_STEP)
-    await _check_parent(house, asker, force, parent, now)
+    known.ends_at = await _check_parent(house, asker, force, parent, now)
+    return await _by_all(house, force, subjects, parent, asked, now, known)
+
+
+async def _by_all(
+    house: House,
+    force: InForce,
+    subjects: list[Caller],
+    parent: StepRecord,
+    asked: Asked,
+    now: float,
+    known: _Known,
+) -> tuple[str, ...]:
+    """Yes for each manner in which the subject could come. Raises Refused; no goes before "not yet"."""
     determining: dict[str, None] = {}
+    pending: Refused | None = None
     for subject in subjects:
-        determining.update(dict.fromkeys(await _settled(house, force, subject, parent, asked, now)))
+        try:
+            said = await _settled(house, force, subject, parent, asked, now, known)
+        except Refused as refused:
+            if refused.code != "approval_required":
+                raise
+            pending = refused
+        else:
+            determining.update(dict.fromkeys(said))
+    if pending is not None:
+        raise pending
     return tuple(determining)
 
 
@@ -131,17 +179,24 @@ def _without_step(house: House, subject: Caller, server: Entry, tool: Tool) -> R
     return Refused("no_step", NO_STEP)
 
 
-async def _check_parent(house: House, asker: Caller, force: InForce, parent: StepRecord, now: float) -> None:
-    """The step may have children now: it runs, and so does its transaction."""
+async def _check_parent(house: House, asker: Caller, force: InForce, parent: StepRecord, now: float) -> float:
+    """The step may have children now: it runs, and so does its transaction; until when, as things stand."""
     above, lives = parent.step.ancestors, force.limits.lives
     root = same_tenant(await house.store.step(above[0]), asker) if above else parent
     ends_at = deadline(parent, accepted_s=lives.accepted_s, waiting_s=lives.waiting_s, lost_s=lives.lost_s)
     standing.check_parent(parent)
     standing.check_clocks(ends_at=ends_at, txn_ends_at=root.step.expires_at, now=now)
+    return min(ends_at, root.step.expires_at)
 
 
 async def _settled(
-    house: House, force: InForce, subject: Caller, parent: StepRecord, asked: Asked, now: float
+    house: House,
+    force: InForce,
+    subject: Caller,
+    parent: StepRecord,
+    asked: Asked,
+    now: float,
+    known: _Known,
 ) -> tuple[str, ...]:
     server, _, tool = asked.resource.partition("/")
     request = OpenStepRequest(
@@ -151,15 +206,53 @@ async def _settled(
     marks.test(house.store.marks(), step_subjects(placed.step, subject))
     _check_bounds(force, parent, placed.step)
     past = await house.store.past(parent.step.txn)
-    question = step_question(
-        caller=subject,
-        step=placed.step,
-        performer=placed.performer,
-        home=house.trust_domain,
-        now=now,
-        influence=told(past, past.heard(subject.workload.id), force.registry),
+    influence = told(past, past.heard(subject.workload.id), force.registry)
+
+    def question(approval: Party | None) -> Question:
+        return step_question(
+            caller=subject,
+            step=placed.step,
+            performer=placed.performer,
+            home=house.trust_domain,
+            now=now,
+            influence=influence,
+            approval=approval,
+        )
+
+    known.approval = await _presented(house, asked, placed.step)
+    if known.approval is not None and await _holds(house, known.approval, subject, now):
+        return (await asking.decide_again(house, force, known.approval.asked.step, question))[1].policies
+    verdict = await weigh(force, question(None))
+    if isinstance(verdict, Permit):
+        return verdict.policies
+    raise Refused(
+        "approval_required",
+        "a person must sign this first",
+        rule=rule_of(force.versions.policy, verdict.policies),
+        who_can_change_it=f"the operator ({verdict.setting})",
     )
-    return (await settle(force, question)).policies
+
+
+async def _presented(house: House, asked: Asked, child: Step) -> ApprovalRecord | None:
+    """The approval that the question names, if it was asked for exactly this; any other looks like none."""
+    named = asked.approval
+    record = await house.approvals.approval(named) if named is not None and is_id("apr", named) else None
+    if record is None or child.action is None:
+        return None
+    step, action = record.asked.step, record.asked.action
+    same = (step.parent, step.initiator, step.deferred, action.tool, action.args) == (
+        child.parent, child.initiator, child.deferred, child.action.tool, child.action.args,
+    )  # fmt: skip
+    return record if same else None
+
+
+async def _holds(house: House, record: ApprovalRecord, subject: Caller, now: float) -> bool:
+    """It was given, and the step that it was given for has neither begun nor ended. Raises Refused."""
+    opened = await house.store.step(record.asked.step.id)
+    if record.state != "given" or opened is None:
+        return False
+    marks.test(house.store.marks(), step_subjects(opened.step, subject))
+    return opened.life.state == "opened" and now < opened.step.expires_at
 
 
 def _check_bounds(force: InForce, parent: StepRecord, child: Step) -> None:

@@ -14,8 +14,8 @@ from stepwrit_broker.attest.federation.trust import PooledIdentity
 from stepwrit_broker.attest.jwt import JwtAttestor
 from stepwrit_broker.attest.x509 import X509Attestor
 from stepwrit_broker.edge.admin import AdminPorts
-from stepwrit_broker.edge.app import BEARER_VERBS, Endpoint, WorkloadApp
-from stepwrit_broker.edge.authzen.endpoints import EVALUATION, EVALUATIONS, AuthzenEndpoints, configuration
+from stepwrit_broker.edge.app import BEARER_VERBS, Endpoint, Routes, WorkloadApp
+from stepwrit_broker.edge.authzen.endpoints import AuthzenEndpoints, configuration
 from stepwrit_broker.edge.caller import Callers
 from stepwrit_broker.edge.forwarded import Forwarding
 from stepwrit_broker.edge.http import Asgi
@@ -170,16 +170,13 @@ class Listening:
             metrics=served.metrics,
             only=None if nonces is None else BEARER_VERBS,
             nonce=None if nonces is None else lambda: nonces.fresh(served.clock.now()),
-            advice=self._advice(callers) if nonces is None else None,
+            advice=self._advice(callers) if nonces is None else lambda _: None,
         )
 
-    def _advice(self, callers: Callers) -> dict[str, tuple[str, Endpoint]]:
+    def _advice(self, callers: Callers) -> Routes:
         """For callers with a certificate; where a policy decision point is, its own metadata says."""
-        authzen = AuthzenEndpoints(self._served.adviser, callers, self._served.metrics)
-        return {
-            EVALUATION: ("evaluation", authzen.evaluation),
-            EVALUATIONS: ("evaluations", authzen.evaluations),
-        }
+        served = self._served
+        return AuthzenEndpoints(served.adviser, callers, served.metrics, lambda: self.mtls_url).route
 
     def oauth(self, callers: Callers) -> dict[str, tuple[str, Endpoint]]:
         """OAuth's endpoints; all of them stand in the metadata."""

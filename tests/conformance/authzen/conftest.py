@@ -18,12 +18,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
 
 
+async def set_up(stage: AskedStage) -> Scene:
+    scene = Scene(stage=stage, gateway=await stage.actor(GATEWAY))
+    return replace(scene, roots={who: (await scene.root(who))["step"] for who in ("alice", "bob")})
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def asked_scene() -> AsyncGenerator[Scene]:
     async with AskedStage() as stage:
-        scene = Scene(stage=stage, gateway=await stage.actor(GATEWAY))
-        roots = {who: (await scene.root(who))["step"] for who in ("alice", "bob")}
-        yield replace(scene, roots=roots)
+        yield await set_up(stage)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def own() -> AsyncGenerator[Scene]:
+    """A scene for one test alone, in which much time may pass."""
+    async with AskedStage() as stage:
+        yield await set_up(stage)
 
 
 @pytest.fixture

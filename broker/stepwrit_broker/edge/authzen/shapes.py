@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, cast
 
 from stepwrit.digest import DigestError, parse_json
@@ -15,6 +16,7 @@ from stepwrit_broker.core.advice import Asked
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.edge.http import Request
 from stepwrit_broker.flows.advice import Semantic
+from stepwrit_broker.flows.requesting import Denial
 
 EVALUATIONS_MAX: Final = 50
 TEXT_MAX: Final = 2_100  # a SPIFFE ID is at most 2048 bytes
@@ -116,7 +118,37 @@ def _asked(said: Mapping[str, _Json | None]) -> Asked:
         args=_object(properties, "args") or {},
         deferred=_flag(properties),
         step=None if "step" not in context else _text(context, "step", "context"),
+        approval=_approval(context),
+        said={name: said[name] or {} for name in _NEEDED},
     )
+
+
+def _approval(context: _Json) -> str | None:
+    """ARAP section 7: a reference that says nothing to us is as none."""
+    value = context.get("approval")
+    named = cast("_Json", value).get("id") if isinstance(value, dict) else None
+    return named if isinstance(named, str) and len(named) <= TEXT_MAX else None
+
+
+def denial_of(body: _Json) -> Denial | None:
+    """What an access request says of its denial (ARAP section 5.1). Raises Malformed; not for bundles."""
+    if "items" in body:
+        raise Malformed("invalid_request", "items: one request is for one step")
+    said = _object(body, "denial")
+    if said is None:
+        return None
+    return Denial(
+        evaluation_id=_text(said, "evaluation_id", "denial") if "evaluation_id" in said else None,
+        expires_at=_time(said) if "expires_at" in said else None,
+        token=_text(said, "binding_token", "denial") if "binding_token" in said else None,
+    )
+
+
+def _time(said: _Json) -> int:
+    try:
+        return int(datetime.fromisoformat(_text(said, "expires_at", "denial")).timestamp())
+    except (ValueError, OverflowError) as bad:
+        raise Malformed("invalid_request", "denial.expires_at: must be an RFC 3339 time") from bad
 
 
 def _names(name: str, value: _Json | None) -> dict[str, str]:
