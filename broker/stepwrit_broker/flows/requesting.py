@@ -27,7 +27,6 @@ from stepwrit_broker.core.ids import is_id
 from stepwrit_broker.flows.evaluate import Answer
 from stepwrit_broker.flows.house import House
 from stepwrit_broker.flows.opening import open_step
-from stepwrit_broker.ports_approval import Sought
 
 HINT_S: Final = 300.0
 INVALID_BINDING: Final = "access request invalid_denial_binding"
@@ -114,21 +113,10 @@ async def submit(
         ready = await open_step(house, caller, request, op_id, digest)
         return await _task_of_step(house, caller, ready.record.step.id)
     except Refused as news:
-        record = await _waiting(house, asked, news)
+        record = None if news.approval is None else await house.approvals.approval(news.approval.id)
         if record is None:
             raise
         return _task(house, record)
-
-
-async def _waiting(house: House, asked: Asked, news: Refused) -> ApprovalRecord | None:
-    """The approval that an open is told to wait for, also when it is told to ask less often."""
-    if news.approval is not None:
-        return await house.approvals.approval(news.approval.id)
-    parent = await house.store.step(asked.step or "") if news.code == "slow_down" else None
-    if parent is None:
-        return None
-    waiting = await house.approvals.approvals(Sought(state="asked", txn=parent.step.txn))
-    return next((each for each in waiting if each.asked.step.ref == news.ref), None)
 
 
 async def task(house: House, caller: Caller, name: str) -> Task:

@@ -380,6 +380,29 @@ async def test_the_same_key_gets_the_same_task_and_another_body_a_conflict(scene
     assert (other.status, problem(other)) == (409, "duplicate_request")
 
 
+async def test_the_same_key_after_the_signature_gets_the_approved_task(scene: Scene) -> None:
+    asked, op = await denied(scene), new()
+    made = (await asked.submit(op=op)).body["task"]
+    await sign(scene, made["id"])
+    done = await asked.submit(op=op)
+    assert (done.status, done.body["task"]["id"], done.body["task"]["status"]) == (
+        201,
+        made["id"],
+        "approved",
+    )
+
+
+async def test_what_is_stopped_meanwhile_cannot_be_requested(scene: Scene) -> None:
+    asked = await denied(scene)
+    (await scene.stage.mark("freeze", "tool:records/danger")).ok()
+    try:
+        stopped = await asked.submit()
+        assert (stopped.status, stopped.code) == (403, "frozen")
+    finally:
+        (await scene.stage.mark("unfreeze", "tool:records/danger")).ok()
+    assert (await asked.submit()).status == 202
+
+
 async def test_where_policy_wants_nobody_any_more_the_request_is_approved_at_once(own: Scene) -> None:
     asked = await denied(own)
     rule = own.stage.folder / "policy" / "40-approval.cedar"
