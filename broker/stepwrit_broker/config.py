@@ -143,6 +143,23 @@ class Files:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyTable:
+    """What it takes to put a policy in force."""
+
+    activation_needs: Annotated[
+        Literal["nothing", "impact"],
+        Means(
+            text="`impact`: a policy is put in force only with a recent impact report of exactly it "
+            "(`stepwrit policy impact`), or with --accept-impact; else a changed file is refused too. Undo "
+            "needs none."
+        ),
+    ] = "nothing"
+    impact_valid_s: Annotated[
+        float, Means(text="How long an impact report is recent.", unit="seconds", least=1)
+    ] = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Oidc:
     """An OpenID provider whose ID tokens prove a person. Its clients are named in the registry."""
 
@@ -189,6 +206,7 @@ class Config:
     store: Store = field(default_factory=Store)
     ledger: Ledger = field(default_factory=Ledger)
     files: Files = field(default_factory=Files)
+    policy: PolicyTable = field(default_factory=PolicyTable)
     opa: OpaTable = field(default_factory=OpaTable)
     log: Log = field(default_factory=Log)
     oidc: tuple[Oidc, ...] = ()

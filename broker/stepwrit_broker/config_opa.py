@@ -37,6 +37,13 @@ class OpaTable:
     timeout_ms: Annotated[
         int, Means(text="How long one decision may take, all in all.", unit="milliseconds", least=1)
     ] = 200
+    rehearsal_url: Annotated[
+        str,
+        Means(
+            text="Another OPA, for policies that are not in force (`policy shadow`, `policy impact`): a slow "
+            "one takes its time there. Same files and times. Empty: `url`."
+        ),
+    ] = ""
     breaker_failures: Annotated[
         int, Means(text="After so many failures in a row OPA is not asked for a while.", least=1)
     ] = 5
@@ -53,6 +60,10 @@ def opa_problems(opa: OpaTable) -> Iterator[str]:
         yield "opa.url: must be unix:///PATH, or an https URL (http only for loopback) of host and port alone"
     if not opa.url.startswith("https://") and opa.ca_file != NONE:
         yield "opa.ca_file: is for an https url"
+    if opa.rehearsal_url and not opa.url:
+        yield "opa.rehearsal_url: needs opa.url, where what is in force is evaluated"
+    if opa.rehearsal_url and not _is_good(opa.rehearsal_url):
+        yield "opa.rehearsal_url: must be as opa.url"
 
 
 def _is_good(url: str) -> bool:

@@ -205,6 +205,32 @@ class Metrics:
         self._opa_open = Gauge(
             "stepwrit_opa_breaker_open", "1 while OPA is not asked", registry=self.registry
         )
+        self._shadowed = Counter(
+            "stepwrit_policy_shadow_decisions",
+            "Decisions that a shadow policy was asked too, by what each answered",
+            ("live", "shadow"),
+            registry=self.registry,
+        )
+        self._shadow_disagreed = Counter(
+            "stepwrit_policy_shadow_disagreements",
+            "Decisions that a shadow policy would have changed, by effect and registered tool",
+            ("effect", "tool"),
+            registry=self.registry,
+        )
+        self._shadow_errors = Counter(
+            "stepwrit_policy_shadow_errors",
+            "Decisions without an answer of the shadow policy",
+            ("reason",),
+            registry=self.registry,
+        )
+        self._shadow_dropped = Counter(
+            "stepwrit_policy_shadow_dropped",
+            "Decisions that a shadow policy was not asked because its queue was full",
+            registry=self.registry,
+        )
+        self._shadow_running = Gauge(
+            "stepwrit_policy_shadow_running", "1 while a shadow policy runs", registry=self.registry
+        )
         for reason in REPLAYS:
             self._replays.labels(reason)
         self._children: dict[tuple[str, ...], Counter] = {}
@@ -343,6 +369,26 @@ class Metrics:
         if outcome != "ok":
             self._opa_failed.labels(outcome).inc()
         self._opa_open.set(1 if is_open else 0)
+
+    def shadowed(self, live: str, shadow: str) -> None:
+        """A shadow policy was asked what the live one was asked."""
+        self._count("shadowed", self._shadowed, live, shadow)
+
+    def shadow_disagreed(self, effect: str, tool: str) -> None:
+        """It would have changed something for who asked."""
+        self._count("disagreed", self._shadow_disagreed, effect.replace(" ", "_"), self._tool_label(tool))
+
+    def shadow_failed(self, why: str, count: int) -> None:
+        """It gave no answer."""
+        self._shadow_errors.labels(why).inc(count)
+
+    def shadow_dropped(self) -> None:
+        """It was not asked."""
+        self._shadow_dropped.inc()
+
+    def shadow_runs(self, *, runs: bool) -> None:
+        """Whether there is one."""
+        self._shadow_running.set(1 if runs else 0)
 
     def text(self) -> bytes:
         """The Prometheus exposition."""

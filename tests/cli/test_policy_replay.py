@@ -103,8 +103,8 @@ async def test_what_was_refused_is_asked_again_and_may_be_newly_permitted(
         ("deny", "permit", AGENT),
         ("approval", "permit", AGENT),
     }
-    refs = {each["ref"] for each in recorded.entries("refused")}
-    assert {each["last_ref"] for each in told["changes"]} == refs
+    refused, waits = recorded.entries("refused")[-1], recorded.entries("step.opened")[-1]
+    assert {each["last_ref"] for each in told["changes"]} == {refused["ref"], waits["ref"]}
     shown = await ask(cli, recorded, candidate)
     assert "deny → permit" in shown.stdout
     assert "2 newly permitted" in shown.stdout

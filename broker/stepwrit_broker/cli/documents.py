@@ -30,6 +30,13 @@ Document = Annotated[
     Path,
     typer.Argument(exists=True, metavar="FILE", help="The YAML file; of a policy, the folder of *.cedar."),
 ]
+AcceptImpact = Annotated[
+    bool,
+    typer.Option(
+        "--accept-impact",
+        help="A policy: put it in force without a recent impact report, where broker.toml demands one.",
+    ),
+]
 KINDS: Final[tuple[VersionKind, ...]] = ("registry", "limits", "policy")
 
 
@@ -66,8 +73,23 @@ def _history(app: typer.Typer, kind: VersionKind) -> None:
         if as_json:
             print_json(versions)
             return
-        rows = [(v["version"], when(v["at"]), v["by"], v["source"], v["reason"]) for v in versions]
-        print_table(("version", "since", "by", "source", "reason"), rows, empty=f"no {kind} yet")
+        heads = ("version", "since", "by", "source", "reason", "impact")
+        rows = [
+            (v["version"], when(v["at"]), v["by"], v["source"], v["reason"], _impact(v)) for v in versions
+        ]
+        shown = len(heads) if kind == "policy" else -1
+        print_table(heads[:shown], [row[:shown] for row in rows], empty=f"no {kind} yet")
+
+
+def _impact(version: Mapping[str, Any]) -> str | None:
+    """What was known of it when it was put in force; None where nobody looked."""
+    known = version["impact"]
+    if known is None:
+        return None
+    if "accepted" in known:
+        return f"accepted: {known['accepted']}"
+    told = ", ".join(f"{count} {effect}" for effect, count in known["effects"].items()) or "no change"
+    return f"{told} of {known['asked']} (ref {known['ref']})"
 
 
 def _apply(app: typer.Typer, kind: VersionKind, file: str) -> None:
@@ -78,11 +100,12 @@ def _apply(app: typer.Typer, kind: VersionKind, file: str) -> None:
     def apply(
         file: Document,
         reason: Reason,
+        accept_impact: AcceptImpact = False,
         at: At = None,
         as_json: Json = False,
     ) -> None:
         with asking(at) as admin:
-            _applied(kind, put(admin, kind, file, reason), as_json)
+            _applied(kind, put(admin, kind, file, reason, accept_impact=accept_impact), as_json)
 
 
 def _undo(app: typer.Typer, kind: VersionKind) -> None:
@@ -129,14 +152,20 @@ def _export(app: typer.Typer, kind: VersionKind, file: str) -> None:
             say(f"wrote {path}")
 
 
-def put(admin: AdminClient, kind: VersionKind, file: Path, reason: str) -> Mapping[str, Any]:
+def put(
+    admin: AdminClient, kind: VersionKind, file: Path, reason: str, *, accept_impact: bool = False
+) -> Mapping[str, Any]:
     """Apply one file; the API's answer."""
-    return _put(admin, kind, file.absolute(), _text_of(kind, file.absolute()), reason)
+    path = file.absolute()
+    return _put(admin, kind, path, _text_of(kind, path), reason, accept_impact=accept_impact)
 
 
-def _put(admin: AdminClient, kind: VersionKind, path: Path, text: str, reason: str) -> Mapping[str, Any]:
+def _put(
+    admin: AdminClient, kind: VersionKind, path: Path, text: str, reason: str, *, accept_impact: bool
+) -> Mapping[str, Any]:
+    body: dict[str, object] = {"text": text, "source": str(path), "reason": reason}
     answer: Mapping[str, Any] = admin.post(
-        f"/{kind}/apply", {"text": text, "source": str(path), "reason": reason}
+        f"/{kind}/apply", {**body, "accept_impact": True} if accept_impact else body
     )
     return answer
 
@@ -165,7 +194,14 @@ def _applied(kind: VersionKind, answer: Mapping[str, Any], as_json: bool) -> Non
         say(f"{kind}: nothing new in this file since it was last applied; what is in force stays")
 
 
-def apply_all(config: ConfigFile = None, reason: str = "", at: At = None, as_json: Json = False) -> None:
+def apply_all(
+    config: ConfigFile = None,
+    reason: str = "",
+    at: At = None,
+    as_json: Json = False,
+    *,
+    accept_impact: bool = False,
+) -> None:
     """Put all three files that broker.toml names in force."""
     settings = config_of(config)
     if settings is None:
@@ -179,7 +215,7 @@ def apply_all(config: ConfigFile = None, reason: str = "", at: At = None, as_jso
     answers: dict[VersionKind, Mapping[str, Any]] = {}
     with asking(at or (settings.listen.admin if config is not None else None)) as admin:
         for kind in KINDS:
-            answers[kind] = _put(admin, kind, files[kind], texts[kind], reason)
+            answers[kind] = _put(admin, kind, files[kind], texts[kind], reason, accept_impact=accept_impact)
     if as_json:
         print_json(answers)
         return
@@ -207,5 +243,11 @@ def register(app: typer.Typer) -> None:
         help=apply_all.__doc__,
         epilog=examples("stepwrit apply --config /etc/stepwrit/broker.toml --reason 'release 12'"),
     )
-    def apply(reason: Reason, config: ConfigFile = None, at: At = None, as_json: Json = False) -> None:
-        apply_all(config, reason, at, as_json)
+    def apply(
+        reason: Reason,
+        config: ConfigFile = None,
+        accept_impact: AcceptImpact = False,
+        at: At = None,
+        as_json: Json = False,
+    ) -> None:
+        apply_all(config, reason, at, as_json, accept_impact=accept_impact)

@@ -1,4 +1,4 @@
-"""`stepwrit policy check|test|diff|replay`: what a policy would say before it is in force.
+"""`stepwrit policy check|test|diff|replay|shadow|impact`: what a policy would say before it is in force.
 
 Folders need no broker.
 """
@@ -15,6 +15,7 @@ from stepwrit_broker.cli.failures import REFUSED
 from stepwrit_broker.cli.locate import At, Json
 from stepwrit_broker.cli.output import NO, YES, examples, print_json, print_table, say
 from stepwrit_broker.cli.policy_replay import run_replay
+from stepwrit_broker.cli.policy_shadow import add_shadow
 from stepwrit_broker.cli.policy_texts import OpaUrl, Policy, folder_policy, policy_of
 from stepwrit_broker.core.answer import Answer
 from stepwrit_broker.core.errors import Malformed
@@ -263,6 +264,7 @@ def add_rehearsal(app: typer.Typer) -> None:
             "stepwrit policy diff in-force policy/ --scenarios scenarios/", "stepwrit policy diff 7 policy/"
         ),
     )(diff)
+    add_shadow(app)
     app.command(
         "replay",
         epilog=codes.format(one="the policy does not load; with --exit-code, a change")

@@ -34,6 +34,14 @@ def _since(text: str) -> float:
     return at.timestamp()
 
 
+Since = Annotated[
+    float | None,
+    typer.Option(
+        "--since", metavar="WHEN", parser=_since, help="From then on: 7d, 12h, 2026-11-01T00:00:00Z."
+    ),
+]
+
+
 def run_replay(
     candidate: Annotated[
         Path,
@@ -42,12 +50,7 @@ def run_replay(
         ),
     ],
     db: Database = None,
-    since: Annotated[
-        float | None,
-        typer.Option(
-            "--since", metavar="WHEN", parser=_since, help="From then on: 7d, 12h, 2026-11-01T00:00:00Z."
-        ),
-    ] = None,
+    since: Since = None,
     first: Annotated[
         int,
         typer.Option("--from", metavar="SEQ", min=0, show_default=False, help="From this ledger entry on."),

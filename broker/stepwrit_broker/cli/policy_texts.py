@@ -72,7 +72,7 @@ def policy_of(given: str, at: str | None) -> Policy:
     if path.is_dir():
         return folder_policy(path)
     if path.is_file():
-        return Policy(label=given, doc=_checked(_exported(path), given))
+        return Policy(label=given, doc=_checked(exported(path), given))
     if given == IN_FORCE or given.isdigit():
         with asking(at) as admin:
             stored = admin.get("/policy", **({} if given == IN_FORCE else {"version": int(given)}))
@@ -93,8 +93,11 @@ def _checked(text: str, name: str) -> str:
         raise Malformed("invalid_request", placed) from None
 
 
-def _exported(path: Path) -> str:
-    """What `policy export` and `policy show --json` print, as a JSON object of texts by file name."""
+def exported(path: Path) -> str:
+    """What `policy export` and `policy show --json` print, as a JSON object of texts by file name.
+
+    Raises Malformed.
+    """
     text = path.read_text(encoding="utf-8")
     pieces = _FILE_LINE.split(text)
     if len(pieces) > 1 and not pieces[0].strip():

@@ -26,6 +26,7 @@ EntryKind = Literal[
     "authenticator.retired", "authenticator.invited",
     "refused", "refused.counted", "question.answered", "question.counted",
     "mark.set", "mark.lifted", "version.applied",
+    "shadow.started", "shadow.resumed", "shadow.stopped", "policy.impact",
     "broker.started", "key.published", "log.adopted", "log.sealed",
 ]  # fmt: skip
 

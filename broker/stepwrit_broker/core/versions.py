@@ -20,7 +20,10 @@ class Versions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredVersion:
-    """One version of a document. `source`: its file, or `run-time`. `doc`: canonical JSON or text."""
+    """One version of a document. `source`: its file, or `run-time`. `doc`: canonical JSON or text.
+
+    ref: of its entry in the ledger.
+    """
 
     kind: VersionKind
     number: int
@@ -30,3 +33,4 @@ class StoredVersion:
     by: str
     reason: str
     at: float
+    ref: str = ""

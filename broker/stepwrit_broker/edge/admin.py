@@ -14,12 +14,22 @@ from stepwrit_broker.core.errors import Malformed, Refused
 from stepwrit_broker.core.ids import is_id
 from stepwrit_broker.core.limits import Charge, Limits
 from stepwrit_broker.core.versions import StoredVersion, VersionKind
-from stepwrit_broker.edge.operator import Asked, Reader, check_sees_all, is_theirs, sees_all
+from stepwrit_broker.edge.operator import (
+    Reader,
+    asking,
+    check_sees_all,
+    is_theirs,
+    operator_of,
+    ruler,
+    sees_all,
+)
+from stepwrit_broker.edge.rehearsals import rehearsal_routes
 from stepwrit_broker.flows import revoke
 from stepwrit_broker.flows.explain import explain
 from stepwrit_broker.flows.house import House
-from stepwrit_broker.flows.revoke import Operator
+from stepwrit_broker.flows.impact import Impact
 from stepwrit_broker.flows.settings import Live
+from stepwrit_broker.flows.shadowing import Shadowing
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import LedgerView, LoggedEntry
 
@@ -44,6 +54,7 @@ class ApplyBody(_Strict):
     text: str = Field(max_length=4_000_000)
     source: str = Field(max_length=500, description="The file's path; an unchanged file changes nothing")
     reason: str = Field(min_length=1, max_length=500)
+    accept_impact: bool = Field(default=False, description="A policy without a recent impact report too")
 
 
 class RateBody(_Strict):
@@ -76,6 +87,8 @@ class AdminPorts:
     live: Live
     ledger: LedgerView
     metrics: Metrics
+    shadow: Shadowing
+    impact: Impact
     set_rate: Callable[[str, str, str, int | None], tuple[str, str]]  # doc, name, rate, burst → doc, digest
     checkpoint: Callable[[], Any]
     backup: Callable[[str], Any]
@@ -83,13 +96,7 @@ class AdminPorts:
     about: dict[str, str] = field(default_factory=dict)
 
 
-async def _asking(request: Request) -> Reader:
-    """Who asks, by the rule of the listener; refuses whoever may not."""
-    reader: Asked = request.app.state.reader
-    return await reader(request)
-
-
-Asking = Annotated[Reader, Depends(_asking)]
+Asking = Annotated[Reader, Depends(asking)]
 
 
 def admin_router(ports: AdminPorts) -> APIRouter:
@@ -97,25 +104,11 @@ def admin_router(ports: AdminPorts) -> APIRouter:
     router = APIRouter(prefix="/v1/admin", tags=["admin"])
     _status(router, ports)
     _marks(router, ports)
+    rehearsal_routes(router, ports.house, ports.shadow, ports.impact)
     _versions(router, ports)
     _limits(router, ports)
     _ledger(router, ports)
     return router
-
-
-def _operator(who: Reader) -> Operator:
-    if not who.operates:
-        raise Refused("wrong_workload", "an auditor reads; this needs an operator")
-    return Operator(name=who.name, tenant=who.tenant)
-
-
-def _ruler(ports: AdminPorts, who: Reader) -> Operator:
-    """Registry, limits and policy hold for every tenant: a tenant's operator changes them only where it is
-    the only one.
-    """
-    operator = _operator(who)
-    check_sees_all(ports.house, who)
-    return operator
 
 
 def _status(router: APIRouter, ports: AdminPorts) -> None:
@@ -152,7 +145,7 @@ def _marks(router: APIRouter, ports: AdminPorts) -> None:
     async def mark(body: MarkBody, request: Request, who: Asking) -> dict[str, object]:
         """Revoke, freeze or unfreeze; in force once this answers."""
         asked = MarkRequest(verb=body.verb, target=body.target, reason=body.reason)
-        made = await revoke.mark(ports.house, _operator(who), asked, _op(request), body.model_dump_json())
+        made = await revoke.mark(ports.house, operator_of(who), asked, _op(request), body.model_dump_json())
         ports.metrics.marked(body.verb)
         return {"target": made.target, "verb": body.verb, "ref": made.ref}
 
@@ -183,15 +176,21 @@ def _versions(router: APIRouter, ports: AdminPorts) -> None:
 
     @router.get("/{kind}/history")
     async def history(kind: VersionKind, who: Asking) -> list[dict[str, object]]:
-        """All versions, oldest first."""
+        """All versions, oldest first; of policies also with which known impact each was put in force."""
         check_sees_all(ports.house, who)
-        return [_version(each, doc=False) for each in await ports.house.store.history(kind)]
+        versions = await ports.house.store.history(kind)
+        return [{**_version(each, doc=False), "impact": _impact(ports.ledger, each)} for each in versions]
 
     @router.post("/{kind}/apply")
     async def apply(kind: VersionKind, body: ApplyBody, who: Asking) -> dict[str, object]:
         """Apply a document; nothing changes unless all of it is good."""
         stored = await ports.live.apply(
-            kind, body.text, source=body.source, by=_ruler(ports, who), reason=body.reason
+            kind,
+            body.text,
+            source=body.source,
+            by=ruler(ports.house, who),
+            reason=body.reason,
+            accepts_impact=body.accept_impact,
         )
         return {"changed": stored is not None, **({} if stored is None else _version(stored, doc=False))}
 
@@ -199,8 +198,15 @@ def _versions(router: APIRouter, ports: AdminPorts) -> None:
     async def undo(kind: VersionKind, body: UndoBody, who: Asking) -> dict[str, object]:
         """Put an earlier version in force again."""
         return _version(
-            await ports.live.undo(kind, body.to, by=_ruler(ports, who), reason=body.reason), doc=False
+            await ports.live.undo(kind, body.to, by=ruler(ports.house, who), reason=body.reason), doc=False
         )
+
+
+def _impact(ledger: LedgerView, stored: StoredVersion) -> object:
+    """As its entry says; None where nothing was known, or the entry is only in an export."""
+    told = ledger.by_ref(stored.ref, None) if stored.kind == "policy" else ()
+    facts = next((each.facts for each in told if each.kind == "version.applied"), None)
+    return None if facts is None else facts.get("impact")
 
 
 def _version(stored: StoredVersion, *, doc: bool) -> dict[str, object]:
@@ -212,6 +218,7 @@ def _version(stored: StoredVersion, *, doc: bool) -> dict[str, object]:
         "by": stored.by,
         "reason": stored.reason,
         "at": stored.at,
+        "ref": stored.ref,
     }
     return {**shown, "doc": stored.doc} if doc else shown
 
@@ -220,7 +227,7 @@ def _limits(router: APIRouter, ports: AdminPorts) -> None:
     @router.post("/limits/rate")
     async def set_rate(body: RateBody, who: Asking) -> dict[str, object]:
         """Change one rate; in force on the next request."""
-        operator = _ruler(ports, who)
+        operator = ruler(ports.house, who)
         current = await ports.house.store.version("limits")
         if current is None:
             raise Refused("not_found", "no limits are in force")
@@ -291,14 +298,14 @@ def _ledger(router: APIRouter, ports: AdminPorts) -> None:
     @router.post("/store/backup")
     async def backup(body: PathBody, who: Asking) -> dict[str, object]:
         """A consistent copy while serving, on the broker's machine."""
-        _ruler(ports, who)
+        ruler(ports.house, who)
         await ports.backup(body.path)
         return {"path": body.path}
 
     @router.post("/ledger/seal")
     async def seal(body: PathBody, who: Asking) -> dict[str, object]:
         """Export what is signed and drop its bodies from the database; proofs still work."""
-        _ruler(ports, who)
+        ruler(ports.house, who)
         sealed: dict[str, object] = await ports.seal(body.path)
         return sealed
 

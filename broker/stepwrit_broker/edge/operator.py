@@ -42,6 +42,28 @@ async def is_theirs(house: House, who: Reader, target: str) -> bool:
     return sees_all(house, who) or await revoke.tenant_of(house, kind, name) == who.tenant
 
 
+def operator_of(who: Reader) -> revoke.Operator:
+    """Who may change things. Raises Refused(`wrong_workload`) for an auditor."""
+    if not who.operates:
+        raise Refused("wrong_workload", "an auditor reads; this needs an operator")
+    return revoke.Operator(name=who.name, tenant=who.tenant)
+
+
+def ruler(house: House, who: Reader) -> revoke.Operator:
+    """Registry, limits and policy hold for every tenant: a tenant's operator changes them only where it is
+    the only one. Raises Refused(`wrong_workload`).
+    """
+    operator = operator_of(who)
+    check_sees_all(house, who)
+    return operator
+
+
+async def asking(request: Request) -> Reader:
+    """Who asks, by the rule of the listener; refuses whoever may not."""
+    reader: Asked = request.app.state.reader
+    return await reader(request)
+
+
 Asked = Callable[[Request], Awaitable[Reader]]
 
 

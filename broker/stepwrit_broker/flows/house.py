@@ -139,8 +139,7 @@ async def settle(force: InForce, question: Question) -> Permit:
         rule=rule_of(force.versions.policy, verdict.policies),
         who_can_change_it=f"the operator ({verdict.setting})",
     )
-    refusal.decision = decision(question, verdict, force)
-    raise refusal
+    raise _on_record(refusal, question, verdict, force)
 
 
 async def weigh(force: InForce, question: Question) -> Permit | NeedsApproval:
@@ -149,10 +148,15 @@ async def weigh(force: InForce, question: Question) -> Permit | NeedsApproval:
     try:
         return _permitted(force, verdict)
     except Refused as refusal:
-        refusal.decision = decision(question, verdict, force)
-        if question.asking != "issue_credential":
-            refusal.ref = question.ref or None  # of the step that is not to be
-        raise
+        raise _on_record(refusal, question, verdict, force) from None
+
+
+def _on_record(refusal: Refused, question: Question, verdict: Verdict, force: InForce) -> Refused:
+    """With the decision that it was, and the ref of the step that is not to be."""
+    refusal.decision = decision(question, verdict, force)
+    if question.asking != "issue_credential":
+        refusal.ref = question.ref or None
+    return refusal
 
 
 def _permitted(force: InForce, verdict: Verdict) -> Permit | NeedsApproval:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from stepwrit_broker.core import ids
@@ -14,6 +14,7 @@ from stepwrit_broker.core.marks import Mark
 from stepwrit_broker.core.registry import Registry
 from stepwrit_broker.core.versions import StoredVersion, VersionKind, Versions
 from stepwrit_broker.flows.revoke import Operator
+from stepwrit_broker.flows.shadow import Shadow, Watched
 from stepwrit_broker.ports import Clock, Entropy, Evidence, InForce, PolicyEngine, Store, VersionCommand
 
 KINDS: tuple[VersionKind, ...] = ("registry", "limits", "policy")
@@ -23,11 +24,15 @@ REMOVED_BY = "registry"  # marks that the registry set it also lifts; never an o
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What a new version changes: lines for the ledger, targets to mark, targets whose mark is lifted."""
+    """What a new version changes: lines for the ledger, targets to mark, targets whose mark is lifted.
+
+    impact: what was known of it before it was put in force.
+    """
 
     lines: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     restored: tuple[str, ...] = ()
+    impact: Mapping[str, object] | None = None
 
 
 class Documents(Protocol):
@@ -58,6 +63,16 @@ class Documents(Protocol):
         ...
 
 
+class Gate(Protocol):
+    """Asked before a policy is put in force."""
+
+    def __call__(
+        self, digest: str, current: StoredVersion | None, *, accepts: bool
+    ) -> Mapping[str, object] | None:
+        """What the record of the activation says of its impact. Raises Conflict when it may not be."""
+        ...
+
+
 class Live:
     """The Settings port: one coherent snapshot, swapped as a whole."""
 
@@ -77,6 +92,8 @@ class Live:
         self._limits: Limits | None = None
         self._policy: PolicyEngine | None = None
         self._known: InForce | None = None  # the snapshot, until something of it changes
+        self._shadow: Shadow | None = None
+        self.gate: Gate | None = None
         self._turn = asyncio.Lock()  # one change at a time: what is compiled is what is stored
 
     def now_in_force(self) -> InForce:
@@ -98,8 +115,13 @@ class Live:
         versions = Versions(
             policy=policy.version, registry=registry.version, limits=limits.version, bundles=bundles
         )
-        self._known = InForce(registry=registry, limits=limits, policy=policy, versions=versions)
+        heard = policy if self._shadow is None else Watched(policy, self._shadow)
+        self._known = InForce(registry=registry, limits=limits, policy=heard, versions=versions)
         return self._known
+
+    def watch(self, shadow: Shadow | None) -> None:
+        """From now on this shadow hears of every decision of the live policy; None: nobody does."""
+        self._shadow, self._known = shadow, None
 
     async def load(self) -> None:
         """Compile what the store has in force and we have not: at start, and after a reply that was lost."""
@@ -114,19 +136,30 @@ class Live:
         return 0 if compiled is None else compiled.version
 
     async def apply(
-        self, kind: VersionKind, text: str, *, source: str, by: Operator, reason: str
+        self,
+        kind: VersionKind,
+        text: str,
+        *,
+        source: str,
+        by: Operator,
+        reason: str,
+        accepts_impact: bool = False,
     ) -> StoredVersion | None:
         """A new version of a document, checked whole before anything changes; None when nothing is new.
 
         A file that was applied before, unchanged since, leaves a later run-time version in force.
-        Raises Malformed (every faulty line), Conflict (someone else was first), Unavailable.
+        accepts_impact: a policy, whatever it may change. Raises Malformed (every faulty line), Conflict
+        (someone else was first; the gate), Unavailable.
         """
         doc, digest = self._documents.read(kind, text, source)
         async with self._turn:
             current = await self._store.version(kind)
             if await self._seen(kind, digest, source, current):
                 return None
-            return await self._replace(kind, doc, digest, source, current, by, reason)
+            impact = None
+            if kind == "policy" and self.gate is not None:
+                impact = self.gate(digest, current, accepts=accepts_impact)
+            return await self._replace(kind, doc, digest, source, current, by, reason, impact)
 
     async def _replace(
         self,
@@ -137,6 +170,7 @@ class Live:
         current: StoredVersion | None,
         by: Operator,
         reason: str,
+        impact: Mapping[str, object] | None = None,
     ) -> StoredVersion:
         """Compile first: what does not compile is refused before it is stored."""
         compiled = self._compile(kind, doc, 1 if current is None else current.number + 1, by.name)
@@ -144,6 +178,7 @@ class Live:
         if isinstance(compiled, Limits):
             self._use(compiled)  # the store must know them before they are in force
         change = self._documents.difference(kind, None if current is None else current.doc, doc)
+        change = replace(change, impact=impact)
         command = self._command(kind, doc, digest, source, by, reason, current, change)
         stored = await self._store.apply(command)
         self._swap(stored)
@@ -187,7 +222,8 @@ class Live:
             for target, mark in standing.items()
             if mark.by == REMOVED_BY and any(_is_back(target, each) for each in change.restored)
         )
-        facts: Mapping[str, object] = {"changes": list(change.lines), "source": source}
+        impact = {} if change.impact is None else {"impact": change.impact}
+        facts: Mapping[str, object] = {"changes": list(change.lines), "source": source, **impact}
         return VersionCommand(
             kind=kind,
             expected=0 if current is None else current.number,

@@ -277,7 +277,7 @@ def mark_of(row: Row) -> Mark:
 
 
 def version_of(row: Row) -> StoredVersion:
-    """From `kind, number, digest, source, doc, by, reason, at`."""
+    """From the columns of `VERSION_COLUMNS`."""
     return StoredVersion(
         kind=row[0],
         number=row[1],
@@ -287,4 +287,5 @@ def version_of(row: Row) -> StoredVersion:
         by=row[5],
         reason=row[6],
         at=row[7],
+        ref=row[8],
     )

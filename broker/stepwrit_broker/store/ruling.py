@@ -98,6 +98,7 @@ def apply(state: State, command: VersionCommand) -> StoredVersion:
         by=command.by,
         reason=command.reason,
         at=now,
+        ref=command.ref,
     )
     row = (
         version.kind, version.number, version.digest, version.source, version.doc, version.by,

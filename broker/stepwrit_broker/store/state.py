@@ -28,7 +28,7 @@ TXNS_HELD: Final = 4096
 PASTS_HELD: Final = 1024
 SAVE_TIME_S: Final = 1.0  # how far the stored high-water time may lag behind
 EPOCH_BYTES: Final = 16
-VERSION_COLUMNS: Final = "kind, number, digest, source, doc, by, reason, at"
+VERSION_COLUMNS: Final = "kind, number, digest, source, doc, by, reason, at, ref"
 _IN_FORCE: Final = (
     f"SELECT {VERSION_COLUMNS} FROM versions AS v"  # noqa: S608  a constant
     " WHERE number = (SELECT max(number) FROM versions WHERE kind = v.kind)"

@@ -11,6 +11,7 @@ from stepwrit_broker.observe import Metrics
 from stepwrit_broker.registry.limits_file import set_rate
 from stepwrit_broker.store.sqlite import SqliteStore
 from stepwrit_broker.wiring.ledgering import Ledgering
+from stepwrit_broker.wiring.rehearsing import Rehearsal
 from stepwrit_broker.wiring.settings import BrokerSettings
 
 
@@ -22,6 +23,7 @@ def admin_ports(
     ledger: SqliteLedgerView,
     metrics: Metrics,
     ledgering: Ledgering,
+    rehearsal: Rehearsal,
 ) -> AdminPorts:
     """The ports of `/v1/admin`."""
 
@@ -34,6 +36,8 @@ def admin_ports(
         live=live,
         ledger=ledger,
         metrics=metrics,
+        shadow=rehearsal.shadow,
+        impact=rehearsal.impact,
         set_rate=_rate,
         checkpoint=lambda: ledgering.sign(store),
         backup=store.backup,

@@ -44,6 +44,7 @@ from stepwrit_broker.wiring.identify import identified
 from stepwrit_broker.wiring.ledgering import Ledgering, signer
 from stepwrit_broker.wiring.listening import Listening, Served
 from stepwrit_broker.wiring.opa import opa_of
+from stepwrit_broker.wiring.rehearsing import rehearsal_of
 from stepwrit_broker.wiring.settings import BrokerSettings
 from stepwrit_broker.wiring.waiting import Bells, Told
 
@@ -166,6 +167,10 @@ class Broker:
             bundles=generation,
             use=lambda limits: self.store.use(limits, generation),
         )
+        self.rehearsal = rehearsal_of(
+            self.settings, self.store, self.live, self.clock, self.entropy, self.metrics
+        )
+        self._stack.push_async_callback(self.rehearsal.shadow.close)
         await self.live.load()
         self.files = OperatorFiles(self.settings, self.live, self.metrics)
         await self.files.apply_all()
@@ -238,7 +243,14 @@ class Broker:
             nonces=Nonces(self._pepper),
             rings=self._rings,
             admin=admin_ports(
-                self.settings, self.store, self.house, self.live, self.ledger, self.metrics, self.ledgering
+                self.settings,
+                self.store,
+                self.house,
+                self.live,
+                self.ledger,
+                self.metrics,
+                self.ledgering,
+                self.rehearsal,
             ),
             ready=self._not_ready,
             health=self._health,
@@ -314,3 +326,4 @@ class Broker:
         self.federating.say = self.say
         for run in self.federating.runs():
             background.spawn(run)
+        background.spawn(self.rehearsal.shadow.resume())

@@ -21,6 +21,7 @@ from stepwrit_broker.config_federation import NONE, FederationSource
 from stepwrit_broker.config_opa import NONE as NO_FILE
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.core.workload import DEV_TRUST_DOMAIN, Proxy, SpiffeId
+from stepwrit_broker.flows.impact import Activation
 from stepwrit_broker.policy.opa_http import OpaServer
 from stepwrit_broker.wiring.broker import Broker
 from stepwrit_broker.wiring.settings import Address, BrokerSettings
@@ -70,6 +71,10 @@ def settings_of(config: Config) -> BrokerSettings:
         ),
         proxy=proxy_of(config),
         opa=opa_server(config),
+        rehearsal_opa_url=config.opa.rehearsal_url,
+        activation=Activation(
+            needs_impact=config.policy.activation_needs == "impact", valid_s=config.policy.impact_valid_s
+        ),
         partners=tuple(partner_of(each) for each in config.federation),
         refused_domains=frozenset({DEV_TRUST_DOMAIN}),
     )

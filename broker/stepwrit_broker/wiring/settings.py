@@ -8,6 +8,7 @@ from pathlib import Path
 from stepwrit_broker.attest.federation.partner import Partner
 from stepwrit_broker.attest.person import Issuer
 from stepwrit_broker.core.workload import Proxy
+from stepwrit_broker.flows.impact import Activation
 from stepwrit_broker.policy.opa_http import OpaServer
 
 
@@ -26,7 +27,9 @@ class BrokerSettings:
     mtls_url: the URL under which workloads reach the mtls listener; None takes what was bound.
     tls: None serves no listener without client certificates. proxy: whose forwarded certificates count on the
     mtls listener. refused_domains: trust domains that are never believed, whatever the Workload API says.
-    opa: who evaluates policies in Rego. spiffe_hint: which of the broker's SVIDs; None takes the first.
+    opa: who evaluates policies in Rego. rehearsal_opa_url: another one for policies that are not in force.
+    activation: what it takes to put a policy in force. spiffe_hint: which of the broker's SVIDs; None takes
+    the first.
     """
 
     trust_domain: str
@@ -53,6 +56,8 @@ class BrokerSettings:
     spiffe_hint: str | None = None
     proxy: Proxy | None = None
     opa: OpaServer | None = None
+    rehearsal_opa_url: str = ""
+    activation: Activation = field(default_factory=Activation)
     refused_domains: frozenset[str] = field(default_factory=frozenset)
     bundle_max_age_s: float = 600.0
     checkpoint_every_s: float = 1.0
