@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 
 import pytest
 from tests.contracts.store_suite import House, code
+from tests.fakes.build import Maker
 
 from stepwrit_broker.core.approval import ApprovalRecord, Ask, Asked, Signed
 from stepwrit_broker.core.authenticator import Authenticator
@@ -39,11 +40,11 @@ def of(house: House) -> ApprovalStore:
     return cast("_Holds", house.store).approvals
 
 
-def ask(house: House, step: Step, *terms: Terms) -> Ask:
+def ask(make: Maker, step: Step, *terms: Terms) -> Ask:
     assert step.action is not None
     asked = Asked(
-        id=house.make.id("apr"),
-        nonce=house.make.entropy.bytes(32).hex(),
+        id=make.id("apr"),
+        nonce=make.entropy.bytes(32).hex(),
         step=step,
         action=step.action,
         performer=step.performer,
@@ -51,8 +52,8 @@ def ask(house: House, step: Step, *terms: Terms) -> Ask:
         policies=("p",),
         versions={"policy": 0, "registry": 0, "limits": 0},
         terms=terms or (Terms(),),
-        asked_at=int(house.now),
-        expires_at=int(house.now + WAIT_S),
+        asked_at=int(make.now),
+        expires_at=int(make.now + WAIT_S),
         text="t" * 43,
     )
     return Ask(asked=asked, sealed=b"sealed text")
@@ -61,7 +62,7 @@ def ask(house: House, step: Step, *terms: Terms) -> Ask:
 async def asked(house: House, *terms: Terms) -> ApprovalRecord:
     root = await house.root()
     step = house.make.child_step(root, approve_by=house.now + WAIT_S, expires_at=house.now + WAIT_S + 300)
-    wanted = ask(house, step, *terms)
+    wanted = ask(house.make, step, *terms)
     record = await house.store.open(house.make.open(step, ask=wanted))
     assert record.life.state == "approval_pending"
     found = await of(house).approval(wanted.asked.id)
@@ -70,19 +71,19 @@ async def asked(house: House, *terms: Terms) -> ApprovalRecord:
     return found
 
 
-def signing(house: House, record: ApprovalRecord, who: Identity = ALICE, **changes: Any) -> SignCommand:
-    given = Given(by=who, method="key", digest=record.asked.digest, authenticator=None)
+def signing(make: Maker, asked: Asked, who: Identity = ALICE, **changes: Any) -> SignCommand:
+    given = Given(by=who, method="key", digest=asked.digest, authenticator=None)
     given = replace(given, **changes)
     return SignCommand(
-        approval=record.asked.id,
+        approval=asked.id,
         signed=Signed(
-            by=who, digest=given.digest, at=house.now, method="key", authenticator=given.authenticator
+            by=who, digest=given.digest, at=make.now, method="key", authenticator=given.authenticator
         ),
         given=given,
         who="per_1",
         persons=PERSONS,
-        ref=house.make.ref(),
-        now=house.now,
+        ref=make.ref(),
+        now=make.now,
     )
 
 
@@ -129,16 +130,16 @@ async def state_of(house: House, record: ApprovalRecord) -> tuple[str, str]:
 class ApprovalContract:
     async def test_the_last_signature_opens_the_step_in_the_same_write(self, house: House) -> None:
         record = await asked(house, Terms(count=2, persons=frozenset({"bob"})))
-        assert (await of(house).sign(signing(house, record))).state == "asked"
+        assert (await of(house).sign(signing(house.make, record.asked))).state == "asked"
         assert await state_of(house, record) == ("asked", "approval_pending")
-        assert (await of(house).sign(signing(house, record, BOB))).state == "given"
+        assert (await of(house).sign(signing(house.make, record.asked, BOB))).state == "given"
         assert await state_of(house, record) == ("given", "opened")
         assert house.kinds()[-3:] == ["approval.signed", "approval.signed", "approval.given"]
 
     async def test_the_same_person_twice_is_one(self, house: House) -> None:
         record = await asked(house, Terms(count=2, persons=frozenset({"bob"})))
         for _ in range(2):
-            after = await of(house).sign(signing(house, record))
+            after = await of(house).sign(signing(house.make, record.asked))
         assert (after.state, len(after.signed)) == ("asked", 1)
 
     async def test_only_what_is_signed_can_be_accepted_and_that_uses_it_up(self, house: House) -> None:
@@ -146,27 +147,29 @@ class ApprovalContract:
         step = await house.store.step(record.asked.step.id)
         assert step is not None
         assert await code(house.store.accept(house.make.accept(step))) == "wrong_state"
-        await of(house).sign(signing(house, record))
+        await of(house).sign(signing(house.make, record.asked))
         await house.store.accept(house.make.accept(step))
         assert await state_of(house, record) == ("used", "accepted")
-        assert await code(of(house).sign(signing(house, record))) == "wrong_state"
+        assert await code(of(house).sign(signing(house.make, record.asked))) == "wrong_state"
         assert await of(house).sealed_text(record.asked.id) is None
 
     async def test_a_nonce_is_used_once(self, house: House) -> None:
         first, second = await asked(house), await asked(house)
         proof = ProofUse(kind="approval", key="n1", until=house.now + 300)
-        await of(house).sign(signing(house, first, proofs=(proof,)))
-        assert await code(of(house).sign(signing(house, second, proofs=(proof,)))) == "replay"
+        await of(house).sign(signing(house.make, first.asked, proofs=(proof,)))
+        assert await code(of(house).sign(signing(house.make, second.asked, proofs=(proof,)))) == "replay"
         assert await state_of(house, second) == ("asked", "approval_pending")
 
     async def test_a_signature_over_something_else_or_by_somebody_else_changes_nothing(
         self, house: House
     ) -> None:
         record, before = await asked(house), len(house.entries())
-        assert await code(of(house).sign(signing(house, record, digest="x" * 43))) == "access_denied"
-        assert await code(of(house).sign(signing(house, record, BOB))) == "access_denied"
+        assert (
+            await code(of(house).sign(signing(house.make, record.asked, digest="x" * 43))) == "access_denied"
+        )
+        assert await code(of(house).sign(signing(house.make, record.asked, BOB))) == "access_denied"
         assert len(house.entries()) == before
-        assert (await of(house).sign(signing(house, record))).state == "given"
+        assert (await of(house).sign(signing(house.make, record.asked))).state == "given"
 
     @pytest.mark.parametrize(("verb", "word"), [("deny", "denied"), ("cancel", "cancelled")])
     async def test_an_end_by_hand_ends_the_step_and_erases_the_text(
@@ -177,35 +180,35 @@ class ApprovalContract:
         after = await of(house).refuse(refusing(house, record, verb))
         assert (after.state, await state_of(house, record)) == (word, (word, "cancelled"))
         assert await of(house).sealed_text(record.asked.id) is None
-        assert await code(of(house).sign(signing(house, record))) == "access_denied"
+        assert await code(of(house).sign(signing(house.make, record.asked))) == "access_denied"
         assert await code(of(house).refuse(refusing(house, record, verb))) == "access_denied"
 
     async def test_time_ends_it(self, house: House) -> None:
         record = await asked(house)
         house.pass_time(WAIT_S + 1)
-        assert await code(of(house).sign(signing(house, record))) == "expired_token"
+        assert await code(of(house).sign(signing(house.make, record.asked))) == "expired_token"
         await house.store.reap(house.now)
         assert await state_of(house, record) == ("expired", "expired")
 
     async def test_a_revoked_step_takes_no_signature(self, house: House) -> None:
         one, other = await asked(house), await asked(house)
-        await of(house).sign(signing(house, one))
+        await of(house).sign(signing(house.make, one.asked))
         await house.store.mark(house.make.mark(f"txn:{other.asked.step.txn}"))
-        assert await code(of(house).sign(signing(house, other))) == "revoked"
+        assert await code(of(house).sign(signing(house.make, other.asked))) == "revoked"
         await house.store.reap(house.now)
         assert (await state_of(house, other))[1] == "revoked"
 
     async def test_it_survives_a_restart_in_each_state(self, house: House) -> None:
         waits, given = await asked(house), await asked(house)
-        await of(house).sign(signing(house, given))
+        await of(house).sign(signing(house.make, given.asked))
         await house.reopen()
         assert await state_of(house, waits) == ("asked", "approval_pending")
         assert await state_of(house, given) == ("given", "opened")
-        assert (await of(house).sign(signing(house, waits))).state == "given"
+        assert (await of(house).sign(signing(house.make, waits.asked))).state == "given"
 
     async def test_lists_are_by_tenant_state_and_transaction(self, house: House) -> None:
         one, other = await asked(house), await asked(house)
-        await of(house).sign(signing(house, other))
+        await of(house).sign(signing(house.make, other.asked))
         ids = [each.asked.id for each in await of(house).approvals(Sought())]
         assert ids == [other.asked.id, one.asked.id]
         for sought, found in (
@@ -219,7 +222,7 @@ class ApprovalContract:
 
     async def test_what_is_not_there(self, house: House) -> None:
         record = await asked(house)
-        gone = replace(signing(house, record), approval="apr_x")
+        gone = replace(signing(house.make, record.asked), approval="apr_x")
         assert await code(of(house).sign(gone)) == "not_found"
         assert await of(house).approval("apr_x") is None
         assert await of(house).approval_of("stp_x") is None
@@ -230,13 +233,13 @@ class AuthenticatorContract:
     async def test_a_key_counts_only_between_its_approval_and_its_retirement(self, house: House) -> None:
         key = await of(house).propose(proposing(house))
         record = await asked(house)
-        by_key = signing(house, record, authenticator=key.id, sign_count=1)
+        by_key = signing(house.make, record.asked, authenticator=key.id, sign_count=1)
         assert (key.state, await code(of(house).sign(by_key))) == ("proposed", "access_denied")
         assert (await of(house).decide(deciding(house, key))).state == "active"
         assert (await of(house).sign(by_key)).state == "given"
         assert (await of(house).decide(deciding(house, key, "retire"))).state == "retired"
         other = await asked(house)
-        late = signing(house, other, authenticator=key.id, sign_count=2)
+        late = signing(house.make, other.asked, authenticator=key.id, sign_count=2)
         assert await code(of(house).sign(late)) == "access_denied"
         assert await code(of(house).decide(deciding(house, key))) == "not_found"
         told = [kind for kind in house.kinds() if str(kind).startswith("authenticator.")]
@@ -253,11 +256,11 @@ class AuthenticatorContract:
         await of(house).decide(deciding(house, key))
         for count in (5, 6):
             record = await asked(house)
-            command = signing(house, record, authenticator=key.id, sign_count=count)
+            command = signing(house.make, record.asked, authenticator=key.id, sign_count=count)
             assert (await of(house).sign(command)).state == "given"
         for count in (6, 5, 0):
             record = await asked(house)
-            command = signing(house, record, authenticator=key.id, sign_count=count)
+            command = signing(house.make, record.asked, authenticator=key.id, sign_count=count)
             assert await code(of(house).sign(command)) == "access_denied"
         found = await of(house).authenticator(key.id)
         assert found is not None
@@ -268,16 +271,18 @@ class AuthenticatorContract:
         await of(house).decide(deciding(house, key))
         for _ in range(2):
             record = await asked(house)
-            command = signing(house, record, authenticator=key.id, sign_count=0)
+            command = signing(house.make, record.asked, authenticator=key.id, sign_count=0)
             assert (await of(house).sign(command)).state == "given"
 
     async def test_a_key_of_somebody_else_is_not_the_signers(self, house: House) -> None:
         key = await of(house).propose(proposing(house, owner=BOB))
         await of(house).decide(deciding(house, key))
         record = await asked(house, Terms(persons=frozenset({"bob"}), requester=True))
-        stolen = signing(house, record, ALICE, authenticator=key.id)
+        stolen = signing(house.make, record.asked, ALICE, authenticator=key.id)
         assert await code(of(house).sign(stolen)) == "access_denied"
-        assert (await of(house).sign(signing(house, record, BOB, authenticator=key.id))).state == "given"
+        assert (
+            await of(house).sign(signing(house.make, record.asked, BOB, authenticator=key.id))
+        ).state == "given"
 
     async def test_a_key_is_known_once(self, house: House) -> None:
         first = proposing(house)

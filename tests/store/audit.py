@@ -9,11 +9,14 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+_APPROVALS = "SELECT a.id, a.state, s.state FROM approvals AS a JOIN steps AS s ON s.id = a.step"
+
 
 def audit(path: Path, acknowledged: Iterable[str], *, is_swept: bool = False) -> list[str]:
     """What is wrong; empty when nothing is.
 
-    acknowledged: `redeemed ID`, `issued ID`, `opened ID`, `closed ID`, `marked TARGET`, as callers were told.
+    acknowledged: `redeemed ID`, `issued ID`, `opened ID`, `closed ID`, `marked TARGET`, `asked ID`,
+    `given ID`, `used ID`, as callers were told.
     is_swept: after a restart and a sweep no credential of before may be left unended.
     """
     conn = sqlite3.connect(path)
@@ -23,10 +26,13 @@ def audit(path: Path, acknowledged: Iterable[str], *, is_swept: bool = False) ->
         grants = dict(conn.execute("SELECT id, state FROM grants"))
         steps = dict(conn.execute("SELECT id, state FROM steps"))
         marked = {row[0] for row in conn.execute("SELECT target FROM marks")}
+        approvals = {row[0]: (row[1], row[2]) for row in conn.execute(_APPROVALS)}
     finally:
         conn.close()
     told = Told(facts)
-    wrong = [*contiguous(entries), *told.twice(), *told.rows(grants), *told.lost(acknowledged, steps, marked)]
+    lines = list(acknowledged)
+    wrong = [*contiguous(entries), *told.twice(), *told.rows(grants), *told.lost(lines, steps, marked)]
+    wrong += told.approvals(lines, approvals)
     if is_swept:
         wrong += [f"never ended: {name}" for name, state in grants.items() if state in ("reserved", "issued")]
     return wrong
@@ -51,6 +57,7 @@ class Told:
         )
         self.opened = {one["step"] for one in facts if one["kind"] in ("step.opened", "intent.opened")}
         self.closed = {one["step"] for one in facts if one["kind"] == "step.closed"}
+        self.approval = Counter((one["kind"], one["approval"]) for one in facts if one.get("approval"))
         self.marked = {one["target"] for one in facts if one["kind"] == "mark.set"}
 
     def twice(self) -> list[str]:
@@ -83,4 +90,23 @@ class Told:
             "marked": self.marked & marked,
         }
         pairs = (line.split(" ", 1) for line in acknowledged)
-        return [f"lost: {what} {name}" for what, name in pairs if name not in have[what]]
+        return [f"lost: {what} {name}" for what, name in pairs if what in have and name not in have[what]]
+
+    def approvals(self, acknowledged: Iterable[str], rows: dict[str, tuple[str, str]]) -> list[str]:
+        """Each event once, its row and its step with it; what callers were told is there."""
+        wrong = [
+            f"{kind} twice: {name}"
+            for (kind, name), count in self.approval.items()
+            if count > 1 and kind in ("approval.asked", "approval.given", "approval.used")
+        ]
+        for name, (state, step) in rows.items():
+            if (state == "used") != (("approval.used", name) in self.approval):
+                wrong.append(f"its entry and its row differ: {name}")
+            if step in ("opened", "accepted") and state not in ("given", "used"):
+                wrong.append(f"a step runs without its approval: {name}")
+        pairs = (line.split(" ", 1) for line in acknowledged)
+        return wrong + [
+            f"lost: {what} {name}"
+            for what, name in pairs
+            if what in ("asked", "given", "used") and (f"approval.{what}", name) not in self.approval
+        ]

@@ -6,20 +6,23 @@ import asyncio
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+from tests.contracts import store_suite_approvals as approvals
 from tests.fakes import build
 from tests.fakes.build import Maker
 from tests.fakes.entropy import SeededEntropy
 
 from stepwrit_broker.core.errors import Problem, Refused
+from stepwrit_broker.core.limits import ApprovalLimits
 from stepwrit_broker.core.step import StepRecord
 from stepwrit_broker.ledger.sqlite_log import SqliteLog
 from stepwrit_broker.store.sqlite import SqliteStore
 from stepwrit_broker.store.start import open_store
 
 WORKERS = 12
-SELF_EVERY, MARK_EVERY, LEAVE_EVERY = 7, 11, 5
+SELF_EVERY, MARK_EVERY, LEAVE_EVERY, ASK_EVERY = 7, 11, 5, 3
 
 
 def say(line: str) -> None:
@@ -60,17 +63,42 @@ async def cycle(store: SqliteStore, make: Maker, root: StepRecord, count: int) -
         say(f"closed {record.step.id}")
 
 
+async def approve(store: SqliteStore, make: Maker, root: StepRecord) -> None:
+    """A step that a person must sign: two sign at once, two accept at once; one of each is one use."""
+    make.now = time.time()
+    step = make.child_step(root, approve_by=make.now + 600, expires_at=make.now + 900)
+    wanted = approvals.ask(make, step)
+    pending = await store.open(make.open(step, ask=wanted))
+    say(f"asked {wanted.asked.id}")
+    tries = [store.approvals.sign(approvals.signing(make, wanted.asked)) for _ in range(2)]
+    signed = await asyncio.gather(*tries, return_exceptions=True)
+    if not [each for each in signed if not isinstance(each, BaseException)]:
+        say(f"broken {wanted.asked.id}: {signed}")
+        os._exit(3)
+    say(f"given {wanted.asked.id}")
+    takes = [store.accept(make.accept(pending)) for _ in range(2)]
+    taken = await asyncio.gather(*takes, return_exceptions=True)
+    if len([each for each in taken if not isinstance(each, BaseException)]) != 1:
+        say(f"broken {wanted.asked.id}: {taken}")
+        os._exit(3)
+    say(f"used {wanted.asked.id}")
+
+
 async def work(store: SqliteStore, seed: int) -> None:
     make = Maker(now=time.time(), seed=seed, epoch=store.epoch)
     root = await store.open(make.open(make.root_step()))
     say(f"opened {root.step.id}")
     for count in range(1, 1_000_000):
         await cycle(store, make, root, count)
+        if count % ASK_EVERY == 0:
+            await approve(store, make, root)
 
 
 async def main(path: Path, seed: int) -> None:
     store = open_store(path, log=SqliteLog(), entropy=SeededEntropy(seed))
-    store.use(build.limits(steps=10**6, fan_out=10**6), lambda: 0)
+    limits = build.limits(steps=10**6, fan_out=10**6)
+    asks = ApprovalLimits(per_requester=10**6, per_initiator=10**6)
+    store.use(replace(limits, approvals=asks), lambda: 0)
     say(f"up {store.epoch}")
     sweeps = asyncio.ensure_future(sweep(store))
     await asyncio.gather(*(work(store, seed * 1000 + at) for at in range(WORKERS)))

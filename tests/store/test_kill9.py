@@ -15,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from tests.contracts import store_suite_approvals as approvals
 from tests.fakes import build
 from tests.fakes.entropy import SeededEntropy
 from tests.store.audit import audit
@@ -88,6 +89,13 @@ class TestTheAudit:
         grant = await opened.house.spent(record)
         over = await opened.house.issued(record, plan_line=1)
         await opened.store.move(opened.make.move(record, "close"))
+        step = opened.make.child_step(
+            await opened.house.root(), approve_by=opened.make.now + 600, expires_at=opened.make.now + 900
+        )
+        wanted = approvals.ask(opened.make, step)
+        pending = await opened.store.open(opened.make.open(step, ask=wanted))
+        await opened.store.approvals.sign(approvals.signing(opened.make, wanted.asked))
+        await opened.store.accept(opened.make.accept(pending))
         other = await opened.house.accepted()
         await opened.store.mark(opened.make.mark(f"step:{other.step.id}"))
         await opened.store.within(lambda conn: conn.execute("PRAGMA user_version").fetchone())
@@ -96,6 +104,7 @@ class TestTheAudit:
             f"issued {over.id}",
             f"opened {other.step.id}",
             f"closed {record.step.id}",
+            *(f"{what} {wanted.asked.id}" for what in ("asked", "given", "used")),
             f"marked step:{other.step.id}",
         ]
         assert audit(opened.path, told, is_swept=True) == []
@@ -116,6 +125,8 @@ class TestTheAudit:
             ("UPDATE steps SET state = 'accepted'", "lost: closed"),
             ("DELETE FROM steps", "lost: opened"),
             ("DELETE FROM marks", "lost: marked"),
+            ("UPDATE approvals SET state = 'given'", "its entry and its row differ"),
+            ("UPDATE approvals SET state = 'asked'", "a step runs without its approval"),
         ],
     )
     def test_it_finds_what_was_changed(
@@ -126,7 +137,11 @@ class TestTheAudit:
 
     @pytest.mark.parametrize(
         ("kind", "found"),
-        [("grant.redeemed", "spent twice"), ("grant.issued", "issued twice")],
+        [
+            ("grant.redeemed", "spent twice"),
+            ("grant.issued", "issued twice"),
+            ("approval.used", "approval.used twice"),
+        ],
     )
     def test_it_finds_what_was_done_twice(
         self, opened: Opened, told: list[str], kind: str, found: str
