@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 from stepwrit_broker.core.approval import ApprovalRecord, Method, Signed
 from stepwrit_broker.core.authenticator import Authenticator, Verb
 from stepwrit_broker.core.persons import Identity, Persons
+from stepwrit_broker.core.statement import Purpose
 from stepwrit_broker.ports import Evidence, ProofUse
 
 
@@ -211,6 +212,18 @@ class Passkeys(Protocol):
 
     def registered(self, said: str, challenge: bytes) -> NewPasskey:
         """A browser's new passkey, verified. Raises Unproven(`invalid_proof`)."""
+        ...
+
+
+class Keys(Protocol):
+    """Approvers' public keys and their signatures."""
+
+    def read(self, text: str) -> str:
+        """A public key as its JWK (RFC 7517): required members alone, canonical. Raises Malformed."""
+        ...
+
+    def check(self, public_key: str, purpose: Purpose, said: bytes, signature: bytes) -> None:
+        """Pass if the JWK's key signed this statement. Raises Unproven(`invalid_proof`)."""
         ...
 
 

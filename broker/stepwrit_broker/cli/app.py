@@ -7,6 +7,8 @@ from typing import Final
 import typer
 
 from stepwrit_broker.cli import (
+    approve,
+    authenticators_add,
     brake,
     devtools,
     doctor,
@@ -66,6 +68,8 @@ def _assemble() -> None:
     doctor.register(app)
     app.add_typer(spire.app, name="spire", rich_help_panel="Run it")
     telling.register(app)
+    approve.register(app)
+    app.add_typer(authenticators_add.group(), name="authenticators", rich_help_panel="Approve")
     brake.register(app)
     documents.register(app)
     records = "Keep the record"

@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from stepwrit.digest import body_digest
 from stepwrit_broker.core.errors import Conflict, Refused
 from stepwrit_broker.core.persons import Identity
 
@@ -56,6 +57,11 @@ def fingerprint(public_key: str) -> str:
     digest = int.from_bytes(hashlib.sha256(public_key.encode()).digest()[:15])
     letters = "".join(_ALPHABET[digest >> shift & 31] for shift in range(115, -1, -5))
     return "-".join(letters[at : at + 5] for at in range(0, 20, 5)) + "-" + letters[20:]
+
+
+def key_id(public_key: str) -> str:
+    """The id of a key: `aut_` and the thumbprint (RFC 7638) of its JWK, which holds nothing else."""
+    return f"aut_{body_digest(public_key.encode())}"
 
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"

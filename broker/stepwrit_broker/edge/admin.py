@@ -14,6 +14,7 @@ from stepwrit_broker.core.errors import Malformed, Refused
 from stepwrit_broker.core.ids import is_id
 from stepwrit_broker.core.limits import Charge, Limits
 from stepwrit_broker.core.versions import StoredVersion, VersionKind
+from stepwrit_broker.edge.admin_keys import key_routes
 from stepwrit_broker.edge.operator import (
     Reader,
     asking,
@@ -32,6 +33,7 @@ from stepwrit_broker.flows.settings import Live
 from stepwrit_broker.flows.shadowing import Shadowing
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import LedgerView, LoggedEntry
+from stepwrit_broker.ports_approval import Keys
 
 
 class _Strict(BaseModel):
@@ -93,6 +95,7 @@ class AdminPorts:
     checkpoint: Callable[[], Any]
     backup: Callable[[str], Any]
     seal: Callable[[str], Any]
+    keys: Keys
     about: dict[str, str] = field(default_factory=dict)
 
 
@@ -105,6 +108,7 @@ def admin_router(ports: AdminPorts) -> APIRouter:
     _status(router, ports)
     _marks(router, ports)
     rehearsal_routes(router, ports.house, ports.shadow, ports.impact)
+    key_routes(router, ports.house, ports.keys)
     _versions(router, ports)
     _limits(router, ports)
     _ledger(router, ports)

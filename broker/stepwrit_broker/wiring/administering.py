@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stepwrit_broker.approvals.keys import KeySignatures
 from stepwrit_broker.core import ids
 from stepwrit_broker.edge.admin import AdminPorts
 from stepwrit_broker.flows.house import House
@@ -42,6 +43,7 @@ def admin_ports(
         checkpoint=lambda: ledgering.sign(store),
         backup=store.backup,
         seal=seal,
+        keys=KeySignatures(),
         about={
             "broker_id": settings.broker_id,
             "trust_domain": settings.trust_domain,

@@ -15,6 +15,7 @@ from stepwrit_broker.attest.jwt import JwtAttestor
 from stepwrit_broker.attest.x509 import X509Attestor
 from stepwrit_broker.edge.admin import AdminPorts
 from stepwrit_broker.edge.app import BEARER_VERBS, Endpoint, Routes, WorkloadApp
+from stepwrit_broker.edge.approvers import ApproversApp
 from stepwrit_broker.edge.authzen.endpoints import AuthzenEndpoints, configuration
 from stepwrit_broker.edge.caller import Callers
 from stepwrit_broker.edge.forwarded import Forwarding
@@ -130,7 +131,20 @@ class Listening:
             on_handshake_refused=served.metrics.handshake_refused,
         )
         callers = self._callers(self._by_assertion(), lambda: (settings.issuer,), served.nonces)
-        await self._serve(self.tls, self._workloads(callers, self._quiet(None), served.nonces))
+        rest = self._approvers(self._quiet(None))
+        await self._serve(self.tls, self._workloads(callers, rest, served.nonces))
+
+    def _approvers(self, rest: Asgi) -> Asgi:
+        """Approvers with a registered key, before what is open to anyone."""
+        served = self._served
+        return ApproversApp(
+            house=served.house,
+            keys=served.admin.keys,
+            metrics=served.metrics,
+            base=served.settings.issuer,
+            nonces=Nonces(served.house.entropy.bytes(32)),  # of this process: see ApproversApp
+            rest=rest,
+        )
 
     def _by_certificate(self) -> ByCertificate:
         served, proxy = self._served, self._served.settings.proxy
