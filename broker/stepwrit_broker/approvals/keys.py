@@ -63,15 +63,22 @@ def read_key(text: str) -> str:
     if "PRIVATE KEY" in text:
         raise Malformed("invalid_request", "this is a private key: keep it, and give the public one (.pub)")
     try:
-        if len(text) > MAX_TEXT or "CERTIFICATE" in text or "-cert-" in text.partition(" ")[0]:
+        if len(text) > MAX_TEXT or "-cert-" in text.partition(" ")[0]:
             raise ValueError("not a bare key")
-        raw = text.strip().encode("ascii")
-        key = load_pem_public_key(raw) if raw.startswith(b"-----BEGIN") else load_ssh_public_key(raw)
-        return jwk_of(key)
+        return jwk_of(_loaded(text.strip().encode("ascii")))
     except (ValueError, UnsupportedAlgorithm) as bad:
         raise Malformed(
             "invalid_request", "not a public key that is taken: Ed25519 or P-256, as PEM or an OpenSSH line"
         ) from bad
+
+
+def _loaded(raw: bytes) -> object:
+    """One key and nothing beside it."""
+    if raw.startswith(b"-----BEGIN PUBLIC KEY-----") and raw.count(b"-----BEGIN") == 1:
+        return load_pem_public_key(raw)
+    if raw.startswith(b"-----BEGIN") or b"\n" in raw:
+        raise ValueError("not one public key")
+    return load_ssh_public_key(raw)
 
 
 def jwk_of(key: object) -> str:

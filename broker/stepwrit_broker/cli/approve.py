@@ -15,7 +15,7 @@ from stepwrit.digest import DigestError, args_digest
 from stepwrit.errors import ConfigurationError
 from stepwrit_broker.cli.failures import fail
 from stepwrit_broker.cli.locate import Json
-from stepwrit_broker.cli.output import err, examples, harmless, print_json, print_table, say, when
+from stepwrit_broker.cli.output import err, examples, harmless, print_json, say, when
 from stepwrit_broker.core.approval_text import text_digest
 from stepwrit_broker.core.ids import is_id
 from stepwrit_broker.core.statement import APPROVAL, read_statement
@@ -184,10 +184,11 @@ def _list(issuer: str, key: Path | None, ca: Path | None, as_json: bool) -> None
     if as_json:
         print_json(answer)
         return
-    rows = [
-        (w["id"], w["tool"], w["impact"], w["initiator"], when(w["expires_at"])) for w in answer["waiting"]
-    ]
-    print_table(("approval", "tool", "impact", "initiator", "until"), rows, empty="nothing waits for you")
+    for each in answer["waiting"]:
+        until = when(each["expires_at"])
+        say(f"{each['id']}  {each['tool']} ({each['impact']}) by {each['initiator']}, until {until}")
+    if not answer["waiting"]:
+        say("nothing waits for you", style="dim")
 
 
 def checked(answer: Mapping[str, Any], name: str, issuer: str) -> Shown:

@@ -1,6 +1,7 @@
 """An approver's own key on their own machine: a file, or whatever `ssh-keygen` reaches.
 
-That is ssh-agent, a token, a file with a passphrase. None goes through here: where a key needs one, `ssh-keygen` asks for it itself.
+That is ssh-agent, a token, or a file with a passphrase, for which `ssh-keygen` asks by itself: none goes
+through here.
 """
 
 from __future__ import annotations
