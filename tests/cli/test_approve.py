@@ -152,8 +152,8 @@ async def test_what_is_printed_is_signed_elsewhere_and_handed_in(
     (tmp_path / "doc.sig").write_text(vector)
     other = await run("approve", "apr_100" + "0" * 26, "--signature", tmp_path / "doc.sig", code=1)
     assert "another approval" in other.stderr
-    anothers = await run("approve", news["id"], "--signature", tmp_path / "doc.sig", code=1)
-    assert "does not hold" in anothers.stderr
+    foreign = await run("approve", news["id"], "--signature", tmp_path / "doc.sig", code=1)
+    assert "does not hold" in foreign.stderr
 
 
 async def test_keys_that_are_not_for_it_are_told_why(stage: ApprovalStage, run: Run, tmp_path: Path) -> None:

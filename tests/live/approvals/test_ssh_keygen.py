@@ -32,7 +32,7 @@ async def program(*args: object, env: dict[str, str] | None = None, code: int = 
     given = [str(each) for each in args]
 
     def run() -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(given, capture_output=True, timeout=60, env=environ, **how)
+        return subprocess.run(given, check=False, capture_output=True, timeout=60, env=environ, **how)
 
     done = await anyio.to_thread.run_sync(run)
     assert done.returncode == code, (done.stdout, done.stderr)
