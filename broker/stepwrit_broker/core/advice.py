@@ -17,8 +17,9 @@ _OPERATOR = "the operator (registry.yaml)"
 class Asked:
     """What is asked, as the asker says it; nothing of it is believed beyond the names.
 
-    subject: who would do it. resource: the tool, `server/tool`. step: the step under which it would be done;
-    origin, chain, requester and ceiling are the broker's own records of that step, never the asker's words.
+    subject: who would do it. resource: the tool, `server/tool`. args: None where the question has none.
+    audience, method, url: of a credential. step: the one under which it would be done, or with which; origin,
+    chain, requester and ceiling are the broker's own records of that step, never the asker's words.
     approval: the id of one that is said to be given, and is looked up. said: the objects as they were sent,
     to recognise the same question again.
     """
@@ -28,7 +29,10 @@ class Asked:
     action: str
     resource_type: str
     resource: str
-    args: Mapping[str, object] = field(default_factory=dict, repr=False)
+    args: Mapping[str, object] | None = field(default=None, repr=False)
+    audience: str | None = None
+    method: str | None = None
+    url: str | None = None
     deferred: bool = False
     step: str | None = None
     approval: str | None = None

@@ -1,4 +1,4 @@
-"""Decide as a real open would, and open nothing: the same placing, marks, bounds and policy.
+"""Decide as the real verb would, and do nothing: the same placing, marks, bounds and policy.
 
 The subject is not here to prove itself, so where the registry admits it in two manners the answer is yes
 only if it is yes for both. What only the store's own atomic call knows (counts of steps, rates, key proofs)
@@ -22,16 +22,19 @@ from stepwrit_broker.core.errors import Malformed, Problem, Refused, Unavailable
 from stepwrit_broker.core.ids import is_id
 from stepwrit_broker.core.influence import told
 from stepwrit_broker.core.registry import Entry, Tool
-from stepwrit_broker.core.step import Step, StepRecord, deadline
+from stepwrit_broker.core.step import Step, StepRecord
 from stepwrit_broker.core.verdict import Permit, Question
 from stepwrit_broker.core.versions import Versions
 from stepwrit_broker.core.workload import SpiffeId, TrustDomain, Workload, parse_spiffe_id
 from stepwrit_broker.flows import asking, opening
+from stepwrit_broker.flows.evaluate_opened import accept_step, issue_credential, running
 from stepwrit_broker.flows.house import House, rule_of, same_tenant, step_subjects, weigh
 from stepwrit_broker.ports import InForce
 
 UNKNOWN = "no such subject, action, step or tool"
-NO_STEP = "it depends on the step under which it would be opened: name it in context.step"
+_OF_OPENED = {"accept_step": accept_step, "issue_credential": issue_credential}
+_ACTIONS = ("open_step", *_OF_OPENED)
+NO_STEP = "it depends on the step: name it in context.step"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,22 +100,30 @@ async def _decide(
     house: House, asker: Caller, asked: Asked, force: InForce, now: float, known: _Known
 ) -> tuple[str, ...]:
     """The determining policies of a yes. Raises Problem."""
-    if (asked.subject_type, asked.action, asked.resource_type) != ("workload", "open_step", "tool"):
+    if (asked.subject_type, asked.resource_type) != ("workload", "tool") or asked.action not in _ACTIONS:
         raise Refused("not_found", UNKNOWN)
     check_reach(asker.entry, asked.resource)
     subjects = list(_manners(house, force, asker, asked.subject))
     known.about["subject"] = subjects[0].workload.id
     parent = await _parent(house, asker, asked, known.about)
-    server, _, name = asked.resource.partition("/")
-    if server != opening.CLIENT:
-        entry, tool = opening.registered(force, asker, server, name)
-        known.about["tool"] = tool.name
-        if parent is None:
-            raise _without_step(house, subjects[0], entry, tool)
+    _known_tool(house, force, asker, subjects[0], asked, known)
     if parent is None:
         raise Refused("no_step", NO_STEP)
-    known.ends_at = await _check_parent(house, asker, force, parent, now)
+    known.ends_at = await running(house, asker, force, parent, now)
     return await _by_all(house, force, subjects, parent, asked, now, known)
+
+
+def _known_tool(
+    house: House, force: InForce, asker: Caller, subject: Caller, asked: Asked, known: _Known
+) -> None:
+    """The tool is registered; and without a step, it is not ruled out already. Raises Refused."""
+    server, _, name = asked.resource.partition("/")
+    if server == opening.CLIENT:
+        return
+    entry, tool = opening.registered(force, asker, server, name)
+    known.about["tool"] = tool.name
+    if asked.step is None and asked.action == "open_step":
+        _check_without_step(house, subject, entry, tool)
 
 
 async def _by_all(
@@ -129,7 +140,10 @@ async def _by_all(
     pending: Refused | None = None
     for subject in subjects:
         try:
-            said = await _settled(house, force, subject, parent, asked, now, known)
+            if asked.action == "open_step":
+                said = await _settled(house, force, subject, parent, asked, now, known)
+            else:
+                said = await _OF_OPENED[asked.action](house, force, subject, parent, asked, now)
         except Refused as refused:
             if refused.code != "approval_required":
                 raise
@@ -170,23 +184,12 @@ async def _parent(house: House, asker: Caller, asked: Asked, about: dict[str, st
     return parent
 
 
-def _without_step(house: House, subject: Caller, server: Entry, tool: Tool) -> Refused:
-    """Never, where the registry or a mark says so already; else it depends on the step. Raises Refused."""
+def _check_without_step(house: House, subject: Caller, server: Entry, tool: Tool) -> None:
+    """Whether the registry or a mark says already that it can never be. Raises Refused."""
     lineage.check_may_start(tool.name, tool.impact, subject.entry.may_start or opening.NOTHING)
     names = (f"tool:{tool.name}", f"server:{server.name}", f"tenant:{server.tenant}")
     performer = marks.subjects_of_workload(SpiffeId(server.id))
     marks.test(house.store.marks(), (*marks.subjects_of_caller(subject), *performer, *names))
-    return Refused("no_step", NO_STEP)
-
-
-async def _check_parent(house: House, asker: Caller, force: InForce, parent: StepRecord, now: float) -> float:
-    """The step may have children now: it runs, and so does its transaction; until when, as things stand."""
-    above, lives = parent.step.ancestors, force.limits.lives
-    root = same_tenant(await house.store.step(above[0]), asker) if above else parent
-    ends_at = deadline(parent, accepted_s=lives.accepted_s, waiting_s=lives.waiting_s, lost_s=lives.lost_s)
-    standing.check_parent(parent)
-    standing.check_clocks(ends_at=ends_at, txn_ends_at=root.step.expires_at, now=now)
-    return min(ends_at, root.step.expires_at)
 
 
 async def _settled(
@@ -200,8 +203,9 @@ async def _settled(
 ) -> tuple[str, ...]:
     server, _, tool = asked.resource.partition("/")
     request = OpenStepRequest(
-        parent=parent.step.id, server=server, tool=tool, args=dict(asked.args), deferred=asked.deferred
+        parent=parent.step.id, server=server, tool=tool, args=dict(asked.args or {}), deferred=asked.deferred
     )
+    standing.check_parent(parent)
     placed = opening.place(house, subject, request, parent, force, now)
     marks.test(house.store.marks(), step_subjects(placed.step, subject))
     _check_bounds(force, parent, placed.step)

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from stepwrit.digest import request_digest_of
@@ -103,26 +104,12 @@ async def _attempt(
     about: dict[str, object],
 ) -> Issued:
     now, force = house.clock.now(), house.settings.now_in_force()
-    record, action = await _step(house, caller, subject, now)
+    record, action = await step_of(house, caller, subject, now)
     about.update(txn=record.step.txn, step=record.step.id)
-    grant, times = _place(house, caller, record, action, audience, details, force, now)  # 2
+    grant, times = place(house, caller, record, action, audience, details, force, now)  # 2
     about["tool"] = action.tool
     stages.mark("place")
-    initiator = force.registry.entry_for(record.step.initiator)
-    seen = await influences(house, record.step, force)
-
-    def question_with(approval: Party | None) -> Question:
-        return credential_question(
-            caller=caller,
-            step=record.step,
-            initiator=initiator,
-            redeemer=force.registry.resource(audience),
-            home=house.trust_domain,
-            now=now,
-            influence=seen,
-            approval=approval,
-        )
-
+    question_with = await questions(house, force, caller, record.step, audience, now)
     question, verdict = await decide_again(house, force, record.step, question_with)  # 3, 4
     stages.mark("decide")
     reserved = await house.store.reserve(  # 5
@@ -155,7 +142,29 @@ async def _attempt(
     )  # 8
 
 
-async def _step(house: House, caller: Caller, subject: str, now: float) -> tuple[StepRecord, Action]:
+async def questions(
+    house: House, force: InForce, caller: Caller, step: Step, audience: str, now: float
+) -> Callable[[Party | None], Question]:
+    """What policy is asked of a credential of the step for this audience, by the approval that there is."""
+    initiator = force.registry.entry_for(step.initiator)
+    seen = await influences(house, step, force)
+
+    def question_with(approval: Party | None) -> Question:
+        return credential_question(
+            caller=caller,
+            step=step,
+            initiator=initiator,
+            redeemer=force.registry.resource(audience),
+            home=house.trust_domain,
+            now=now,
+            influence=seen,
+            approval=approval,
+        )
+
+    return question_with
+
+
+async def step_of(house: House, caller: Caller, subject: str, now: float) -> tuple[StepRecord, Action]:
     """The step by its id (the SVID proves the performer), or by a token that names it."""
     step_id = subject if is_id("stp", subject) else house.step_tokens.read(subject, now).step
     record = same_tenant(await house.store.step(step_id), caller)
@@ -168,7 +177,7 @@ async def _step(house: House, caller: Caller, subject: str, now: float) -> tuple
     return record, record.step.action
 
 
-def _place(
+def place(
     house: House,
     caller: Caller,
     record: StepRecord,
@@ -178,6 +187,10 @@ def _place(
     force: InForce,
     now: float,
 ) -> tuple[Grant, int]:
+    """Stage 2: the grant as it would be, and how often its line of the plan may be used.
+
+    Raises Malformed, Refused(`invalid_target`, `plan`).
+    """
     step = record.step
     resource = force.registry.resource(audience)
     if resource is None or resource.tenant != step.tenant:

@@ -61,7 +61,7 @@ async def accept(
         record = same_tenant(await house.store.step(step_id) if is_id("stp", step_id) else None, caller)
         _check(caller, record.step, token, request)
         check_not_pending(record)
-        decided = await _decided(house, force, caller, record.step, now)
+        decided = await decided_at_accept(house, force, caller, record.step, now)
         proof = house.step_tokens.initiated(
             request.proof,
             token=request.token,
@@ -96,7 +96,7 @@ def _check(caller: Caller, step: Step, token: StepToken, request: AcceptRequest)
         )
 
 
-async def _decided(
+async def decided_at_accept(
     house: House, force: InForce, caller: Caller, step: Step, now: float
 ) -> Mapping[str, object] | None:
     """Policy could not know, when the step was opened, that its performer would only show a bearer; and what

@@ -107,7 +107,11 @@ async def submit(
         raise
     server, _, tool = asked.resource.partition("/")
     request = OpenStepRequest(
-        parent=asked.step or "", server=server, tool=tool, args=dict(asked.args), deferred=asked.deferred
+        parent=asked.step or "",
+        server=server,
+        tool=tool,
+        args=dict(asked.args or {}),
+        deferred=asked.deferred,
     )
     try:
         ready = await open_step(house, caller, request, op_id, digest)

@@ -90,7 +90,7 @@ class AuthzenEndpoints:
         code = None if answer.problem is None else answer.problem.code
         self._metrics.advised(code or "permit")
         context = context_of(answer)
-        if code == "approval_required" and isinstance(asked, Asked):
+        if code == "approval_required" and isinstance(asked, Asked) and asked.action == "open_step":
             context |= requestable(self._house, asked, answer, self._base() + REQUESTS)
         return {"decision": answer.decision, "context": context}
 

@@ -26,6 +26,7 @@ _SEMANTICS: Final[dict[str, Semantic]] = {
     "permit_on_first_permit": "permit_on_first_permit",
 }
 _NEEDED: Final = {"subject": ("type", "id"), "action": ("name",), "resource": ("type", "id")}
+_OF_CREDENTIAL: Final = {"audience": "resource", "method": "method", "url": "url"}
 _Json = Mapping[str, object]
 
 
@@ -115,7 +116,8 @@ def _asked(said: Mapping[str, _Json | None]) -> Asked:
         action=found["action"]["name"],
         resource_type=found["resource"]["type"],
         resource=found["resource"]["id"],
-        args=_object(properties, "args") or {},
+        args=_object(properties, "args"),
+        **{name: _optional(properties, said_as) for name, said_as in _OF_CREDENTIAL.items()},
         deferred=_flag(properties),
         step=None if "step" not in context else _text(context, "step", "context"),
         approval=_approval(context),
@@ -167,6 +169,10 @@ def _text(value: _Json, member: str, of: str) -> str:
             "invalid_request", f"{of}.{member}: must be a string of at most {TEXT_MAX} characters"
         )
     return text
+
+
+def _optional(properties: _Json, name: str) -> str | None:
+    return _text(properties, name, "action.properties") if name in properties else None
 
 
 def _flag(properties: _Json) -> bool:
