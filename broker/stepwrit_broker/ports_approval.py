@@ -36,7 +36,10 @@ class Given:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignCommand:
-    """Add one signature. persons: the operator's list in force, by which it is counted."""
+    """Add one signature. persons: the operator's list in force, by which it is counted.
+
+    subjects: whatever, if marked, stops this signer.
+    """
 
     approval: str
     signed: Signed
@@ -45,6 +48,7 @@ class SignCommand:
     persons: Persons
     ref: str
     now: float
+    subjects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

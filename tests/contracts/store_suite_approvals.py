@@ -95,7 +95,9 @@ def refusing(house: House, record: ApprovalRecord, verb: Any = "deny") -> Refuse
 
 def proposing(house: House, **changes: Any) -> ProposeCommand:
     name = f"aut_{house.make.ref()}"
-    key = Authenticator(id=name, owner=ALICE, kind="passkey", public_key=f'{{"k":"{name}"}}', credential=name)
+    key = Authenticator(
+        id=name, owner=ALICE, kind="passkey", public_key=f'{{"k":"{name}"}}', credential=name[4:]
+    )
     return ProposeCommand(
         authenticator=replace(key, **changes),
         who="per_1",

@@ -134,13 +134,17 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signed:
-    """One valid signature. digest: of what was signed. at: seconds since the epoch."""
+    """One valid signature. digest: of what was signed. at: seconds since the epoch.
+
+    withdrawn: its authenticator was retired since; it counts for nothing that has not run yet.
+    """
 
     by: Identity
     digest: str
     at: float
     method: Method = "webauthn"
     authenticator: str | None = None
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +171,7 @@ def missing(
 
     terms: those that policy demands now, where it is decided on again; one signature may satisfy several.
     """
-    valid = {each.by for each in signed if each.digest == asked.digest}
+    valid = {each.by for each in signed if each.digest == asked.digest and not each.withdrawn}
     return max(_missing(asked, valid, persons, each) for each in _of(asked, terms))
 
 

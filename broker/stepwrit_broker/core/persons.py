@@ -43,6 +43,10 @@ class Persons:
         """The person of the list whose identity it is; None if nobody said."""
         return next((name for name, theirs in self.links.items() if identity in theirs), None)
 
+    def identities(self, who: Identity) -> frozenset[Identity]:
+        """Every identity of this person, this one included."""
+        return self.links.get(self.name(who) or "", frozenset()) | {who}
+
     def serves(self, name: str | None, tenant: str) -> bool:
         """Whether that person of the list may speak for this tenant."""
         return name in self.links and self.tenants.get(name or "", tenant) == tenant

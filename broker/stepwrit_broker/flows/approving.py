@@ -14,11 +14,12 @@ from typing import Final
 
 from stepwrit.wire import MarkRequest
 from stepwrit_broker.core.approval import ApprovalRecord, Signed, may_sign, missing
-from stepwrit_broker.core.errors import Conflict, Refused, Unproven
+from stepwrit_broker.core.approval_text import text_digest
+from stepwrit_broker.core.errors import Conflict, Refused, Unavailable, Unproven
 from stepwrit_broker.core.ids import is_id
 from stepwrit_broker.core.persons import Identity, Persons
 from stepwrit_broker.flows import revoke
-from stepwrit_broker.flows.asking import notice
+from stepwrit_broker.flows.asking import notice, signer_subjects
 from stepwrit_broker.flows.house import House
 from stepwrit_broker.ports import ProofUse
 from stepwrit_broker.ports_approval import Given, RefuseCommand, SignCommand, Sought
@@ -57,17 +58,34 @@ async def view(house: House, who: Identity, name: str) -> View:
     persons = _persons(house)
     return View(
         record=record,
-        text=None if sealed is None else tuple(json.loads(house.sealer.open(sealed, name))),
+        text=None if sealed is None else _lines(house, record, sealed),
         missing=missing(record.asked, record.signed, persons),
-        has_signed=any(persons.is_same(each.by, who) for each in record.signed),
+        has_signed=any(persons.is_same(each.by, who) and not each.withdrawn for each in record.signed),
     )
 
 
+def _lines(house: House, record: ApprovalRecord, sealed: bytes) -> tuple[str, ...]:
+    """What was sealed. Raises Unavailable for anything but the text whose digest is signed."""
+    lines = tuple(json.loads(house.sealer.open(sealed, record.asked.id)))
+    if text_digest(lines) != record.asked.text:
+        raise Unavailable("unavailable", "the text kept is not the one to be signed", rule="store")
+    return lines
+
+
 async def waiting(house: House, who: Identity) -> Sequence[ApprovalRecord]:
-    """Everything that waits for this person's signature, newest first."""
+    """Everything that waits for this person's signature, newest first.
+
+    What they want themselves is looked for by name, so that others who ask much hide nothing from them.
+    """
     persons = _persons(house)
-    found = await house.approvals.approvals(Sought(state="asked"))
-    return [each for each in found if may_sign(each.asked, who, persons)]
+    sought = [Sought(state="asked", requester=house.opaque(each)) for each in persons.identities(who)]
+    name = persons.name(who)
+    if name is not None:
+        sought.append(Sought(state="asked", requester=f"owner:{name}"))
+        sought.append(Sought(state="asked", tenant=persons.tenants.get(name)))
+    found = {each.asked.id: each for one in sought for each in await house.approvals.approvals(one)}
+    newest = sorted(found.values(), key=lambda each: each.asked.asked_at, reverse=True)
+    return [each for each in newest if may_sign(each.asked, who, persons)]
 
 
 async def begin(house: House, who: Identity, name: str) -> Attempt:
@@ -105,14 +123,16 @@ async def sign(house: House, name: str, given: Given) -> ApprovalRecord:
     signed = Signed(
         by=given.by, digest=given.digest, at=now, method=given.method, authenticator=given.authenticator
     )
+    persons = _persons(house)
     command = SignCommand(
         approval=name,
         signed=signed,
         given=given,
         who=house.opaque(given.by),
-        persons=_persons(house),
+        persons=persons,
         ref=ref,
         now=now,
+        subjects=signer_subjects(house, given.by, persons),
     )
     after = await house.approvals.sign(command)
     _tell(house, "given" if after.state == "given" else "signed", after, ref)
@@ -128,7 +148,7 @@ async def deny(
     """
     record = await _mine(house, who, name)
     if freeze:
-        await _freeze(house, who, record, reason)
+        await _freeze(house, who, record)
     return await _refuse(house, name, "deny", house.opaque(who), reason)
 
 
@@ -166,10 +186,11 @@ async def _refuse(house: House, name: str, verb: str, by: str, reason: str) -> A
     return after
 
 
-async def _freeze(house: House, who: Identity, record: ApprovalRecord, reason: str) -> None:
+async def _freeze(house: House, who: Identity, record: ApprovalRecord) -> None:
+    """Marks are in the log for ever: what the person wrote stays with the denial."""
     step = record.asked.step
     operator = revoke.Operator(name=f"person:{house.opaque(who)}")  # of this one target, which is theirs
-    asked = MarkRequest(verb="freeze", target=f"txn:{step.txn}", reason=reason or "frozen by an approver")
+    asked = MarkRequest(verb="freeze", target=f"txn:{step.txn}", reason="frozen by an approver")
     name = house.operation_name()
     await revoke.mark(house, operator, asked, name, name)
 

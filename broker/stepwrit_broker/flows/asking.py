@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from stepwrit.wire import ApprovalAsked
+from stepwrit_broker.core import marks
 from stepwrit_broker.core.approval import ApprovalRecord, Ask, Asked, missing
 from stepwrit_broker.core.approval_text import text_digest, text_of
 from stepwrit_broker.core.document import Party
 from stepwrit_broker.core.errors import Problem, Refused
 from stepwrit_broker.core.ids import shard_of
-from stepwrit_broker.core.persons import Identity
+from stepwrit_broker.core.persons import Identity, Persons
 from stepwrit_broker.core.registry import Tool
 from stepwrit_broker.core.step import Step, StepRecord
 from stepwrit_broker.core.verdict import NeedsApproval, Permit, Question
@@ -98,7 +99,9 @@ async def approved(house: House, record: StepRecord, wait_s: float = 0.0) -> Ste
     if approval.state == "asked":
         _check_pace(house, approval.asked, record.step.ref, waits=wait_s > 0)
         if wait_s > 0:
-            await house.bell.wait(approval.asked.id, min(wait_s, WAIT_MAX_S))
+            told = _told(house, approval.asked, house.clock.now())
+            with house.pace.held(approval.asked.id, record.step.ref, told):
+                await house.bell.wait(approval.asked.id, min(wait_s, WAIT_MAX_S))
             approval = await _known(house, record.step)
     _raise_news(house, approval, house.clock.now())
     fresh = await house.store.step(record.step.id)
@@ -161,7 +164,7 @@ async def decide_again(
     if isinstance(verdict, Permit):
         return asked, verdict
     record = await house.approvals.approval_of(step.id) if step.approve_by is not None else None
-    if record is None or record.state not in ("given", "used") or _short(force, record, verdict):
+    if record is None or record.state not in ("given", "used") or _short(house, force, record, verdict):
         refusal = Refused(
             "approval_required",
             "more is demanded now than was signed; open the step again to ask for it",
@@ -174,8 +177,20 @@ async def decide_again(
     return asked, await settle(force, asked)
 
 
-def _short(force: InForce, record: ApprovalRecord, verdict: NeedsApproval) -> bool:
-    return missing(record.asked, record.signed, force.registry.persons, verdict.terms) > 0
+def _short(house: House, force: InForce, record: ApprovalRecord, verdict: NeedsApproval) -> bool:
+    """Whether more is demanded now than was signed, by persons who are not frozen or revoked now."""
+    standing, persons = house.store.marks(), force.registry.persons
+    signed = [
+        each
+        for each in record.signed
+        if not standing or marks.standing(standing, signer_subjects(house, each.by, persons)) is None
+    ]
+    return missing(record.asked, signed, persons, verdict.terms) > 0
+
+
+def signer_subjects(house: House, who: Identity, persons: Persons) -> tuple[str, ...]:
+    """Whatever, if marked, stops what this person signs: each of their identities."""
+    return tuple(f"requester:{house.opaque(each)}" for each in sorted(persons.identities(who)))
 
 
 def party_of(record: ApprovalRecord) -> Party:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,6 +13,7 @@ from stepwrit_broker.core.errors import Refused
 
 INTERVAL_S: Final = 5.0
 KEPT_MAX: Final = 10_000
+HELD_MAX: Final = 2  # long polls for one thing: the one that is under way, and its retry
 _SLACK_S: Final = 0.5  # clocks and networks; the interval is for our sake alone
 
 
@@ -21,6 +24,20 @@ class Pace:
     _seen: OrderedDict[str, tuple[float, float]] = field(
         default_factory=OrderedDict[str, "tuple[float, float]"]
     )
+    _held: Counter[str] = field(default_factory=Counter[str])
+
+    @contextmanager
+    def held(self, name: str, ref: str, approval: ApprovalAsked | None = None) -> Generator[None]:
+        """While a poll is held. Raises Refused(`slow_down`) where HELD_MAX of them are."""
+        if self._held[name] >= HELD_MAX:
+            raise _slow_down("others wait for the same already", INTERVAL_S, ref, approval)
+        self._held[name] += 1
+        try:
+            yield
+        finally:
+            self._held[name] -= 1
+            if not self._held[name]:
+                del self._held[name]
 
     def check(
         self,
@@ -43,11 +60,8 @@ class Pace:
         if len(self._seen) > KEPT_MAX:
             self._seen.popitem(last=False)
         if early:
-            raise Refused(
-                "slow_down",
-                f"ask every {interval:g} seconds at most",
-                rule="interval",
-                retry_after=interval,
-                ref=ref,
-                approval=approval,
-            )
+            raise _slow_down(f"ask every {interval:g} seconds at most", interval, ref, approval)
+
+
+def _slow_down(reason: str, retry_after: float, ref: str, approval: ApprovalAsked | None) -> Refused:
+    return Refused("slow_down", reason, rule="interval", retry_after=retry_after, ref=ref, approval=approval)

@@ -102,10 +102,11 @@ async def decided_at_accept(
     """Policy could not know, when the step was opened, that its performer would only show a bearer; and what
     persons signed is held against what is demanded now.
 
-    A credential is decided again anyway; a tool that is its own resource has none. The decision, None where
-    there was none to make. Raises Refused.
+    A credential is decided again anyway; a tool that is its own resource, or has no plan, has none. The
+    decision, None where there was none to make. Raises Refused.
     """
-    is_last = step.approve_by is not None and step.action is not None and step.action.is_self
+    has_credential = step.action is not None and not step.action.is_self and bool(step.action.plan)
+    is_last = step.approve_by is not None and not has_credential
     if caller.workload.attested_by != "jwt" and not is_last:
         return None
     initiator = force.registry.entry_for(step.initiator)

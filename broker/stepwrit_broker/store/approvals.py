@@ -27,18 +27,22 @@ COLUMNS: Final = "id, step, state, by, reason, ended_at, asked"
 BY_ID: Final = f"SELECT {COLUMNS} FROM approvals WHERE id = ?"  # noqa: S608  a constant
 BY_STEP: Final = f"SELECT {COLUMNS} FROM approvals WHERE step = ?"  # noqa: S608  a constant
 SIGNATURES: Final = (
-    "SELECT issuer, subject, digest, at, method, authenticator FROM signatures WHERE approval = ? ORDER BY at"
+    "SELECT issuer, subject, digest, at, method, authenticator, EXISTS (SELECT 1 FROM authenticators"
+    " WHERE id = signatures.authenticator AND state = 'retired')"
+    " FROM signatures WHERE approval = ? ORDER BY at"
 )
 _PUT: Final = (
     "INSERT INTO approvals (id, step, txn, tenant, requester, initiator, tool, state, by, reason, ended_at,"
     " asked, sealed) VALUES (?, ?, ?, ?, ?, ?, ?, 'asked', '', '', 0, ?, ?)"
 )
+# what ended with its step, and by nobody's word, was asked in vain: its place is free after a while only
 _WAITING: Final = (
-    "SELECT count(*), coalesce(sum(initiator = ?), 0) FROM approvals WHERE requester = ? AND state = 'asked'"
+    "SELECT count(*), coalesce(sum(initiator = ?), 0) FROM approvals WHERE requester = ? AND tenant = ?"
+    " AND (state = 'asked' OR (state IN ('cancelled', 'expired') AND by = '' AND ended_at > ?))"
 )
 _DENIED: Final = (
     "SELECT coalesce(max(ended_at), 0) FROM approvals"
-    " WHERE requester = ? AND state = 'denied' AND initiator = ? AND tool = ?"
+    " WHERE requester = ? AND tenant = ? AND state = 'denied' AND initiator = ? AND tool = ?"
 )
 _MOVE: Final = "UPDATE approvals SET state = ?, by = ?, reason = ?, ended_at = ?, sealed = ? WHERE id = ?"
 _GIVE: Final = "UPDATE approvals SET state = 'given' WHERE id = ?"
@@ -79,17 +83,19 @@ def ask(state: State, wanted: Ask, txn: Txn, now: float) -> None:
 
 def _check_asking(state: State, step: Step, now: float) -> None:
     who, tool = asker_of(step), "" if step.action is None else step.action.tool
-    mine, theirs = state.conn.execute(_WAITING, (step.initiator, who)).fetchone()
-    denied = state.conn.execute(_DENIED, (who, step.initiator, tool)).fetchone()[0]
+    in_force = state.limits()
+    since = now - in_force.approvals.cooldown_s
+    mine, theirs = state.conn.execute(_WAITING, (step.initiator, who, step.tenant, since)).fetchone()
+    denied = state.conn.execute(_DENIED, (who, step.tenant, step.initiator, tool)).fetchone()[0]
     asked = limits.Asked(of_requester=mine, of_initiator=theirs, denied_at=denied)
-    limits.may_ask(state.limits(), asked, now)
+    limits.may_ask(in_force, asked, now)
 
 
 def sign(state: State, command: SignCommand) -> ApprovalRecord:
     """Add one signature; the last that was missing opens the step in the same write."""
     now = state.at(command.now)
     record, row, txn = _get(state, command.approval)
-    check_marks(state, (), row)
+    check_marks(state, command.subjects, row)
     approval.move(record.state, "give")  # raises for every state but `asked`
     if now >= record.asked.expires_at:
         raise Refused("expired_token", "the approval has expired")
@@ -205,8 +211,12 @@ def _end(
     """Move it for good; the text that was kept for persons to read is erased."""
     after = approval.move(record.state, event)
     state.conn.execute(_MOVE, (after, by, reason, now, None, record.asked.id))
-    facts: dict[str, object] = {"digest": record.asked.digest, "by": by, "reason": reason}
-    _tell(state, _ENTRY[event], record.asked, txn, now, facts, ref=ref)
+    facts: dict[str, object] = {"digest": record.asked.digest, "by": by}
+    if event == "deny":  # a person's own words: kept beside the log, where they can be erased
+        evidence = Evidence(decision={"reason": reason})
+    else:
+        facts["reason"], evidence = reason, Evidence()
+    _tell(state, _ENTRY[event], record.asked, txn, now, facts, ref=ref, evidence=evidence)
     return replace(record, state=after, by=by, reason=reason, ended_at=now)
 
 
@@ -270,7 +280,12 @@ def decode(row: tuple[Any, ...], signatures: list[Any], step: Step) -> ApprovalR
     )
     signed = tuple(
         Signed(
-            by=Identity(each[0], each[1]), digest=each[2], at=each[3], method=each[4], authenticator=each[5]
+            by=Identity(each[0], each[1]),
+            digest=each[2],
+            at=each[3],
+            method=each[4],
+            authenticator=each[5],
+            withdrawn=bool(each[6]),
         )
         for each in cast("list[tuple[Any, ...]]", signatures)
     )

@@ -20,6 +20,7 @@ _COLUMNS: Final = (
     " decided_at"
 )
 BY_NAME: Final = f"SELECT {_COLUMNS} FROM authenticators WHERE id = ? OR credential = ?"  # noqa: S608
+NAMES: Final = "aut_"  # how our own begin; a credential id is the authenticator's choice
 ALL: Final = f"SELECT {_COLUMNS} FROM authenticators ORDER BY seq"  # noqa: S608
 OF_OWNER: Final = f"SELECT {_COLUMNS} FROM authenticators WHERE issuer = ? AND subject = ? ORDER BY seq"  # noqa: S608
 _PUT: Final = f"INSERT INTO authenticators ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'proposed', ?, '', 0)"  # noqa: S608
@@ -35,6 +36,8 @@ _ENTRY: Final[dict[core.Verb, entry.EntryKind]] = {
 def propose(state: State, command: ProposeCommand) -> Authenticator:
     """A new row. Raises Conflict(`wrong_state`) when the key or the credential is known."""
     now, new = state.at(command.now), command.authenticator
+    if new.credential.startswith(NAMES):
+        raise Conflict("wrong_state", "this passkey's credential id could pass for another's name")
     spend_proofs(state, command.proofs)
     row = (
         new.id, new.owner.issuer, new.owner.subject, new.kind, new.public_key, new.credential or None,
