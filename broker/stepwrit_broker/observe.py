@@ -17,6 +17,7 @@ WORKLOADS_MAX: Final = 2_000
 SVID_EVERY_S: Final = 2.0
 UNTOLD_MAX: Final = 100
 _BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+_PERSON_BUCKETS = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0, 86400.0)
 
 
 class StageTimer:
@@ -114,9 +115,7 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
-        self._approvals = Counter(
-            "stepwrit_approvals", "Approvals by what happened to them", ("event",), registry=self.registry
-        )
+        self._of_persons()
         self._marks = Counter(
             "stepwrit_marks", "Marks set or lifted by verb", ("verb",), registry=self.registry
         )
@@ -240,6 +239,26 @@ class Metrics:
         self._verb_seconds: dict[str, Histogram] = {}
         self._stage_children = {stage: self._stages.labels(stage) for stage in STAGES}
 
+    def _of_persons(self) -> None:
+        self._approvals = Counter(
+            "stepwrit_approvals", "Approvals by what happened to them", ("event",), registry=self.registry
+        )
+        self._decided = Histogram(
+            "stepwrit_approval_decision_seconds",
+            "From asking for an approval to its end by persons, operators or time",
+            ("outcome",),
+            buckets=_PERSON_BUCKETS,
+            registry=self.registry,
+        )
+        self.approvals_waiting = Gauge(
+            "stepwrit_approvals_waiting", "Approvals that wait for signatures", registry=self.registry
+        )
+        self.approvals_oldest = Gauge(
+            "stepwrit_approvals_oldest_seconds",
+            "How long the oldest of them has waited; 0 for none",
+            registry=self.registry,
+        )
+
     def stages(self) -> StageTimer:
         """A timer for one issuance."""
         return StageTimer(self._stage)
@@ -306,6 +325,10 @@ class Metrics:
     def approval(self, event: str) -> None:
         """An approval was asked for, signed, given, denied, cancelled, reminded of."""
         self._approvals.labels(event).inc()
+
+    def decided(self, outcome: str, seconds: float) -> None:
+        """An approval was given, denied or cancelled, or expired, so long after it was asked for."""
+        self._decided.labels(outcome).observe(max(0.0, seconds))
 
     def marked(self, verb: str) -> None:
         """A mark was set or lifted."""

@@ -99,6 +99,8 @@ class Sought:
     state: str | None = None
     requester: str | None = None
     txn: str | None = None
+    tool: str | None = None
+    initiator: str | None = None
     most: int = 200
 
 
@@ -111,6 +113,14 @@ class PresentCommand:
     sign_count: int | None
     proofs: tuple[ProofUse, ...]
     now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """How many approvals wait, and since when the oldest does: seconds since the epoch, None for none."""
+
+    waiting: int
+    since: float | None
 
 
 class ApprovalStore(Protocol):
@@ -131,6 +141,10 @@ class ApprovalStore(Protocol):
 
     async def approvals(self, sought: Sought) -> Sequence[ApprovalRecord]:
         """Newest first."""
+        ...
+
+    async def backlog(self) -> Backlog:
+        """Of all tenants."""
         ...
 
     async def sealed_text(self, approval: str) -> bytes | None:
@@ -262,6 +276,7 @@ class Notice:
     requester: Identity | None
     to: tuple[str, ...]
     url: str
+    asked_at: float
     expires_at: float
     ref: str
 

@@ -17,6 +17,7 @@ from stepwrit_broker.core.terms import Terms
 from stepwrit_broker.ports import Evidence, ProofUse
 from stepwrit_broker.ports_approval import (
     ApprovalStore,
+    Backlog,
     DecideCommand,
     Given,
     PresentCommand,
@@ -130,6 +131,29 @@ async def state_of(house: House, record: ApprovalRecord) -> tuple[str, str]:
 
 
 class ApprovalContract:
+    async def test_what_waits_is_counted_and_found_by_what_it_is(self, house: House) -> None:
+        assert await of(house).backlog() == Backlog(waiting=0, since=None)
+        first = await asked(house)
+        house.make.now += 7
+        second = await asked(house)
+        backlog = await of(house).backlog()
+        assert (backlog.waiting, backlog.since) == (2, float(first.asked.asked_at))
+        step = second.asked.step
+        assert step.action is not None
+        tool, by = step.action.tool, step.initiator
+        for sought, expected in {
+            Sought(): [second, first],
+            Sought(most=1): [second],
+            Sought(txn=step.txn): [second],
+            Sought(tool=tool, initiator=by): [second, first],
+            Sought(tool="no/tool"): [],
+            Sought(initiator="spiffe://example.test/nobody"): [],
+            Sought(tenant="another"): [],
+        }.items():
+            assert list(await of(house).approvals(sought)) == expected
+        await of(house).sign(signing(house.make, first.asked))
+        assert (await of(house).backlog()).waiting == 1
+
     async def test_the_last_signature_opens_the_step_in_the_same_write(self, house: House) -> None:
         record = await asked(house, Terms(count=2, persons=frozenset({"bob"})))
         assert (await of(house).sign(signing(house.make, record.asked))).state == "asked"

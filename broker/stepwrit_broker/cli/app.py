@@ -7,6 +7,7 @@ from typing import Final
 import typer
 
 from stepwrit_broker.cli import (
+    approvals,
     approve,
     authenticators_add,
     brake,
@@ -69,6 +70,7 @@ def _assemble() -> None:
     app.add_typer(spire.app, name="spire", rich_help_panel="Run it")
     telling.register(app)
     approve.register(app)
+    app.add_typer(approvals.app, name="approvals", rich_help_panel="Approve")
     app.add_typer(authenticators_add.group(), name="authenticators", rich_help_panel="Approve")
     brake.register(app)
     documents.register(app)

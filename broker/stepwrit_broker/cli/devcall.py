@@ -10,14 +10,14 @@ from mcp import Client
 from mcp_types import CallToolResult, TextContent
 from rich.text import Text
 
-from stepwrit import _reply
+from stepwrit import _reply, shape
 from stepwrit.agent import Broker, Intent, bound_nonce
 from stepwrit.errors import RefusedError, StepwritError, describe
-from stepwrit.wire import META_REFUSAL, CeilingSpec, Refusal
+from stepwrit.wire import META_REFUSAL, ApprovalAsked, CeilingSpec, Refusal
 from stepwrit_broker.cli.devtools import ask_dev, environment
 from stepwrit_broker.cli.failures import NoBroker, fail
 from stepwrit_broker.cli.locate import DevState
-from stepwrit_broker.cli.output import NO, YES, harmless, out, say
+from stepwrit_broker.cli.output import NO, YES, err, harmless, out, say
 from stepwrit_broker.cli.render import lineage_tree
 from stepwrit_broker.cli.scaffold import ToolInfo
 from stepwrit_broker.cli.scaffolding import list_tools, root_of
@@ -29,7 +29,9 @@ _PAGE_KEYS: Final = ("impact", "plan")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What to call, where, for whom. impact: register the tool so first; None leaves it."""
+    """What to call, where, for whom. impact: register the tool so first; None leaves it. wait_s: for a
+    signature.
+    """
 
     server: str
     tool: str
@@ -37,6 +39,7 @@ class Wanted:
     url: str
     person: str
     impact: str | None
+    wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +60,7 @@ class Played:
 
     def as_json(self) -> dict[str, object]:
         """For programs."""
-        refusal = None if self.refusal is None else {n: getattr(self.refusal, n) for n in Refusal.__slots__}
+        refusal = None if self.refusal is None else shape.write(self.refusal)
         return {
             "txn": self.txn,
             "ref": self.ref,
@@ -87,7 +90,9 @@ async def play(state: DevState, wanted: Wanted, known: Mapping[str, Any]) -> Pla
 async def _called(intent: Intent, wanted: Wanted) -> Played:
     try:
         async with Client(wanted.url) as client:
-            intent.guard(client, server=wanted.server)
+            intent.guard(
+                client, server=wanted.server, wait_for_approval=wanted.wait_s, on_approval=_show_page
+            )
             result = await client.call_tool(wanted.tool, wanted.args)
     except Exception as lost:  # noqa: BLE001  the MCP client raises groups of whatever its transport met
         raise _as_ours(lost, wanted) from None
@@ -99,6 +104,12 @@ async def _called(intent: Intent, wanted: Wanted) -> Played:
         structured=result.structured_content,
         refusal=_refusal(result),
     )
+
+
+async def _show_page(asked: ApprovalAsked) -> None:
+    """On stderr, so that the answer alone is on stdout."""
+    line = Text(f"waits for a person to sign at {harmless(asked.url)}  ({asked.id})", style="bold yellow")
+    err().print(line, soft_wrap=True)
 
 
 def _as_ours(lost: Exception, wanted: Wanted) -> StepwritError:
@@ -153,6 +164,9 @@ async def _listed(wanted: Wanted) -> list[ToolInfo]:
 def show(played: Played, story: Mapping[str, Any] | None) -> None:
     """The result or the refusal, then the lineage."""
     if played.refusal is not None:
+        if played.refusal.approval is not None:
+            hint = "a person must sign this first: say --wait SECONDS, and sign at the page that is shown"
+            out().print(Text(f"{NO} {hint}", style="bold yellow"), soft_wrap=True)
         out().print(Text(harmless(f"{NO} {describe(played.refusal)}"), style="bold red"), soft_wrap=True)
     elif played.is_error:
         out().print(

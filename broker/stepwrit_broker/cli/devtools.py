@@ -75,6 +75,12 @@ def call(
         str | None,
         typer.Option("--impact", metavar="low|medium|high", help="Register the tool with this impact first."),
     ] = None,
+    wait: Annotated[
+        float,
+        typer.Option(
+            "--wait", metavar="SECONDS", min=0, help="Wait so long for a signature, if one is needed."
+        ),
+    ] = 0.0,
     folder: DevDir = None,
     as_json: Json = False,
 ) -> None:
@@ -94,6 +100,7 @@ def call(
             url=url or known.get("url") or DEFAULT_URL,
             person=person,
             impact=impact,
+            wait_s=wait,
         )
         played = asyncio.run(play(state, wanted, known))
         story = admin.get(f"/explain/{played.txn}") if played.txn else None

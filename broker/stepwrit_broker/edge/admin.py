@@ -14,6 +14,7 @@ from stepwrit_broker.core.errors import Malformed, Refused
 from stepwrit_broker.core.ids import is_id
 from stepwrit_broker.core.limits import Charge, Limits
 from stepwrit_broker.core.versions import StoredVersion, VersionKind
+from stepwrit_broker.edge.admin_approvals import approvals_routes
 from stepwrit_broker.edge.admin_keys import key_routes
 from stepwrit_broker.edge.operator import (
     Reader,
@@ -107,6 +108,7 @@ def admin_router(ports: AdminPorts) -> APIRouter:
     router = APIRouter(prefix="/v1/admin", tags=["admin"])
     _status(router, ports)
     _marks(router, ports)
+    approvals_routes(router, ports.house)
     rehearsal_routes(router, ports.house, ports.shadow, ports.impact)
     key_routes(router, ports.house, ports.keys)
     _versions(router, ports)

@@ -152,22 +152,35 @@ async def deny(
     return await _refuse(house, name, "deny", house.opaque(who), reason)
 
 
-async def cancel(house: House, by: str, name: str, reason: str, tenant: str | None = None) -> ApprovalRecord:
-    """An operator ends it. Raises Refused(`not_found`) for another tenant's."""
+async def known(house: House, name: str, tenant: str | None) -> ApprovalRecord:
+    """What an operator of that tenant may know of; None: of all. Raises Refused(`not_found`)."""
     record = await house.approvals.approval(name) if is_id("apr", name) else None
     if record is None or (tenant is not None and record.asked.step.tenant != tenant):
         raise Refused("not_found", "no such approval")
+    return record
+
+
+async def cancel(house: House, by: str, name: str, reason: str, tenant: str | None = None) -> ApprovalRecord:
+    """An operator ends it. Raises Refused(`not_found`) for another tenant's."""
+    await known(house, name, tenant)
     return await _refuse(house, name, "cancel", by, reason)
 
 
 async def remind(house: House, name: str, tenant: str | None = None) -> ApprovalRecord:
     """Tell its approvers again. Raises Refused(`not_found`), and as `move` does when it is over."""
-    record = await house.approvals.approval(name) if is_id("apr", name) else None
-    if record is None or (tenant is not None and record.asked.step.tenant != tenant):
-        raise Refused("not_found", "no such approval")
+    record = await known(house, name, tenant)
     _check_open(record, house.clock.now())
     house.notices.tell(notice(house, "reminded", record, house.ref()))
     return record
+
+
+async def tell_expired(house: House, name: str) -> bool:
+    """Tell of an approval that was not given in time. False: the sweep has not ended it yet; look again."""
+    record = await house.approvals.approval(name)
+    over = record is not None and record.state == "expired"
+    if record is not None and over and missing(record.asked, record.signed, _persons(house)):
+        _tell(house, "expired", record, house.ref())
+    return record is None or record.state not in ("asked", "given")
 
 
 async def _refuse(house: House, name: str, verb: str, by: str, reason: str) -> ApprovalRecord:

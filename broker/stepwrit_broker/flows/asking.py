@@ -214,6 +214,7 @@ def notice(house: House, event: str, record: ApprovalRecord | Asked, ref: str) -
         requester=None if who is None else Identity(who.issuer, who.subject),
         to=tuple(sorted({name for terms in asked.terms for name in terms.persons})),
         url=house.approval_url(asked.id),
+        asked_at=float(asked.asked_at),
         expires_at=float(asked.expires_at),
         ref=ref,
     )

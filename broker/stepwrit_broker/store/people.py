@@ -11,6 +11,7 @@ from stepwrit_broker.core.authenticator import Authenticator
 from stepwrit_broker.core.persons import Identity
 from stepwrit_broker.core.step import StepRecord
 from stepwrit_broker.ports_approval import (
+    Backlog,
     DecideCommand,
     PresentCommand,
     ProposeCommand,
@@ -29,8 +30,11 @@ _SEALED: Final = "SELECT sealed FROM approvals WHERE id = ?"
 _SOUGHT: Final = (
     f"SELECT {approvals.COLUMNS} FROM approvals"  # noqa: S608  a constant
     " WHERE (? IS NULL OR tenant = ?) AND (? IS NULL OR state = ?) AND (? IS NULL OR requester = ?)"
-    " AND (? IS NULL OR txn = ?) ORDER BY seq DESC LIMIT ?"
+    " AND (? IS NULL OR txn = ?) AND (? IS NULL OR tool = ?) AND (? IS NULL OR initiator = ?)"
+    " ORDER BY seq DESC LIMIT ?"
 )
+_WAITING: Final = "SELECT count(*), min(seq) FROM approvals WHERE state = 'asked'"
+_BY_SEQ: Final = f"SELECT {approvals.COLUMNS} FROM approvals WHERE seq = ?"  # noqa: S608  a constant
 
 
 class SqliteApprovals:
@@ -49,10 +53,18 @@ class SqliteApprovals:
 
     async def approvals(self, sought: Sought) -> Sequence[ApprovalRecord]:
         """Newest first."""
-        asked = (sought.tenant, sought.state, sought.requester, sought.txn)
+        asked = (
+            sought.tenant, sought.state, sought.requester, sought.txn, sought.tool, sought.initiator,
+        )  # fmt: skip
         doubled = [value for each in asked for value in (each, each)]
         rows = self._reader.execute(_SOUGHT, (*doubled, sought.most)).fetchall()
         return [record for row in rows if (record := self._record(row)) is not None]
+
+    async def backlog(self) -> Backlog:
+        """How many wait, and since when."""
+        count, first = self._reader.execute(_WAITING).fetchone()
+        record = None if first is None else self._record(self._reader.execute(_BY_SEQ, (first,)).fetchone())
+        return Backlog(waiting=count, since=None if record is None else float(record.asked.asked_at))
 
     async def sealed_text(self, approval: str) -> bytes | None:
         """What persons are to read, sealed."""

@@ -16,6 +16,7 @@ from stepwrit.identity import WorkloadIdentity
 from stepwrit_broker.core import ids
 from stepwrit_broker.core.errors import Problem
 from stepwrit_broker.flows.advice import AnswerRecorder
+from stepwrit_broker.flows.house import House
 from stepwrit_broker.flows.refusals import RefusalRecorder
 from stepwrit_broker.flows.settings import Live
 from stepwrit_broker.observe import Metrics
@@ -23,6 +24,7 @@ from stepwrit_broker.ports import Clock, Entropy, Evidence, Happening
 from stepwrit_broker.store.sqlite import SqliteStore
 from stepwrit_broker.wiring import health
 from stepwrit_broker.wiring.ledgering import Ledgering
+from stepwrit_broker.wiring.waiting import Expiries
 
 _log = structlog.get_logger("stepwrit.broker")
 
@@ -86,6 +88,8 @@ class Chores:
     store: SqliteStore
     ledgering: Ledgering
     live: Live
+    house: House
+    expiries: Expiries
     refusals: RefusalRecorder
     answers: AnswerRecorder
     say: Recorder
@@ -98,6 +102,7 @@ class Chores:
         done = await self.store.reap(self.clock.now())
         for what, count in (("steps", done.steps), ("grants", done.grants), ("purged", done.purged)):
             self.metrics.reaped.labels(what).inc(count)
+        await self.expiries.tell(self.house)
 
     async def checkpoint(self) -> None:
         """Sign what is committed."""
@@ -121,6 +126,10 @@ class Chores:
         self.metrics.headroom.set(room.free - self.disk_reserve)
         self.metrics.ledger_entries.set(room.entries)
         self.metrics.ledger_bytes.set(room.ledger)
+        backlog = await self.store.approvals.backlog()
+        self.metrics.approvals_waiting.set(backlog.waiting)
+        waited = 0.0 if backlog.since is None else self.clock.now() - backlog.since
+        self.metrics.approvals_oldest.set(round(max(0.0, waited), 1))
         self.metrics.standing.set(len(self.store.marks()))
         versions = self.live.now_in_force().versions
         for kind in ("policy", "registry", "limits", "bundles"):

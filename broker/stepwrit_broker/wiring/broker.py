@@ -46,7 +46,7 @@ from stepwrit_broker.wiring.listening import Listening, Served
 from stepwrit_broker.wiring.opa import opa_of
 from stepwrit_broker.wiring.rehearsing import rehearsal_of
 from stepwrit_broker.wiring.settings import BrokerSettings
-from stepwrit_broker.wiring.waiting import Bells, Told
+from stepwrit_broker.wiring.waiting import Bells, Decisions, Expiries, Told
 
 
 class Broker:
@@ -86,6 +86,7 @@ class Broker:
         await self._open_store()
         await self._settle()
         self._build()
+        await self.expiries.load(self.house)
         self.listening = Listening(self._served(), self._stack)
         await self.listening.start()
         self._work()
@@ -193,6 +194,7 @@ class Broker:
         self.refusals = RefusalRecorder(
             store=self.store, clock=self.clock, entropy=self.entropy, heard=self._refused
         )
+        self.expiries = Expiries()
         self.answers = AnswerRecorder(store=self.store, clock=self.clock, entropy=self.entropy)
         self.house = House(
             issuer=settings.issuer,
@@ -209,7 +211,7 @@ class Broker:
             refusals=self.refusals,
             approvals=self.store.approvals,
             sealer=AesSealer(self._pepper, self.entropy),
-            notices=Told(self.metrics.approval, []),
+            notices=Told(self.metrics.approval, [Decisions(self.metrics, self.clock), self.expiries]),
             bell=Bells(),
         )
 
@@ -310,6 +312,8 @@ class Broker:
             store=self.store,
             ledgering=self.ledgering,
             live=self.live,
+            house=self.house,
+            expiries=self.expiries,
             refusals=self.refusals,
             answers=self.answers,
             say=self.say,
