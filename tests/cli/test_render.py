@@ -8,6 +8,7 @@ from rich.console import Console, RenderableType
 from tests.cli.story import ENTRIES, REFUSED_REF, TXN, story
 
 from stepwrit_broker.cli.render import lineage_tree, origin_badge, story_view
+from stepwrit_broker.cli.telling import _line
 
 GOLDEN = f"""\
 “pay invoice 42”
@@ -124,3 +125,14 @@ def test_a_trigger_has_an_owner_and_no_person():
     shown = printed(lineage_tree(story(entries=[replace(ENTRIES[0], facts=facts)])))
     assert "■ SERVER intent" in shown
     assert "a trigger that ops@prod.example answers for, via agent/chat" in shown
+
+
+def test_tail_tells_of_a_question_who_asked_what_and_what_was_said() -> None:
+    facts = {"asking": "open_step", "tool": "ledger/pay", "caller": "spiffe://home.test/gateway/edge"}
+    entry = {"seq": 7, "at": 1.0, "ref": "C2DKVV3BDW", "kind": "question.answered"}
+    yes = _line({**entry, "facts": {**facts, "answer": "permit", "code": None}}, "home.test").plain
+    no = _line({**entry, "facts": {**facts, "answer": "deny", "code": "ceiling"}}, "home.test").plain
+    assert yes.endswith("permit  open_step ledger/pay  asked by gateway/edge")
+    assert no.endswith("ceiling  open_step ledger/pay  asked by gateway/edge")
+    counted = {**entry, "kind": "question.counted", "facts": {**facts, "counted": {"permit": 3}}}
+    assert _line(counted, "home.test").plain.endswith("{'permit': 3} more by gateway/edge")

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import pytest
 import pytest_asyncio
-from tests.flows.rig import AGENT, ARGS, BANK, Rig
+from tests.flows.rig import AGENT, ARGS, BANK, MAIL, Rig
 
 from stepwrit_broker.core.advice import Asked
 from stepwrit_broker.core.errors import Refused, Unavailable
@@ -111,3 +111,15 @@ async def test_no_answer_without_a_rate_or_beyond_it(desk: Desk) -> None:
     desk.rig.settings.limits = replace(desk.rig.settings.limits, rates=())
     with pytest.raises(Refused, match="no limit on questions is set"):
         await desk.adviser.answer(desk.asker, [asked])
+
+
+async def test_arguments_without_a_digest_are_no_question(desk: Desk) -> None:
+    ready = await desk.rig.open(await desk.rig.start())
+    asked = replace(desk.question(ready.record.step.id), action="accept_step", subject=MAIL)
+    (yes,) = await desk.adviser.answer(desk.asker, [asked])
+    assert yes.decision
+    under = replace(asked, action="open_step", subject=AGENT, step=ready.record.step.parent)
+    for question in (asked, under):
+        (no,) = await desk.adviser.answer(desk.asker, [replace(question, args={"n": float("nan")})])
+        assert no.problem is not None
+        assert no.problem.code == "invalid_arguments"

@@ -56,6 +56,8 @@ def _grants(entry: Doc) -> str:
     if entry.get("may_start"):
         start = entry["may_start"]
         said.append(f"may start {', '.join(start['tools'])} up to {start['impact']}")
+    if entry.get("may_ask"):
+        said.append(f"may ask about {', '.join(entry['may_ask'])}")
     return "; ".join(said)
 
 

@@ -102,6 +102,7 @@ async def _decide(
     """The determining policies of a yes. Raises Problem."""
     if (asked.subject_type, asked.resource_type) != ("workload", "tool") or asked.action not in _ACTIONS:
         raise Refused("not_found", UNKNOWN)
+    known.about["asking"] = asked.action
     check_reach(asker.entry, asked.resource)
     subjects = list(_manners(house, force, asker, asked.subject))
     known.about["subject"] = subjects[0].workload.id
@@ -180,7 +181,7 @@ async def _parent(house: House, asker: Caller, asked: Asked, about: dict[str, st
         return None
     record = await house.store.step(asked.step) if is_id("stp", asked.step) else None
     parent = same_tenant(record, asker)
-    about["parent"], about["txn"] = parent.step.id, parent.step.txn
+    about["step"], about["txn"] = parent.step.id, parent.step.txn
     return parent
 
 

@@ -266,10 +266,10 @@ async def test_a_yes_names_the_policies_and_versions_and_is_on_record(scene: Sce
     (entry,) = scene.stage.on_record(context["evaluation_id"])
     assert entry.facts is not None
     assert entry.kind == "question.answered"
-    said = {name: entry.facts[name] for name in ("caller", "subject", "tool", "parent", "answer")}
+    said = {name: entry.facts[name] for name in ("caller", "asking", "subject", "tool", "step", "answer")}
     assert said == {
         "caller": scene.gateway.id, "subject": scene.alice["id"], "tool": "records/one",
-        "parent": scene.roots["alice"], "answer": "permit",
+        "asking": "open_step", "step": scene.roots["alice"], "answer": "permit",
     }  # fmt: skip
     assert entry.txn is not None, "it is told in the story of its transaction"
     assert "args" not in entry.facts
