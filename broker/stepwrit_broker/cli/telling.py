@@ -160,7 +160,7 @@ def _summary(kind: str, facts: Mapping[str, Any]) -> str:  # noqa: PLR0911  one 
             said = f"{facts.get('code')}: {facts.get('reason')}  {facts.get('tool') or facts.get('verb')}"
             return f"{said}  by {facts.get('caller')}"
         case "question.answered":
-            said = facts.get("code") or facts.get("answer")
+            said = str(facts.get("code") or facts.get("answer"))
             return f"{said}  {facts.get('asking')} {facts.get('tool')}  asked by {facts.get('caller')}"
         case "refused.counted" | "question.counted":
             return f"{facts.get('counted')} more by {facts.get('caller')}"
