@@ -13,8 +13,10 @@ import pytest
 import pytest_asyncio
 from tests.fakes.stage import Reply, Stage
 
+from stepwrit_broker.flows.impact import Activation
 from stepwrit_broker.policy.files import load, stance
 from stepwrit_broker.wiring.candidates import COMMAND, Candidates
+from stepwrit_broker.wiring.settings import BrokerSettings
 
 NO_TRANSFERS = """
 @id("no-transfers")
@@ -184,6 +186,53 @@ async def test_activations_do_not_end_it_and_a_restart_resumes_it() -> None:
         ]
         await stage.restart()
         assert (await status(stage))["state"] == "off"
+
+
+class Gated(Stage):
+    """A broker whose operator asked not to be able to put a policy in force blindly."""
+
+    def settings(self) -> BrokerSettings:
+        return replace(super().settings(), activation=Activation(needs_impact=True, valid_s=600))
+
+
+async def policy(stage: Stage) -> int:
+    return int((await stage.admin("GET", "/v1/admin/policy")).ok()["version"])
+
+
+async def test_neither_a_command_nor_a_saved_file_puts_a_policy_in_force_blindly() -> None:
+    async with Gated() as stage:
+        assert await policy(stage) == 1
+        text = json.dumps(STRICT)
+        refused_ = await stage.apply("policy", text)
+        assert (refused_.status, refused_.code) == (409, "wrong_state")
+        (stage.folder / "policy" / "60-strict.cedar").write_text(NO_TRANSFERS)
+        await stage.broker.files.watch()
+        assert await policy(stage) == 1
+        assert 'stepwrit_file_good{kind="policy"} 0.0' in stage.broker.metrics.text().decode()
+        await stage.restart()
+        assert await policy(stage) == 1, "nor does a restart"
+        other = json.dumps({**STRICT, "60-strict.cedar": NO_TRANSFERS.replace("transfers", "payments")})
+        (await stage.admin("POST", "/v1/admin/policy/impact", {"text": other})).ok()
+        assert (await stage.apply("policy", text)).status == 409, "a report is of exactly one policy"
+        report = (await stage.admin("POST", "/v1/admin/policy/impact", {"text": text})).ok()
+        assert report["needed"]
+        await stage.restart()
+        assert await policy(stage) == 2, "the file is as reported, also after a restart"
+        history = (await stage.admin("GET", "/v1/admin/policy/history")).body[""]
+        assert [each["impact"] and each["impact"]["ref"] for each in history] == [None, report["ref"]]
+
+
+async def test_what_is_accepted_unknown_is_on_record_and_going_back_is_free() -> None:
+    async with Gated() as stage:
+        body = {"text": json.dumps(STRICT), "source": "x", "reason": "now", "accept_impact": True}
+        (await stage.admin("POST", "/v1/admin/policy/apply", body)).ok()
+        (await stage.admin("POST", "/v1/admin/policy/undo", {"reason": "back"})).ok()
+        history = (await stage.admin("GET", "/v1/admin/policy/history")).body[""]
+        assert [each["impact"] for each in history] == [
+            None,
+            {"accepted": "there is no impact report of exactly this policy"},
+            None,
+        ]
 
 
 async def test_the_command_is_the_one_that_is_shipped() -> None:

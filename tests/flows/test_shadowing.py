@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,21 @@ async def test_a_restart_resumes_it_and_says_so(theatre: Theatre) -> None:
     assert resumed["started"] == told["ref"]
     await theatre.shadowing.resume()
     assert len(theatre.workshop.made) == 2
+
+
+async def test_whoever_ends_it_while_it_is_to_be_resumed_ends_it(theatre: Theatre) -> None:
+    await theatre.start()
+    await theatre.shadowing.close()
+    theatre.shadowing = theatre.fresh()
+    async with theatre.shadowing._turn:
+        resuming = asyncio.create_task(theatre.shadowing.resume())
+        ending = asyncio.create_task(theatre.shadowing.stop(by=OPS, reason="x"))
+        await asyncio.sleep(0)
+        theatre.shadowing._kept = None
+    await resuming
+    with pytest.raises(Refused):
+        await ending
+    assert len(theatre.workshop.made) == 1
 
 
 async def test_without_one_a_restart_resumes_none(theatre: Theatre) -> None:

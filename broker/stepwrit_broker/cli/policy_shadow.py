@@ -60,7 +60,12 @@ def status(at: At = None, as_json: Json = False) -> None:
         found = admin.get("/policy/shadow")
     if as_json:
         print_json(found)
-        return
+    else:
+        tell_status(found)
+
+
+def tell_status(found: Found) -> None:
+    """The answer of the API, for people."""
     if found["shadow"] is not None:
         _tell_running(found)
     elif found["waiting_to_resume"] is not None:
@@ -139,13 +144,14 @@ def impact(
     if as_json:
         print_json(found)
     else:
-        _tell_impact(found)
+        tell_impact(found)
     seen = (found["replay"], found["shadow"] or {"effects": {}})
     if exit_code and any(each["effects"] for each in seen):
         raise typer.Exit(REFUSED)
 
 
-def _tell_impact(found: Found) -> None:
+def tell_impact(found: Found) -> None:
+    """The answer of the API, for people."""
     live, replay, shadow = found["live"], found["replay"], found["shadow"]
     say(f"{found['candidate']}   {found['digest']}", style="bold")
     in_force = "no policy is in force" if live is None else f"in force: v{live['version']}   {live['digest']}"
