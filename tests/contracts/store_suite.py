@@ -19,6 +19,7 @@ from stepwrit.wire import REDEEM_REPEAT_S
 from stepwrit_broker.core.errors import Problem, Refused
 from stepwrit_broker.core.grant import Grant, GrantRecord
 from stepwrit_broker.core.limits import ConcurrencyLimit, Limits
+from stepwrit_broker.core.obligations import Obligation
 from stepwrit_broker.core.step import StepRecord
 from stepwrit_broker.ports import Store
 
@@ -232,6 +233,22 @@ class OpenContract:
         first = await house.accepted(root, origin="server")
         parent = first if bound == "depth_max" else root
         assert (await refusal(house.child(parent, origin="server"))).code == "limit"
+
+    async def test_the_children_that_policy_lets_a_step_open_are_counted_in_the_same_write(
+        self, house: House
+    ) -> None:
+        said = (Obligation("fan_out", "2", "p1"), Obligation("redact", "to", "p2"))
+        root = await house.root(obligations=said)
+        found = await asyncio.gather(*(house.child(root) for _ in range(8)), return_exceptions=True)
+        refused = [each for each in found if isinstance(each, Problem)]
+        assert len(refused) == 6
+        assert {(each.code, each.rule) for each in refused} == {("limit", "policy p1 obligation fan_out=2")}
+        await house.reopen()
+        again = await house.store.step(root.step.id)
+        assert again is not None
+        assert again.step.obligations == said
+        assert await code(house.child(root)) == "limit"
+        assert await house.child(await house.root())
 
     async def test_bounds_hold_over_a_restart(self, house: House) -> None:
         root = await house.root()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,9 @@ from tests.policy.world import (
     starting,
 )
 
+from stepwrit.digest import canonical
 from stepwrit_broker.clock import elapsed_s
+from stepwrit_broker.core.obligations import EVERY_FACT, Obligation, shown
 from stepwrit_broker.core.terms import Terms
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Question, Verdict
 from stepwrit_broker.policy.cedar import CedarEngine
@@ -31,6 +34,11 @@ from stepwrit_broker.policy.opa import Opa
 from stepwrit_broker.policy.opa_http import OpaServer
 from stepwrit_broker.ports import PolicyEngine
 
+LOW = Scene(origin="model", impact="low")
+EXAMPLES = Path(__file__).parents[2] / "deploy" / "policies" / "examples"
+FACTS = {"amount": "Long", "to": "String"}
+Stated = tuple[str, Mapping[str, str]]
+"""A permit's id, and what it demands: name and value."""
 YES = "permit (principal, action, resource)"
 ACTS = YES.removeprefix("permit ")
 
@@ -41,7 +49,8 @@ class Engines(Protocol):
     def stance(self, name: str) -> PolicyEngine: ...
     def empty(self) -> PolicyEngine: ...
     def failing(self) -> PolicyEngine: ...
-    def obliging(self) -> PolicyEngine: ...
+    def obliging(self, *stated: Stated, waits: bool = False) -> PolicyEngine: ...
+    def with_example(self, name: str) -> PolicyEngine: ...
     def naming(self, name: str, domain: str) -> PolicyEngine: ...
     def demanding(self) -> PolicyEngine: ...
 
@@ -62,8 +71,20 @@ class CedarEngines:
             f'@id("no") {YES.replace("permit", "forbid")} when {{ context.now * 9223372036854775807 == 0 }};',
         )
 
-    def obliging(self) -> PolicyEngine:
-        return self._made(f'@id("yes") @obligation("tell_the_owner") {YES};')
+    def obliging(self, *stated: Stated, waits: bool = False) -> PolicyEngine:
+        """As a stored document: what a later release wrote is not refused at load."""
+        texts = [f'@id("{one}"){self._note(said)} {YES};' for one, said in stated]
+        texts += [f'@id("ask") @verdict("needs_approval") @setting("s") forbid {ACTS};'] if waits else []
+        files = {f"{number}.cedar": text for number, text in enumerate(texts)}
+        return compile_policy(canonical({"v": 1, "files": files, "facts": FACTS}).decode(), 7)
+
+    def _note(self, said: Mapping[str, str]) -> str:
+        notes = " ".join(f"{name}={value}" for name, value in said.items())
+        return f' @obligation("{notes}")' if said else ""
+
+    def with_example(self, name: str) -> PolicyEngine:
+        files = {**stance(name), "70.cedar": (EXAMPLES / "70-obligations.cedar").read_text()}
+        return compile_policy(load({**files, "facts.json": json.dumps(FACTS)}).doc, 7)
 
     def naming(self, name: str, domain: str) -> PolicyEngine:
         files = stance(name).items()
@@ -100,9 +121,19 @@ class OpaEngines:
         no = 'forbid contains {"id": "no", "reason": "no"} if to_number(input.origin) > 1'
         return self._made({"a.rego": f'package stepwrit\npermit contains "yes"\n{no}\n'})
 
-    def obliging(self) -> PolicyEngine:
-        asks = 'obligation contains {"id": "yes", "name": "tell_the_owner", "value": ""}'
-        return self._made({"a.rego": f'package stepwrit\npermit contains "yes"\n{asks}\n'})
+    def obliging(self, *stated: Stated, waits: bool = False) -> PolicyEngine:
+        lines = ["package stepwrit", *(f'permit contains "{one}"' for one, _ in stated)]
+        for one, said in stated:
+            lines += [
+                f"obligation contains {json.dumps({'id': one, 'name': name, 'value': value})}"
+                for name, value in said.items()
+            ]
+        lines += ['needs_approval contains {"id": "ask", "setting": "s"}'] if waits else []
+        return self._made({"a.rego": "\n".join(lines), "facts.json": json.dumps(FACTS)})
+
+    def with_example(self, name: str) -> PolicyEngine:
+        files = {**stance(name, "opa"), "70.rego": (EXAMPLES / "70-obligations.rego").read_text()}
+        return self._made({**files, "facts.json": json.dumps(FACTS)})
 
     def naming(self, name: str, domain: str) -> PolicyEngine:
         files = stance(name, "opa").items()
@@ -225,8 +256,15 @@ async def test_an_approval_lifts_no_other_rule(engines: Engines) -> None:
     )
     assert kind(await engines.stance("approval").decide(approved(hard))) == "deny"
     low = opening(Scene(origin="model", impact="low"))
-    for make in (engines.empty, engines.failing, engines.obliging):
-        assert kind(await make().decide(approved(low))) == "deny"
+    unknown = engines.obliging(("yes", {"tell_the_owner": "now"}))
+    for engine in (engines.empty(), engines.failing(), unknown):
+        assert kind(await engine.decide(approved(low))) == "deny"
+
+
+async def test_an_approval_lifts_no_obligation(engines: Engines) -> None:
+    engine = engines.obliging(CARE, MORE, waits=True)
+    assert isinstance(await engine.decide(opening(LOW)), NeedsApproval)
+    assert await engine.decide(approved(opening(LOW))) == Permit(policies=("care", "more"), obligations=BOTH)
 
 
 async def test_a_denial_says_a_fixed_sentence_and_no_policy_text(engines: Engines) -> None:
@@ -239,15 +277,89 @@ async def test_a_denial_says_a_fixed_sentence_and_no_policy_text(engines: Engine
 async def test_an_empty_set_an_error_and_an_unknown_obligation_deny(engines: Engines) -> None:
     question = opening(Scene(origin="model", impact="low"))
     assert kind(await engines.stance("low-risk").decide(question)) == "permit"
-    for make in (engines.empty, engines.failing, engines.obliging):
-        assert kind(await make().decide(question)) == "deny"
+    unknown = engines.obliging(("yes", {"tell_the_owner": "now"}))
+    for engine in (engines.empty(), engines.failing(), unknown):
+        assert kind(await engine.decide(question)) == "deny"
+
+
+CARE = ("care", {"max_life": "60", "redact": "to"})
+MORE = ("more", {"max_life": "30", "require": "mtls,dpop"})
+BOTH = (
+    Obligation("max_life", "30", "more"),
+    Obligation("redact", "to", "care"),
+    Obligation("require", "dpop", "more"),
+    Obligation("require", "mtls", "more"),
+)
+
+
+async def test_all_that_permits_demand_holds_and_of_one_kind_the_strictest(engines: Engines) -> None:
+    engine = engines.obliging(("plain", {}), CARE, MORE)
+    for _ in range(2):  # a verdict that is kept loses none
+        verdict = await engine.decide(opening(LOW))
+        assert verdict == Permit(policies=("care", "more", "plain"), obligations=BOTH)
+        assert verdict.redact == {"to"}
+
+
+async def test_what_waits_for_a_signature_says_what_will_be_demanded(engines: Engines) -> None:
+    verdict = await engines.obliging(CARE, MORE, waits=True).decide(opening(LOW))
+    assert isinstance(verdict, NeedsApproval)
+    assert (verdict.policies, verdict.obligations, verdict.redact) == (("ask",), BOTH, {"to"})
+    wrong = await engines.obliging(CARE, ("x", {"max_lyfe": "5"}), waits=True).decide(opening(LOW))
+    assert kind(wrong) == "deny"
+
+
+MISSTATED = [
+    {"max_lyfe": "30"},
+    {"Max_life": "30"},
+    {"max_life": ""},
+    {"max_life": "4"},
+    {"max_life": "901"},
+    {"max_life": "-30"},
+    {"max_life": "030"},
+    {"max_life": "30s"},
+    {"max_life": "3e1"},
+    {"max_life": "30.0"},
+    {"max_life": "३०"},
+    {"fan_out": "1001"},
+    {"fan_out": "none"},
+    {"require": "tls"},
+    {"require": ""},
+    {"require": "mtls,"},
+    {"require": "mtls,mtls"},
+    {"redact": "iban"},
+    {"redact": "to,iban"},
+    {"redact": "*"},
+    {"redact": ""},
+]
+
+
+@pytest.mark.parametrize("stated", MISSTATED, ids=str)
+async def test_an_obligation_that_is_misspelt_or_out_of_range_denies(
+    engines: Engines, stated: Mapping[str, str]
+) -> None:
+    question = opening(replace(LOW, facts=(("amount", 5), ("to", "bob"))))
+    good = engines.obliging(("plain", {}), ("care", {"max_life": "30", "fan_out": "0", "redact": "to"}))
+    assert kind(await good.decide(question)) == "permit"
+    verdict = await engines.obliging(("plain", {}), CARE, ("x", stated)).decide(question)
+    assert verdict == Deny(
+        policies=("x",),
+        reason="a policy asks for something that is not known here",
+        redact=frozenset({EVERY_FACT}),
+    )
+
+
+async def test_a_refusal_says_which_facts_are_not_to_be_kept_of_it(engines: Engines) -> None:
+    engine = engines.obliging(CARE)
+    assert kind(await engine.decide(opening(replace(LOW, facts=(("amount", 5),))))) == "permit"
+    verdict = await engine.decide(opening(replace(LOW, facts=(("amount", "5"), ("to", "bob")))))
+    assert isinstance(verdict, Deny)
+    assert shown({"amount": "5", "to": "bob"}, verdict.redact).keys() <= {"amount"}
 
 
 def test_the_engine_tells_its_version(engines: Engines) -> None:
     assert engines.stance("low-risk").version == 7
 
 
-LOW = Scene(origin="model", impact="low")
 # name, scene, whether opening is refused, whether a credential is refused
 FOREIGN = [
     ("an agent of another domain", replace(LOW, agent=PARTNER_AGENT), True, True),

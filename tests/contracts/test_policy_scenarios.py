@@ -32,6 +32,11 @@ async def test_a_partner_that_policy_names_takes_part(engines: Engines, name: st
     await all_as_expected(engines.naming(name, "partner.example"), "partner-named")
 
 
+@pytest.mark.parametrize("name", STANCES)
+async def test_what_the_example_demands_stands_beside_a_stance(engines: Engines, name: str) -> None:
+    await all_as_expected(engines.with_example(name), "obligations")
+
+
 async def test_the_scenarios_of_one_stance_are_not_those_of_the_other(engines: Engines) -> None:
     cases = read_suites([SCENARIOS / "approval.yaml"])
     outcomes = await ask(engines.stance("low-risk"), cases)

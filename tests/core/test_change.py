@@ -18,6 +18,7 @@ from stepwrit_broker.core.change import (
     effect,
     ordered,
 )
+from stepwrit_broker.core.obligations import read, strictest
 from stepwrit_broker.core.terms import terms
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Verdict
 
@@ -110,8 +111,16 @@ def test_the_first_refs_and_the_last_are_kept() -> None:
 @pytest.mark.parametrize(
     "verdict",
     [
-        Permit(policies=("p",), obligations=(("redact", "to"), ("redact", "iban"))),
-        NeedsApproval(policies=("p", "q"), setting="p", terms=(terms(2, ("bob", "carol")), terms())),
+        Permit(
+            policies=("p",),
+            obligations=strictest((*read("p", "redact", "to,iban"), *read("q", "max_life", "60"))),
+        ),
+        NeedsApproval(
+            policies=("p", "q"),
+            setting="p",
+            terms=(terms(2, ("bob", "carol")), terms()),
+            obligations=read("p", "fan_out", "3"),
+        ),
         Deny(policies=(), reason="no"),
     ],
 )

@@ -333,6 +333,7 @@ class Stage:
         limits: str = LIMITS,
         domain: str = DOMAIN,
         policy: str = "approval",
+        rules: Mapping[str, str] | None = None,
         foreign: tuple[str, ...] = (),
         proxy: Proxy | None = None,
         proxy_url: str | None = None,
@@ -340,15 +341,15 @@ class Stage:
         issuer: str = ISSUER,
         partners: tuple[Partner, ...] = (),
     ) -> None:
-        """proxy: whose forwarded certificates count. proxy_url: where actors find it, when it really runs.
-        identities: a trust domain that runs already, such as a SpireDomain of the name `domain`. issuer: with
-        a port, the `tls` listener is really there.
+        """rules: policy files beside the stance's. proxy: whose forwarded certificates count. proxy_url:
+        where actors find it, when it really runs. identities: a trust domain that runs already, such as a
+        SpireDomain of the name `domain`. issuer: with a port, the `tls` listener is really there.
         """
         self.proxy, self.proxy_url, self.identities = proxy, proxy_url, identities
         self.partners = partners
         self.foreign, self.issuer_url = foreign, issuer
         self.entries = ENTRIES if entries is None else entries
-        self.limits, self.domain, self.policy = limits, domain, policy
+        self.limits, self.domain, self.policy, self.rules = limits, domain, policy, rules or {}
         self.folder = Path(tempfile.mkdtemp(prefix="sw-"))  # short: Unix sockets live below it
         self.trust: DevTrustDomain
         self.issuer: DevIssuer
@@ -374,7 +375,7 @@ class Stage:
         self.write_registry(self.entries)
         (self.folder / "limits.yaml").write_text(self.limits)
         (self.folder / "policy").mkdir()
-        for name, text in stance(self.policy).items():
+        for name, text in {**stance(self.policy), **self.rules}.items():
             (self.folder / "policy" / name).write_text(text)
         try:
             await self.start()

@@ -135,8 +135,9 @@ class FakePolicy:
 
     async def decide(self, question: Question) -> Verdict:
         self.asked.append(question)
-        is_met = isinstance(self.says, NeedsApproval) and question.document["approval"] is not None
-        return Permit(policies=("p1",)) if is_met else self.says
+        if isinstance(self.says, NeedsApproval) and question.document["approval"] is not None:
+            return Permit(policies=("p1",), obligations=self.says.obligations)
+        return self.says
 
 
 class FakeSettings:

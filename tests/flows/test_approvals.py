@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from stepwrit_broker.core.approval import ApprovalRecord
 from stepwrit_broker.core.approval_text import text_digest
 from stepwrit_broker.core.errors import Conflict, Problem, Refused, Unproven
 from stepwrit_broker.core.limits import ApprovalLimits
+from stepwrit_broker.core.obligations import read
 from stepwrit_broker.core.persons import Identity, Persons
 from stepwrit_broker.core.step import StepRecord
 from stepwrit_broker.core.terms import Terms
@@ -23,6 +25,7 @@ from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit
 from stepwrit_broker.flows import approving, opening
 from stepwrit_broker.flows.approving import ATTEMPT_S
 from stepwrit_broker.ledger.sqlite_log import SqliteLog
+from stepwrit_broker.ledger.view import SqliteLedgerView
 from stepwrit_broker.ports_approval import Given, RefuseCommand, SignCommand, Sought
 from stepwrit_broker.store.start import open_store
 
@@ -115,6 +118,37 @@ async def test_what_is_in_the_ledger_can_be_recomputed_and_names_no_person(rig: 
     told = json.dumps(rig.entries())
     assert "alice" not in told
     assert "bob" not in told.replace("mail", ""), "arguments are not in the ledger"
+
+
+async def test_a_redacted_fact_is_neither_in_the_text_nor_in_the_decision(rig: Rig) -> None:
+    shown = await asked(rig, await rig.start())
+    assert "Argument /to = “bob”" in ((await approving.view(rig.house, ALICE, shown.asked.id)).text or ())
+    rig.policy.says = replace(needs(), obligations=read("p1", "redact", "to"))
+    news = await refused(rig, rig.open(await root_of(rig)), "authorization_pending")
+    assert news.approval is not None
+    seen = await approving.view(rig.house, ALICE, news.approval.id)
+    assert seen.text is not None
+    assert "Argument /to = (not shown, as policy demands)" in seen.text
+    assert "Argument /amount = 5" in seen.text
+    with closing(SqliteLedgerView(rig.path)) as view:
+        kept = [view.decision(each["decision"]) or {} for each in rig.entries("step.opened")]
+    assert [each["document"]["facts"] for each in kept] == [{"to": "bob"}, {}]  # type: ignore[index]
+    assert kept[1]["obligations"] == [{"name": "redact", "value": "to", "policy": "p1"}]
+    await sign(rig, await rig.store.approvals.approval(news.approval.id))  # type: ignore[arg-type]
+    rig.clock.time += 6
+    ready = await opening.renew_token(rig.house, rig.caller(AGENT), news.approval.step)
+    await rig.credential((await rig.take(ready)).record)
+    with closing(SqliteLedgerView(rig.path)) as view:
+        issued = view.decision(rig.entries("grant.issued")[-1]["decision"]) or {}
+    assert (issued["document"]["facts"], issued["redacted"]) == ({}, ["to"])  # type: ignore[index]
+
+
+async def root_of(rig: Rig) -> StepRecord:
+    """An intent that policy permits, whatever it says of steps."""
+    says, rig.policy.says = rig.policy.says, Permit(policies=("p1",))
+    root = await rig.start()
+    rig.policy.says = says
+    return root
 
 
 async def test_the_text_is_readable_while_it_waits_and_gone_afterwards(rig: Rig) -> None:

@@ -11,6 +11,7 @@ from tests.flows.rig import AGENT, BANK, CRON, FILES, IDP, ISSUER, MAIL, OTHER_A
 
 from stepwrit.wire import Budget, CeilingSpec
 from stepwrit_broker.core.errors import Conflict, Malformed, Problem, Refused, Unavailable, Unproven
+from stepwrit_broker.core.obligations import Obligation
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit
 from stepwrit_broker.flows.house import requester_of
 from stepwrit_broker.flows.intent import IntentStarted, bound_nonce, start_intent
@@ -247,10 +248,10 @@ async def test_an_approval_that_cannot_be_taken_and_an_unknown_obligation_are_re
     with pytest.raises(Refused) as no:
         await start(rig)
     assert (no.value.code, no.value.who_can_change_it) == ("approval_required", "the operator (stance)")
-    rig.policy.says = Permit(policies=(), obligations=(("log", "loud"),))
+    rig.policy.says = Permit(policies=(), obligations=(Obligation("log", "loud", "p"),))
     with pytest.raises(Refused) as no:
         await start(rig)
-    assert (no.value.code, no.value.rule) == ("policy", "policy v0 default")
+    assert (no.value.code, no.value.rule) == ("policy", "policy v0 p obligation log=loud")
 
 
 async def test_the_decision_is_kept_with_the_person_and_the_entry_only_with_digests(rig: Rig) -> None:

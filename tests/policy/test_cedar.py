@@ -71,11 +71,15 @@ async def test_a_plain_forbid_beside_one_that_asks_for_approval_denies() -> None
     assert await engine(YES, ask, no).decide(opening(LOW)) == Deny(policies=("no",), reason="not on Sundays")
 
 
-async def test_a_known_obligation_is_handed_on() -> None:
-    files = {"a.cedar": '@id("yes") @obligation("tell_owner") permit (principal, action, resource);'}
-    rules = compile_policy(load(files).doc, 1)._rules.values()
-    verdict = await CedarEngine(rules, {}, 1, obligations=frozenset({"tell_owner"})).decide(opening(LOW))
-    assert verdict == Permit(policies=("yes",), obligations=(("tell_owner", ""),))
+async def test_a_refusal_keeps_out_what_any_permit_of_its_action_redacts() -> None:
+    note = '@id("elsewhere") @obligation("redact=to")'
+    tool = ACT.replace("resource", 'resource == Stepwrit::Tool::"a/b"')
+    other = f"{note} permit ({tool});"
+    made = engine(YES, other, f'@id("no") forbid ({ACT});', facts={"to": "String"})
+    assert await made.decide(opening(LOW)) == Deny(
+        policies=("no",), reason="a policy forbids this", redact=frozenset({"to"})
+    )
+    assert isinstance(await made.decide(starting(person=True, opener=AGENT)), Permit)
 
 
 async def test_a_credential_for_an_initiator_that_is_no_longer_registered_is_refused() -> None:

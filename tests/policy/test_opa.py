@@ -13,6 +13,7 @@ from tests.policy.bad_opa import EMPTY, BadOpa, bad_opa
 from tests.policy.world import Scene, opening
 
 from stepwrit_broker.core.errors import Malformed, Unavailable
+from stepwrit_broker.core.obligations import EVERY_FACT, Obligation
 from stepwrit_broker.core.terms import Terms
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Verdict
 from stepwrit_broker.policy.files import compile_policy, load
@@ -83,7 +84,11 @@ async def bench() -> AsyncIterator[Bench]:
         ({"permit": [], "needs_approval": [WAIT]}, Deny(policies=(), reason="no policy permits this")),
         (
             {"obligation": [TELL]},
-            Deny(policies=("yes",), reason="a policy asks for something that is not known here"),
+            Deny(
+                policies=("yes",),
+                reason="a policy asks for something that is not known here",
+                redact=frozenset({EVERY_FACT}),
+            ),
         ),
     ],
 )
@@ -95,9 +100,22 @@ async def test_the_sets_are_combined_as_cedars_policies_are(
 
 
 async def test_a_known_obligation_is_handed_on(bench: Bench) -> None:
-    bench.server.answers = {**YES, "obligation": [TELL]}
-    bench.engine._obligations = frozenset({"tell_owner"})
-    assert await bench.decide() == Permit(policies=("yes",), obligations=(("tell_owner", "x"),))
+    bench.server.answers = {**YES, "obligation": [TELL, {**TELL, "name": "max_life", "value": "60"}]}
+    assert isinstance(await bench.decide(), Deny)
+    bench.server.answers = {**YES, "obligation": [{**TELL, "name": "max_life", "value": "60"}]}
+    assert await bench.decide() == Permit(
+        policies=("yes",), obligations=(Obligation("max_life", "60", "yes"),)
+    )
+
+
+async def test_a_policy_that_redacts_and_errs_keeps_no_fact_of_the_refusal(bench: Bench) -> None:
+    text = 'package stepwrit\nobligation contains {"id": "a", "name": "redact", "value": "amount"}\n'
+    redacting = compile_policy(load({**FILES, "b.rego": text}).doc, 7, bench.opa)
+    bench.server.reply = lambda _method, _path, _body: (500, b'{"errors": [{"code": "eval_builtin_error"}]}')
+    plain, hidden = await bench.decide(), await redacting.decide(opening(LOW))
+    assert isinstance(plain, Deny)
+    assert isinstance(hidden, Deny)
+    assert (plain.redact, hidden.redact) == (frozenset(), {EVERY_FACT})
 
 
 WRONG = {

@@ -171,6 +171,43 @@ def test_terms_belong_to_a_rule_that_asks_for_approval() -> None:
         assert "@approvers is for a forbid with @verdict" in said
 
 
+CARE = '@id("care") @obligation("{}") permit (principal, action, resource);'
+
+
+@pytest.mark.parametrize(
+    ("notes", "why"),
+    [
+        ("", "@obligation: `name=value`"),
+        (" ; ", "@obligation: `name=value`"),
+        ("max_lyfe=30", "unknown obligation 'max_lyfe'; known are max_life, fan_out, require, redact"),
+        ("max_life", "obligation max_life: a whole number from 5 to 900"),
+        ("max_life=4", "obligation max_life: a whole number from 5 to 900"),
+        ("max_life=30 max_life=60", "obligation max_life: said twice"),
+        ("fan_out=-1", "obligation fan_out: a whole number from 0 to 1000"),
+        ("require=tls", "obligation require: of x509, mtls, dpop"),
+        ("redact=To", "obligation redact: names of facts"),
+        ("redact=to,iban", "obligation redact: iban is not declared in facts.json"),
+    ],
+)
+def test_an_obligation_that_cannot_be_fulfilled_is_refused_at_load(notes: str, why: str) -> None:
+    facts = {"facts.json": '{"to": "String"}'}
+    good = CARE.format("max_life=30 require=mtls;fan_out=3; redact=to")
+    assert load({"a.cedar": GOOD, "b.cedar": good, **facts})
+    with pytest.raises(Malformed) as refused:
+        load({"a.cedar": GOOD, "b.cedar": f"// here\n{CARE.format(notes)}", **facts})
+    assert "b.cedar:2: " in refused.value.reason
+    assert why in refused.value.reason
+
+
+def test_an_obligation_stands_where_it_can_be_fulfilled() -> None:
+    issuing = CARE.format("{}").replace("action,", 'action == Stepwrit::Action::"issue_credential",')
+    assert load({"a.cedar": GOOD, "b.cedar": issuing.format("max_life=30")})
+    assert "fan_out: for start_intent or open_step" in problems(a=GOOD, b=issuing.format("fan_out=3"))
+    assert "@obligation is for a permit" in problems(
+        a=GOOD, b=CARE.format("max_life=30").replace("permit", "forbid")
+    )
+
+
 DEEP = {
     "brackets": "(" * 5000 + "true" + ")" * 5000,
     "sets": "[" * 65 + "]" * 65 + " == []",

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from stepwrit_broker.core.obligations import Obligation, texts
 from stepwrit_broker.core.terms import Terms
-from stepwrit_broker.core.verdict import NeedsApproval, Permit, Verdict
+from stepwrit_broker.core.verdict import Deny, Permit, Verdict
 
 Word = Literal["permit", "approval", "deny"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A verdict as scenario files write it; what a verdict has not is empty."""
+    """A verdict as scenario files write it; what a verdict has not is empty. stated: the obligations with the
+    policies that state them, which are recorded and not compared.
+    """
 
     verdict: Word
     policies: tuple[str, ...]
@@ -22,32 +25,42 @@ class Answer:
     setting: str = ""
     terms: tuple[Terms, ...] = ()
     obligations: tuple[tuple[str, str], ...] = ()
+    stated: tuple[Obligation, ...] = field(default=(), compare=False)
 
     @property
     def as_json(self) -> dict[str, object]:
         """What is kept of it; what it has not is left out."""
+        obligations = [each.as_json for each in self.stated]
         said: dict[str, object] = {"verdict": self.verdict, "policies": list(self.policies)}
         if self.verdict == "permit":
-            return {**said, "obligations": [list(each) for each in self.obligations]}
+            return {**said, "obligations": obligations}
         if self.verdict == "approval":
-            return {**said, "setting": self.setting, "terms": [each.as_json for each in self.terms]}
+            terms = [each.as_json for each in self.terms]
+            return {**said, "setting": self.setting, "terms": terms, "obligations": obligations}
         return {**said, "reason": self.reason}
 
 
 def answer_of(verdict: Verdict) -> Answer:
     """An engine's verdict in these words."""
+    if isinstance(verdict, Deny):
+        return Answer(verdict="deny", policies=verdict.policies, reason=verdict.reason)
+    pairs, stated = tuple(texts(verdict.obligations).items()), verdict.obligations
     if isinstance(verdict, Permit):
-        return Answer(verdict="permit", policies=verdict.policies, obligations=verdict.obligations)
-    if isinstance(verdict, NeedsApproval):
-        return Answer(
-            verdict="approval", policies=verdict.policies, setting=verdict.setting, terms=verdict.terms
-        )
-    return Answer(verdict="deny", policies=verdict.policies, reason=verdict.reason)
+        return Answer(verdict="permit", policies=verdict.policies, obligations=pairs, stated=stated)
+    return Answer(
+        verdict="approval",
+        policies=verdict.policies,
+        setting=verdict.setting,
+        terms=verdict.terms,
+        obligations=pairs,
+        stated=stated,
+    )
 
 
 def answer_from(kept: Mapping[str, Any]) -> Answer:
     """What `as_json` kept. An earlier release kept no obligations, and knew one kind of approval."""
     verdict: Word = kept["verdict"]
+    stated = tuple(Obligation(**each) for each in kept.get("obligations", ()))
     unsaid = [Terms().as_json] if verdict == "approval" else []
     return Answer(
         verdict=verdict,
@@ -55,7 +68,8 @@ def answer_from(kept: Mapping[str, Any]) -> Answer:
         reason=kept.get("reason", ""),
         setting=kept.get("setting", ""),
         terms=tuple(_terms(each) for each in kept.get("terms", unsaid)),
-        obligations=tuple((str(name), str(value)) for name, value in kept.get("obligations", ())),
+        obligations=tuple(texts(stated).items()),
+        stated=stated,
     )
 
 

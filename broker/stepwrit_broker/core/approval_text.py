@@ -39,7 +39,7 @@ def text_of(
     hidden: frozenset[str] = frozenset(),
 ) -> tuple[str, ...]:
     """The lines, in the order of what matters. args: what will run, all of it; hidden: JSON pointers
-    (RFC 6901) of arguments that are told by their digest only.
+    (RFC 6901) of arguments that are told to be there, and no more.
     """
     return (
         f"Allow {plain(action.tool)} once, of {action.impact} impact.",
@@ -69,7 +69,7 @@ def _arguments(args: Mapping[str, object], hidden: frozenset[str]) -> list[str]:
 
 def _leaves(value: object, at: str, hidden: frozenset[str]) -> Iterator[tuple[str, str]]:
     if at in hidden:
-        yield at, f"(hidden by policy; digest {args_digest({'v': value})})"
+        yield at, "(not shown, as policy demands)"  # nor its digest: what is guessable would be told by it
     elif isinstance(value, Mapping) and value:
         for name in sorted(value):
             yield from _leaves(value[name], f"{at}/{_token(str(name))}", hidden)

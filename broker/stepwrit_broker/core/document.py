@@ -13,6 +13,7 @@ from typing import Final
 
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.errors import Refused
+from stepwrit_broker.core.obligations import proved
 from stepwrit_broker.core.registry import Entry
 from stepwrit_broker.core.step import Step
 from stepwrit_broker.core.verdict import Asking, Question
@@ -112,6 +113,8 @@ def _question(
         asking=asking,
         principal=caller.workload.id,
         resource=step.txn if step.action is None else step.action.tool,
+        proved=proved(caller.workload, caller.jkt),
+        held=step.obligations,
         document={
             "v": DOCUMENT_V,
             "asking": asking,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from stepwrit_broker.core import grant, step
 from stepwrit_broker.core.errors import Refused
 from stepwrit_broker.core.grant import GrantRecord
+from stepwrit_broker.core.obligations import cap
 from stepwrit_broker.core.step import Intent, StepRecord
 
 
@@ -59,3 +60,18 @@ def within_intent(intent: Intent, *, steps: int, server_steps: int, depth: int, 
     for fits, name, most in checks:
         if not fits:
             raise Refused("limit", f"{name} of this transaction: at most {most}", rule=f"intent {name}")
+
+
+def within_step(parent: StepRecord) -> None:
+    """What policy said the parent may open when it was opened itself, counting those before the new step.
+
+    Raises Refused(`limit`).
+    """
+    most = cap(parent.step.obligations, "fan_out")
+    if most is not None and parent.life.children >= int(most.value):
+        raise Refused(
+            "limit",
+            f"fan_out of this step: at most {most.value}",
+            rule=f"policy {most}",
+            who_can_change_it="the operator (policy)",
+        )

@@ -12,6 +12,7 @@ from typing import Literal
 from stepwrit.wire import HopSpec, Impact, Origin, PlanItem, Proof
 from stepwrit_broker.core.ceiling import Ceiling
 from stepwrit_broker.core.errors import Conflict, Refused
+from stepwrit_broker.core.obligations import Obligation
 from stepwrit_broker.core.workload import SpiffeId
 
 State = Literal[
@@ -112,6 +113,7 @@ class Step:
     chain: one hop per ancestor with an action and this step, oldest first. expires_at: seconds.
     keys_above: the thumbprints of the keys that opened the ancestors. influence: as `core.influence.spelled`
     writes it; None for a root. approve_by: until when persons must have signed; None where nobody needs to.
+    obligations: those that it was opened with, and those handed down to it.
     """
 
     id: str
@@ -134,6 +136,7 @@ class Step:
     influence: str | None = None
     keys_above: tuple[str, ...] = ()
     approve_by: float | None = None
+    obligations: tuple[Obligation, ...] = ()
 
     @property
     def depth(self) -> int:

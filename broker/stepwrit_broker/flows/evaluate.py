@@ -169,9 +169,8 @@ def _manners(house: House, force: InForce, asker: Caller, subject: str) -> Itera
             raise Refused("not_found", UNKNOWN)
         for manner in sorted(entry.attest):
             workload = Workload(id=who, attested_by=manner, expires_at=math.inf, serial="")
-            yield Caller(
-                workload=workload, entry=admit(force.registry, TrustDomain(house.trust_domain), workload)
-            )
+            entry = admit(force.registry, TrustDomain(house.trust_domain), workload)
+            yield Caller(workload=workload, entry=entry, jkt="")  # it will prove a key, whichever
     except (ValueError, Unproven) as bad:
         raise Refused("not_found", UNKNOWN) from bad
 
@@ -271,4 +270,5 @@ def _check_bounds(force: InForce, parent: StepRecord, child: Step) -> None:
         children=parent.life.children,
         is_server=is_server,
     )
+    standing.within_step(parent)
     standing.within_intent(child.intent, steps=0, server_steps=0, depth=child.depth, is_server=is_server)

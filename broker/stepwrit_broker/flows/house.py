@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from stepwrit.digest import DigestError, canonical, normalise_url
 from stepwrit.tokens import StepToken
@@ -13,10 +13,12 @@ from stepwrit_broker.core import ids, marks
 from stepwrit_broker.core.answer import answer_of
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.errors import Conflict, Malformed, Problem, Refused, Unproven
+from stepwrit_broker.core.obligations import redacted, shown
 from stepwrit_broker.core.persons import Identity
 from stepwrit_broker.core.registry import matches
 from stepwrit_broker.core.step import Requester, Step, StepRecord
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Question, Verdict
+from stepwrit_broker.flows.obliged import check_obligations
 from stepwrit_broker.flows.pace import Pace
 from stepwrit_broker.ports import (
     Clock,
@@ -146,7 +148,7 @@ async def weigh(force: InForce, question: Question) -> Permit | NeedsApproval:
     """Stage 3: the verdict, or the refusal it means, with the decision that it was. Empty means no."""
     verdict = await force.policy.decide(question)
     try:
-        return _permitted(force, verdict)
+        return _permitted(force, question, verdict)
     except Refused as refusal:
         raise _on_record(refusal, question, verdict, force) from None
 
@@ -159,7 +161,7 @@ def _on_record(refusal: Refused, question: Question, verdict: Verdict, force: In
     return refusal
 
 
-def _permitted(force: InForce, verdict: Verdict) -> Permit | NeedsApproval:
+def _permitted(force: InForce, question: Question, verdict: Verdict) -> Permit | NeedsApproval:
     if isinstance(verdict, Deny):
         raise Refused(
             "policy",
@@ -167,14 +169,7 @@ def _permitted(force: InForce, verdict: Verdict) -> Permit | NeedsApproval:
             rule=rule_of(force.versions.policy, verdict.policies),
             who_can_change_it="the operator (policy)",
         )
-    if isinstance(verdict, NeedsApproval):
-        return verdict
-    if verdict.obligations:
-        raise Refused(
-            "policy",
-            "an obligation of the policy is not known here",
-            rule=rule_of(force.versions.policy, verdict.policies),
-        )
+    check_obligations(force.versions.policy, question, verdict)
     return verdict
 
 
@@ -183,10 +178,19 @@ def rule_of(version: int, policies: tuple[str, ...]) -> str:
     return f"policy v{version} {','.join(policies) or 'default'}"
 
 
+def _kept(question: Question, verdict: Verdict) -> dict[str, object]:
+    """The decision document without the facts that are not to be kept, and their names."""
+    facts = cast("Mapping[str, object]", question.document["facts"])
+    kept = shown(facts, redacted(question.held) | verdict.redact)
+    left_out = sorted(facts.keys() - kept.keys())
+    document = {**question.document, "facts": kept}
+    return {"document": document, **({"redacted": left_out} if left_out else {})}
+
+
 def decision(question: Question, verdict: Verdict, force: InForce) -> dict[str, object]:
-    """What is kept beside the log: the whole document, the answer and the versions."""
+    """What is kept beside the log: the document, the answer and the versions."""
     return {
-        "document": dict(question.document),
+        **_kept(question, verdict),
         **answer_of(verdict).as_json,
         "versions": {
             "policy": force.versions.policy,

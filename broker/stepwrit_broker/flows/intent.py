@@ -24,6 +24,7 @@ from stepwrit_broker.flows.house import (
     requester_of,
     settle,
 )
+from stepwrit_broker.flows.obliged import obliged
 from stepwrit_broker.ports import Evidence, InForce, OpenCommand, PersonProof, ProofUse
 
 PURPOSE_MAX = 500
@@ -106,7 +107,7 @@ async def _attempt(
     record = await house.store.open(  # 5
         OpenCommand(
             op=operation(caller, "intent", op_id, digest),
-            step=step,
+            step=obliged(step, verdict),
             proofs=(*proof_uses(caller), *_once(proof)),
             subjects=caller_subjects(caller),
             charge=Charge(on="intents", values=_values(step, caller)),

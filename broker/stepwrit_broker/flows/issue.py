@@ -44,6 +44,7 @@ from stepwrit_broker.flows.house import (
     subject_of,
 )
 from stepwrit_broker.flows.knowing import influences
+from stepwrit_broker.flows.obliged import shortened
 from stepwrit_broker.ports import Evidence, InForce, ReserveCommand
 
 KIND = "action_token"
@@ -106,11 +107,12 @@ async def _attempt(
     now, force = house.clock.now(), house.settings.now_in_force()
     record, action = await step_of(house, caller, subject, now)
     about.update(txn=record.step.txn, step=record.step.id)
-    grant, times = place(house, caller, record, action, audience, details, force, now)  # 2
+    placed, person, times = place(house, caller, record, action, audience, details, force, now)  # 2
     about["tool"] = action.tool
     stages.mark("place")
     question_with = await questions(house, force, caller, record.step, audience, now)
     question, verdict = await decide_again(house, force, record.step, question_with)  # 3, 4
+    grant = _planned(house, record.step, action, shortened(placed, record.step, verdict), person)
     stages.mark("decide")
     reserved = await house.store.reserve(  # 5
         ReserveCommand(
@@ -186,8 +188,9 @@ def place(
     details: RequestDetails,
     force: InForce,
     now: float,
-) -> tuple[Grant, int]:
-    """Stage 2: the grant as it would be, and how often its line of the plan may be used.
+) -> tuple[Grant, tuple[str, str] | None, int]:
+    """Stage 2: the grant as it would be before its plan, the person that it may name, and how often its line
+    of the plan may be used.
 
     Raises Malformed, Refused(`invalid_target`, `plan`).
     """
@@ -218,7 +221,7 @@ def place(
         claims="",
     )
     person = _person(step) if resource.person_claims else None
-    return _planned(house, step, action, grant, person), action.plan[line].times
+    return grant, person, action.plan[line].times
 
 
 def _ends(caller: Caller, record: StepRecord, force: InForce, now: float) -> float:

@@ -15,6 +15,7 @@ from stepwrit_broker.core.errors import Malformed, Problem, Refused, Unavailable
 from stepwrit_broker.core.facts import extract
 from stepwrit_broker.core.ids import is_id, shard_of
 from stepwrit_broker.core.limits import Charge, Lives
+from stepwrit_broker.core.obligations import handed_down, redacted
 from stepwrit_broker.core.registry import Entry, Tool
 from stepwrit_broker.core.step import Action, Step, StepRecord, deadline, move
 from stepwrit_broker.core.verdict import NeedsApproval, Permit
@@ -33,6 +34,7 @@ from stepwrit_broker.flows.house import (
     weigh,
 )
 from stepwrit_broker.flows.knowing import known
+from stepwrit_broker.flows.obliged import obliged
 from stepwrit_broker.ports import Evidence, InForce, OpenCommand
 
 OPENED_S = 300.0  # how long a step waits to be accepted; its tokens live less
@@ -51,9 +53,10 @@ class StepReady:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """Stage 2's answer: the child, and the entry of who is to perform it (None for the client itself)."""
+    """Stage 2's answer: the child, its tool, and the entry of its performer (None: the client itself)."""
 
     step: Step
+    tool: Tool
     performer: Entry | None
 
 
@@ -102,7 +105,8 @@ async def _attempt(
         influence=influence.told(past, seen, force.registry),
     )
     verdict = await weigh(force, question)  # 3
-    step, ask = _asked(house, placed.step, parent, verdict, request, force, now)  # 4
+    placed = replace(placed, step=obliged(placed.step, verdict))
+    step, ask = _asked(house, placed, parent, verdict, request, force, now)  # 4
     record = await house.store.open(  # 5
         OpenCommand(
             op=operation(caller, "open", op_id, digest),
@@ -127,7 +131,7 @@ async def _attempt(
 
 def _asked(
     house: House,
-    step: Step,
+    placed: Placed,
     parent: StepRecord,
     verdict: Permit | NeedsApproval,
     request: OpenStepRequest,
@@ -135,6 +139,7 @@ def _asked(
     now: float,
 ) -> tuple[Step, Ask | None]:
     """The step with its approval's clock, and what persons are asked; the step alone where nobody must be."""
+    step = placed.step
     if isinstance(verdict, Permit):
         return step, None
     until = now + force.limits.approvals.life_s
@@ -142,7 +147,8 @@ def _asked(
     if parent.step.action is None:  # of a root the end is known; the store holds the rest to it
         ends = min(ends, parent.step.expires_at)
     step = replace(step, approve_by=min(until, ends), expires_at=ends)
-    return step, asking.ask_for(house, step, verdict, request.args, force)
+    hidden = asking.hidden_places(placed.tool, redacted(step.obligations))
+    return step, asking.ask_for(house, step, verdict, request.args, force, hidden)
 
 
 def _charge(step: Step, caller: Caller) -> Charge:
@@ -200,6 +206,7 @@ def place(
         initiator=caller.workload.id,
         initiator_jkt=caller.jkt or "",
         keys_above=_keys(parent.step),
+        obligations=handed_down(parent.step.obligations),
         performer=performer,
         origin=origin,
         action=action,
@@ -211,7 +218,7 @@ def place(
         ref=house.ref(),
         influence=influenced,
     )
-    return Placed(step=step, performer=entry)
+    return Placed(step=step, tool=tool, performer=entry)
 
 
 def _keys(parent: Step) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ CHANGED: Final = "the decision document is not the one that the entry names"
 OTHER: Final = "the decision document is of another version"
 LACKING: Final = "the decision document lacks what policy is asked with now"
 REFUSAL: Final = "a refusal by policy of an earlier release, which kept no decision document"
+REDACTED: Final = "facts were left out of the decision document, as an obligation of the policy said"
 COUNTED: Final = "a refusal by policy that was only counted"
 UNPROVED: Final[Mapping[Proved, str]] = {
     "sealed": "the entry, with any decision that it names, is only in an export",
@@ -132,6 +133,8 @@ def _kept(ledger: LedgerView, entry: LoggedEntry) -> Mapping[str, Any] | _Left:
     document = found.document.get("document")
     if not isinstance(document, Mapping) or cast("Mapping[str, object]", document).get("v") != DOCUMENT_V:
         return _Left({OTHER: 1})
+    if found.document.get("redacted"):
+        return _Left({REDACTED: 1})
     return _Left({LACKING: 1}) if _lacks(cast("Mapping[str, object]", document)) else found.document
 
 

@@ -16,8 +16,10 @@ import cedarpy
 import msgspec
 
 from stepwrit_broker.core.errors import Unavailable
+from stepwrit_broker.core.obligations import EVERY_FACT, redacted, strictest
 from stepwrit_broker.core.terms import together
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Question, Verdict
+from stepwrit_broker.policy.demands import SILENT, UNKNOWN, undeclared
 from stepwrit_broker.policy.facts import MISFIT, Facts
 from stepwrit_broker.policy.reads import Reads, project, reads
 from stepwrit_broker.policy.source import ACTIONS, Rule, policy_set
@@ -29,11 +31,15 @@ _to_json = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Slice:
-    """The policies that speak of one action: all of them, the permits alone, and what they can read."""
+    """The policies that speak of one action: all of them, the permits alone, and what they can read.
+
+    redact: facts that any of the permits wants left out of what is kept; so they are of every refusal.
+    """
 
     all: cedarpy.PolicySet
     permits: cedarpy.PolicySet
     reads: Reads
+    redact: frozenset[str]
 
 
 class CedarEngine:
@@ -48,15 +54,14 @@ class CedarEngine:
         rules: Iterable[Rule],
         facts: Mapping[str, str],
         version: int,
-        *,
-        obligations: frozenset[str] = frozenset(),
     ) -> None:
-        """`obligations`: those that the caller can fulfil; any other on a permit that applies is a denial."""
         self._rules = {rule.id: rule for rule in rules}
         self._facts = Facts(facts)
         self._version = version
-        self._obligations = obligations
-        self._slices = {action: _slice(self._rules, action) for action in ACTIONS}
+        self._wrong = frozenset(
+            rule.id for rule in self._rules.values() if rule.misstated or undeclared(rule.obligations, facts)
+        )
+        self._slices = {action: _slice(self._rules, action, self._wrong) for action in ACTIONS}
         self._kept: OrderedDict[tuple[str, str, str, str], Verdict] = OrderedDict()
 
     @property
@@ -68,7 +73,7 @@ class CedarEngine:
         """The verdict. Raises Unavailable(rule="policy") when Cedar cannot be asked."""
         request = self._request(question)
         if request is None:
-            return Deny(policies=(), reason=MISFIT)
+            return Deny(policies=(), reason=MISFIT, redact=self._slices[question.asking].redact)
         approved = question.document["approval"] is not None
         asked = f"{question.asking} approved" if approved else question.asking
         key = (asked, question.principal, question.resource, str(request["context"]))
@@ -83,17 +88,18 @@ class CedarEngine:
         part = self._slices[question.asking]
         decision, reasons = _ask(request, part.all)
         if decision == "allow":
-            return self._permit(reasons)
+            return self._permit(reasons, part)
         if decision == "deny" and reasons:
             return self._forbidden(reasons, request, part, approved)
-        return Deny(policies=reasons, reason="no policy permits this")
+        return Deny(policies=reasons, reason=SILENT, redact=part.redact)
 
-    def _permit(self, reasons: tuple[str, ...]) -> Verdict:
-        asked = [self._rules[each].obligation for each in reasons]
-        obligations = tuple((name, "") for name in dict.fromkeys(asked) if name is not None)
-        if any(name not in self._obligations for name, _ in obligations):
-            return Deny(policies=reasons, reason="a policy asks for something that is not known here")
-        return Permit(policies=reasons, obligations=obligations)
+    def _permit(self, reasons: tuple[str, ...], part: _Slice) -> Permit | Deny:
+        """All that the permits which apply demand. One that demands what is not known here denies."""
+        wrong = tuple(each for each in reasons if each in self._wrong)
+        if wrong:
+            return Deny(policies=wrong, reason=UNKNOWN, redact=part.redact)
+        demanded = (each for reason in reasons for each in self._rules[reason].obligations)
+        return Permit(policies=reasons, obligations=strictest(demanded))
 
     def _forbidden(
         self, reasons: tuple[str, ...], request: dict[str, Any], part: _Slice, approved: bool
@@ -101,14 +107,19 @@ class CedarEngine:
         """approved: the broker found that the terms are met, so a rule that asks for them stops nothing."""
         hard = tuple(each for each in reasons if self._rules[each].terms is None)
         if hard:
-            return Deny(policies=hard, reason=self._rules[hard[0]].reason)
+            return Deny(policies=hard, reason=self._rules[hard[0]].reason, redact=part.redact)
         decision, permits = _ask(request, part.permits)
         if decision != "allow":
-            return Deny(policies=(), reason="no policy permits this")
-        if approved:
-            return self._permit(permits)
-        terms = together(each for rule in reasons if (each := self._rules[rule].terms) is not None)
-        return NeedsApproval(policies=reasons, setting=self._rules[reasons[0]].setting, terms=terms)
+            return Deny(policies=(), reason=SILENT, redact=part.redact)
+        permitted = self._permit(permits, part)
+        if approved or isinstance(permitted, Deny):
+            return permitted
+        return NeedsApproval(
+            policies=reasons,
+            setting=self._rules[reasons[0]].setting,
+            terms=together(each for rule in reasons if (each := self._rules[rule].terms) is not None),
+            obligations=permitted.obligations,
+        )
 
     def _request(self, question: Question) -> dict[str, Any] | None:
         document = question.document
@@ -126,13 +137,20 @@ class CedarEngine:
         }
 
 
-def _slice(rules: Mapping[str, Rule], action: str) -> _Slice:
+def _slice(rules: Mapping[str, Rule], action: str, wrong: frozenset[str]) -> _Slice:
     speaking = [rule for rule in rules.values() if action in rule.actions]
     return _Slice(
         all=_parsed(speaking),
         permits=_parsed([rule for rule in speaking if rule.effect == "permit"]),
         reads=reads([rule.est["conditions"] for rule in speaking]),
+        redact=_redact(speaking, wrong),
     )
+
+
+def _redact(speaking: list[Rule], wrong: frozenset[str]) -> frozenset[str]:
+    if any(rule.id in wrong for rule in speaking):
+        return frozenset({EVERY_FACT})
+    return redacted(each for rule in speaking for each in rule.obligations)
 
 
 def _parsed(rules: list[Rule]) -> cedarpy.PolicySet:

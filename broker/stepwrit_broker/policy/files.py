@@ -22,7 +22,7 @@ from stepwrit_broker.policy import rego
 from stepwrit_broker.policy.cedar import CedarEngine
 from stepwrit_broker.policy.facts import FACT_TYPES
 from stepwrit_broker.policy.opa import Opa, OpaEngine
-from stepwrit_broker.policy.source import Rule, parse, refuse, validate
+from stepwrit_broker.policy.source import Rule, misstatements, parse, refuse, validate
 
 SIZE_MAX: Final = 1_048_576
 _FACT: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -66,7 +66,7 @@ def load(files: Mapping[str, str]) -> PolicyDoc:
     if engine_of(sources) == "opa":
         refuse(rego.problems(sources), "the policy was not loaded")
     else:
-        _rules(sources, facts)
+        refuse(misstatements(_rules(sources, facts), facts), "the policy was not loaded")
     doc = canonical({"v": 1, "files": sources, "facts": facts}).decode()
     return PolicyDoc(doc=doc, digest=f"sha256-{b64u(hashlib.sha256(doc.encode()).digest())}")
 

@@ -13,8 +13,10 @@ from typing import Any, Final, Protocol, cast
 import msgspec
 
 from stepwrit_broker.core.errors import Malformed, Unavailable
+from stepwrit_broker.core.obligations import EVERY_FACT
 from stepwrit_broker.core.verdict import Deny, Question, Verdict
 from stepwrit_broker.policy.breaker import Breaker
+from stepwrit_broker.policy.demands import SILENT
 from stepwrit_broker.policy.facts import MISFIT, Facts
 from stepwrit_broker.policy.opa_answer import Answer, NotAnAnswer, read, verdict
 from stepwrit_broker.policy.opa_http import EvaluationFailed, OpaFailed, OpaHttp, OpaServer
@@ -144,12 +146,10 @@ class OpaEngine:
         module: RegoModule,
         facts: Mapping[str, str],
         version: int,
-        *,
-        obligations: frozenset[str] = frozenset(),
     ) -> None:
-        """`obligations`: those that the caller can fulfil; any other on a permit that applies is a denial."""
         self._opa, self._module, self._facts, self._version = opa, module, Facts(facts), version
-        self._obligations = obligations
+        self._declared = frozenset(facts)
+        self._redact = frozenset({EVERY_FACT} if "redact" in module.text else ())
 
     @property
     def version(self) -> int:
@@ -162,11 +162,11 @@ class OpaEngine:
             raise _unavailable("the policy is Rego, and this broker has no OPA to ask", None)
         facts = self._facts.shown(cast("Mapping[str, object]", question.document["facts"]))
         if facts is None:
-            return Deny(policies=(), reason=MISFIT)
+            return Deny(policies=(), reason=MISFIT, redact=self._redact)
         answer = await self._opa.ask(self._module, _input(question, facts))
         if answer is None:
-            return Deny(policies=(), reason="no policy permits this")
-        return verdict(answer, self._obligations, approved=question.document["approval"] is not None)
+            return Deny(policies=(), reason=SILENT, redact=self._redact)
+        return verdict(answer, self._declared, approved=question.document["approval"] is not None)
 
     async def prove(self) -> None:
         """See that OPA takes it. Raises Malformed with every problem as `file:line: what`; Unavailable."""

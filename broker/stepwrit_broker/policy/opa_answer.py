@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Container, Iterable
 
 import msgspec
 
+from stepwrit_broker.core.obligations import EVERY_FACT, Obligation, redacted, strictest
+from stepwrit_broker.core.obligations import read as obligation
 from stepwrit_broker.core.terms import Terms, together
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Verdict
-from stepwrit_broker.policy.demands import checked
+from stepwrit_broker.policy.demands import SILENT, UNKNOWN, checked, undeclared
 from stepwrit_broker.policy.source import ID, SENTENCE
 
 
@@ -84,28 +86,44 @@ def _check(answer: Answer) -> None:
         raise NotAnAnswer(str(bad)) from bad
 
 
-def verdict(answer: Answer, known: Collection[str], *, approved: bool = False) -> Verdict:
-    """Any forbid denies; no permit denies; then approval, then obligations, which must be `known`.
+def verdict(answer: Answer, facts: Container[str], *, approved: bool = False) -> Verdict:
+    """Any forbid denies; no permit denies; then obligations, which must be known; then approval.
 
-    approved: the broker found that the terms are met, so a rule that asks for them stops nothing.
+    facts: those that are declared. approved: the broker found that the terms are met, so a rule that asks for
+    them stops nothing.
     """
+    obligations, wrong = _obligations(answer, facts)
+    redact = frozenset({EVERY_FACT}) if wrong else redacted(obligations)
     forbids = sorted(answer.forbid, key=lambda each: (each.id, each.reason))
     if forbids:
-        return Deny(policies=_ids(each.id for each in forbids), reason=forbids[0].reason)
+        return Deny(policies=_ids(each.id for each in forbids), reason=forbids[0].reason, redact=redact)
     if not answer.permit:
-        return Deny(policies=(), reason="no policy permits this")
+        return Deny(policies=(), reason=SILENT, redact=redact)
+    if wrong:
+        return Deny(policies=wrong, reason=UNKNOWN, redact=redact)
     waits = sorted(answer.needs_approval, key=lambda each: (each.id, each.setting))
     if waits and not approved:
         return NeedsApproval(
             policies=_ids(each.id for each in waits),
             setting=waits[0].setting,
             terms=together(each.terms for each in waits),
+            obligations=obligations,
         )
-    permits = _ids(answer.permit)
-    asked = sorted({(each.name, each.value) for each in answer.obligation})
-    if any(name not in known for name, _ in asked):
-        return Deny(policies=permits, reason="a policy asks for something that is not known here")
-    return Permit(policies=permits, obligations=tuple(asked))
+    return Permit(policies=_ids(answer.permit), obligations=obligations)
+
+
+def _obligations(answer: Answer, facts: Container[str]) -> tuple[tuple[Obligation, ...], tuple[str, ...]]:
+    """All of them, as `strictest` leaves them, and the ids of those not known here, or not of their shape."""
+    found, wrong = list[Obligation](), list[str]()
+    for each in answer.obligation:
+        try:
+            stated = obligation(each.id, each.name, each.value)
+        except ValueError:
+            stated = ()
+        found += stated
+        if not stated or undeclared(stated, facts):
+            wrong.append(each.id)
+    return strictest(found), _ids(wrong)
 
 
 def _ids(found: Iterable[str]) -> tuple[str, ...]:

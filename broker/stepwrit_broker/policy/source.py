@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import cedarpy
 
 from stepwrit_broker.core.errors import Malformed
+from stepwrit_broker.core.obligations import Obligation
 from stepwrit_broker.core.terms import Terms
-from stepwrit_broker.policy.demands import demanded
+from stepwrit_broker.policy.demands import annotated, demanded, undeclared
 
 ACTIONS: Final = ("start_intent", "open_step", "issue_credential")
 _DEMANDS: Final = frozenset({"approvers", "signatures", "requester"})
@@ -32,7 +33,7 @@ _PIECE: Final = re.compile(r'"(?:\\.|[^"\\])*"?|//[^\n]*|;|\n|[^"/;\n]+|/', re.D
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """One statement. `where`: file and line. `est`: its JSON form, which the engine loads. `terms`: of the
-    approval that it demands; None where it demands none.
+    approval that it demands; None where it demands none. `misstated`: what is wrong with its obligations.
     """
 
     id: str
@@ -44,7 +45,8 @@ class Rule:
     terms: Terms | None
     setting: str
     reason: str
-    obligation: str | None
+    obligations: tuple[Obligation, ...]
+    misstated: str | None
 
 
 def parse(text: str, name: str) -> tuple[list[Rule], list[str]]:
@@ -79,6 +81,7 @@ def _rule(statement: str, where: str) -> Rule:
     est = _parsed(statement)
     notes = _annotations(est)
     terms = _terms(est, notes)
+    obligations, misstated = _obligations(notes)
     return Rule(
         id=_name(notes),
         effect=est["effect"],
@@ -89,8 +92,39 @@ def _rule(statement: str, where: str) -> Rule:
         terms=terms,
         setting=notes.get("setting", ""),
         reason=notes.get("reason", "a policy forbids this"),
-        obligation=notes.get("obligation"),
+        obligations=obligations,
+        misstated=misstated,
     )
+
+
+def _obligations(notes: dict[str, str]) -> tuple[tuple[Obligation, ...], str | None]:
+    """A stored policy with one of a later release still loads: its permits deny. A file does not."""
+    if "obligation" not in notes:
+        return (), None
+    try:
+        return annotated(_name(notes), notes["obligation"]), None
+    except ValueError as bad:
+        return (), str(bad)
+
+
+def misstatements(rules: Iterable[Rule], facts: Container[str]) -> list[str]:
+    """What is wrong with the obligations of a file's rules, each problem as `file:line: what`."""
+    return [f"{rule.where}: {what}" for rule in rules if (what := _misstatement(rule, facts)) is not None]
+
+
+def _misstatement(rule: Rule, facts: Container[str]) -> str | None:
+    if rule.misstated is not None:
+        return rule.misstated
+    if rule.obligations and rule.effect != "permit":
+        return "@obligation is for a permit"
+    if rule.actions == frozenset(["issue_credential"]) and any(
+        each.name == "fan_out" for each in rule.obligations
+    ):
+        return (
+            "obligation fan_out: for start_intent or open_step; what a step may start is said as it is opened"
+        )
+    missing = undeclared(rule.obligations, facts)
+    return None if missing is None else f"obligation redact: {missing} is not declared in facts.json"
 
 
 def policy_set(policies: dict[str, dict[str, Any]]) -> cedarpy.PolicySet:

@@ -144,6 +144,7 @@ def _check_bounds(child: Step, parent: StepRow, txn: Txn, in_force: Limits) -> N
     standing.within_intent(
         txn.intent, steps=txn.steps, server_steps=txn.server_steps, depth=child.depth, is_server=is_server
     )
+    standing.within_step(parent.record)
 
 
 def _charge(state: State, command: OpenCommand, in_force: Limits, now: float) -> None:

@@ -15,6 +15,7 @@ from stepwrit.wire import HopSpec, PlanItem
 from stepwrit_broker.core.ceiling import Ceiling
 from stepwrit_broker.core.grant import Grant, GrantRecord
 from stepwrit_broker.core.marks import Mark
+from stepwrit_broker.core.obligations import Obligation
 from stepwrit_broker.core.step import Action, Intent, Life, Requester, Step, StepRecord
 from stepwrit_broker.core.versions import StoredVersion
 
@@ -129,6 +130,7 @@ def encode_step(step: Step) -> str:
             step.influence,
             step.keys_above,
             step.approve_by,
+            [(each.name, each.value, each.policy) for each in step.obligations],
         )
     )
 
@@ -207,6 +209,7 @@ def _read_step(body: list[Any], id_: str, txn: str, parent: str | None, intent: 
         influence=body[14],
         keys_above=tuple(body[15]),
         approve_by=body[16] if len(body) > 16 else None,
+        obligations=tuple(Obligation(*each) for each in body[17]) if len(body) > 17 else (),
     )
 
 
