@@ -17,6 +17,7 @@ from typer.testing import Result
 
 from stepwrit_broker.core.entry import decision_digest
 from stepwrit_broker.core.errors import Refused
+from stepwrit_broker.core.obligations import read
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Verdict
 from stepwrit_broker.flows import performing
 from stepwrit_broker.flows.refusals import PER_CALLER
@@ -132,11 +133,25 @@ async def test_a_bearers_accept_is_a_decision_too(cli: Cli, recorded: Rig, candi
 
 async def test_obligations_that_change_are_told(cli: Cli, recorded: Rig, candidate: Path):
     entry = recorded.entries("grant.issued")[0]
-    rewrite(recorded, entry, {"obligations": [["redact", "to"]]})
+    stated = {"name": "fan_out", "value": "3", "policy": "p1"}
+    rewrite(recorded, entry, {"obligations": [stated]})
     told = json.loads((await ask(cli, recorded, candidate, "--json")).stdout)
     assert told["effects"] == {"obligations changed": 1}
-    assert told["changes"][0]["demands"] == {"was": ["redact=to"], "now": []}
-    assert "redact=to → none" in (await ask(cli, recorded, candidate)).stdout
+    assert told["changes"][0]["demands"] == {"was": ["fan_out=3"], "now": []}
+    assert "fan_out=3 → none" in (await ask(cli, recorded, candidate)).stdout
+
+
+async def test_a_decision_without_its_redacted_facts_is_not_asked_again(
+    cli: Cli, recorded: Rig, candidate: Path
+):
+    before = json.loads((await ask(cli, recorded, candidate, "--json")).stdout)
+    root = await recorded.start()
+    recorded.policy.says = Permit(policies=("p1",), obligations=read("p1", "redact", "to"))
+    await recorded.open(root)
+    told = json.loads((await ask(cli, recorded, candidate, "--json")).stdout)
+    assert (told["asked"], told["same"]) == (before["asked"] + 1, before["same"] + 1), "the intent alone"
+    why = "facts were left out of the decision document, as an obligation of the policy said"
+    assert told["not_asked_again"] == {why: 1}
 
 
 async def test_refusals_that_were_only_counted_are_counted_here_too(cli: Cli, recorded: Rig, candidate: Path):
