@@ -53,6 +53,26 @@ def test_the_tree_tells_the_whole_story():
     assert printed(lineage_tree(story())) == GOLDEN
 
 
+def test_a_refusal_by_policy_says_which_policies_and_versions_refused():
+    refused = next(each for each in ENTRIES if each.kind == "refused")
+    facts = {
+        **(refused.facts or {}),
+        "code": "policy",
+        "rule": "policy v3 no-exports",
+        "decision": "d-refused",
+    }
+    entries = [replace(refused, facts=facts) if each is refused else each for each in ENTRIES]
+    told = story(entries=entries)
+    assert "its document has been erased" in printed(story_view(told))
+    told["decisions"]["d-refused"] = {
+        "verdict": "deny",
+        "policies": ["no-exports", "hours"],
+        "versions": {"policy": 3, "registry": 7, "limits": 2},
+    }
+    for shown in (printed(lineage_tree(told)), printed(story_view({**told, "name": REFUSED_REF}))):
+        assert "deny by no-exports, hours (policy v3, registry v7, limits v2)" in shown
+
+
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_no_width_loses_a_word(width: int):
     assert "".join(GOLDEN.split()) != ""

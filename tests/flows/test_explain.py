@@ -13,6 +13,7 @@ from tests.flows.test_opening import revoke
 from tests.flows.test_performing import close
 
 from stepwrit_broker.core.errors import Refused, Unproven
+from stepwrit_broker.core.verdict import Deny
 from stepwrit_broker.flows.explain import explain
 from stepwrit_broker.ledger.view import SqliteLedgerView
 from stepwrit_broker.ports import LoggedEntry
@@ -159,3 +160,16 @@ async def test_what_was_erased_or_exported_is_told_as_far_as_it_is_known(
     assert [event["kind"] for event in explain(framed, story["txn"], None)["events"]] == [
         event["kind"] for event in story["events"]
     ]
+
+
+async def test_a_step_that_policy_refused_names_the_decision_that_refused_it(
+    rig: Rig, view: SqliteLedgerView
+) -> None:
+    step = await rig.accepted()
+    rig.policy.says = Deny(policies=("no-exports",), reason="no")
+    with pytest.raises(Refused) as no:
+        await rig.credential(step)
+    told: Any = explain(view, no.value.ref or "", None)
+    (refusal,) = told["steps"][0]["children"][0]["refusals"]
+    decided = told["decisions"][refusal["decision"]]
+    assert (decided["verdict"], decided["policies"]) == ("deny", ["no-exports"])
