@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from stepwrit_broker.config_approvals import ApprovalsTable
 from stepwrit_broker.config_checks import meaning
 from stepwrit_broker.config_docs import reference, schema
 from stepwrit_broker.config_federation import FederationSource
@@ -208,6 +209,7 @@ class Config:
     files: Files = field(default_factory=Files)
     policy: PolicyTable = field(default_factory=PolicyTable)
     opa: OpaTable = field(default_factory=OpaTable)
+    approvals: ApprovalsTable = field(default_factory=ApprovalsTable)
     log: Log = field(default_factory=Log)
     oidc: tuple[Oidc, ...] = ()
     federation: tuple[FederationSource, ...] = ()

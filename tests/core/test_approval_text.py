@@ -34,11 +34,11 @@ def lines(
 
 def test_it_says_what_who_and_why_in_words_and_hides_nothing() -> None:
     text = "\n".join(lines(with_intent(purpose="pay\u202e the invoice\n<b>now</b>")(asked())))
-    said = ("mail/send", "POST https://b.example/t, 1 times", "high-needs-approval", "a/b", "ledger")
+    said = ("mail/send", "POST https://b.example/t, once at most", "high-needs-approval", "a/b", "ledger")
     for part in said:
         assert part in text
     assert "pay⟨U+202E⟩ the invoice⟨U+000A⟩<b>now</b>" in text
-    assert "No person and no model of yours" in "\n".join(lines(with_step(origin="server")(asked())))
+    assert "No person and no model asked" in "\n".join(lines(with_step(origin="server")(asked())))
 
 
 def test_every_argument_has_its_line_and_its_place() -> None:

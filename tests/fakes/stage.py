@@ -340,13 +340,15 @@ class Stage:
         identities: Identities | None = None,
         issuer: str = ISSUER,
         partners: tuple[Partner, ...] = (),
+        persons: tuple[str, ...] = (),
     ) -> None:
-        """rules: policy files beside the stance's. proxy: whose forwarded certificates count. proxy_url:
-        where actors find it, when it really runs. identities: a trust domain that runs already, such as a
-        SpireDomain of the name `domain`. issuer: with a port, the `tls` listener is really there.
+        """rules: policy files beside the stance's. persons: names in the registry's list, each the issuer's
+        subject of that name. proxy: whose forwarded certificates count. proxy_url: where actors find it,
+        when it really runs. identities: a trust domain that runs already, such as a SpireDomain of the name
+        `domain`. issuer: with a port, the `tls` listener is really there.
         """
         self.proxy, self.proxy_url, self.identities = proxy, proxy_url, identities
-        self.partners = partners
+        self.partners, self.persons = partners, persons
         self.foreign, self.issuer_url = foreign, issuer
         self.entries = ENTRIES if entries is None else entries
         self.limits, self.domain, self.policy, self.rules = limits, domain, policy, rules or {}
@@ -452,10 +454,14 @@ class Stage:
             "version": 1,
             "tenant": "default",
             "trust_domains": list(self.foreign),
+            "persons": [self._person(each) for each in self.persons],
             "entries": read,
             "count": len(read),
         }
         (self.folder / "registry.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+
+    def _person(self, name: str) -> dict[str, Any]:
+        return {"name": name, "identities": [{"issuer": self.issuer.url, "subject": name}]}
 
     def _entry(self, entry: dict[str, Any]) -> dict[str, Any]:
         if not entry["id"].startswith("spiffe://"):  # a foreign workload says its whole ID

@@ -139,19 +139,6 @@ async def test_an_issuer_that_nobody_comes_from_cannot_be_invited(rig: Rig) -> N
     assert not rig.entries("authenticator.invited")
 
 
-async def test_a_person_of_the_list_can_be_named(rig: Rig) -> None:
-    force = rig.settings.now_in_force()
-    assert enrolling.owner_named(force, "bob") == BOB
-    with pytest.raises(Malformed, match="several"):
-        enrolling.owner_named(force, "alice")
-    no = await refused(rig, later(enrolling.owner_named, force, "mallory"), "not_found")
-    assert "mallory" not in no.reason
-
-
-async def later(doing: Any, *args: Any) -> Any:
-    return doing(*args)
-
-
 async def test_a_passkey_belongs_to_one_person(rig: Rig) -> None:
     key = soft()
     await proposed(rig, key)

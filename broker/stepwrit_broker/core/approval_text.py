@@ -18,9 +18,9 @@ _OPENS, _CLOSES = "\u201c", "\u201d"
 _OPENS_TOLD, _CLOSES_TOLD = "⟨U+201C⟩", "⟨U+201D⟩"
 LINES_MAX: Final = 60  # of arguments; what is more is told by number and digest
 _STARTED: Final = {
-    "human": "You asked for it yourself, through {}.",
+    "human": "The person who wants it asked for exactly this, through {}.",
     "model": "A model chose it, in the agent {}.",
-    "server": "A server started it by itself: {}. No person and no model of yours asked for this step.",
+    "server": "A server started it by itself: {}. No person and no model asked for this step.",
 }
 
 
@@ -49,11 +49,15 @@ def text_of(
         f"The purpose that was given: {plain(step.intent.purpose)}",
         *_arguments(args, hidden),
         *(
-            f"It may send {line.method} {plain(line.at)}{plain(line.path)}, {line.times} times at most."
+            f"It may send {line.method} {plain(line.at)}{plain(line.path)}, {_times(line.times)} at most."
             for line in action.plan
         ),
         f"Demanded by the policy {', '.join(plain(each) for each in policies)}.",
     )
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _arguments(args: Mapping[str, object], hidden: frozenset[str]) -> list[str]:

@@ -16,6 +16,7 @@ from stepwrit_broker.core.limits import Charge, Limits
 from stepwrit_broker.core.versions import StoredVersion, VersionKind
 from stepwrit_broker.edge.admin_approvals import approvals_routes
 from stepwrit_broker.edge.admin_keys import key_routes
+from stepwrit_broker.edge.admin_people import people_routes
 from stepwrit_broker.edge.operator import (
     Reader,
     asking,
@@ -111,6 +112,7 @@ def admin_router(ports: AdminPorts) -> APIRouter:
     approvals_routes(router, ports.house)
     rehearsal_routes(router, ports.house, ports.shadow, ports.impact)
     key_routes(router, ports.house, ports.keys)
+    people_routes(router, ports.house)
     _versions(router, ports)
     _limits(router, ports)
     _ledger(router, ports)

@@ -54,18 +54,23 @@ class Attempt:
 async def view(house: House, who: Identity, name: str) -> View:
     """Raises Refused(`not_found`) for whoever may not sign it."""
     record = await _mine(house, who, name)
-    sealed = await house.approvals.sealed_text(name)
     persons = _persons(house)
     return View(
         record=record,
-        text=None if sealed is None else _lines(house, record, sealed),
+        text=await text_of(house, record),
         missing=missing(record.asked, record.signed, persons),
         has_signed=any(persons.is_same(each.by, who) and not each.withdrawn for each in record.signed),
     )
 
 
-def _lines(house: House, record: ApprovalRecord, sealed: bytes) -> tuple[str, ...]:
-    """What was sealed. Raises Unavailable for anything but the text whose digest is signed."""
+async def text_of(house: House, record: ApprovalRecord) -> tuple[str, ...] | None:
+    """The lines that persons read, None once they are erased. Whose it is to read was asked before.
+
+    Raises Unavailable for anything but the text whose digest is signed.
+    """
+    sealed = await house.approvals.sealed_text(record.asked.id)
+    if sealed is None:
+        return None
     lines = tuple(json.loads(house.sealer.open(sealed, record.asked.id)))
     if text_digest(lines) != record.asked.text:
         raise Unavailable("unavailable", "the text kept is not the one to be signed", rule="store")

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from stepwrit.digest import DigestError, b64u, body_digest, unb64u
+from stepwrit.digest import DigestError, b64u, unb64u
 from stepwrit_broker.core import ids
-from stepwrit_broker.core.authenticator import Authenticator, Verb
+from stepwrit_broker.core.authenticator import Authenticator, Verb, key_id
 from stepwrit_broker.core.errors import Malformed, Refused, Unavailable
 from stepwrit_broker.core.persons import Identity
 from stepwrit_broker.core.plain import plain
@@ -78,16 +78,6 @@ async def invite(house: House, by: str, owner: Identity, reason: str) -> Invited
     return Invited(invitation=made, url=f"{house.issuer}/authenticators/new#{sealed}")
 
 
-def owner_named(force: InForce, person: str) -> Identity:
-    """The identity of a person of the registry's list who has one. Raises Malformed, Refused(`not_found`)."""
-    theirs = force.registry.persons.links.get(person)
-    if theirs is None:
-        raise Refused("not_found", "no such person in the registry's list")
-    if len(theirs) > 1:
-        raise Malformed("invalid_request", "this person has several identities: give issuer and subject")
-    return next(iter(theirs))
-
-
 def _check_issuer(force: InForce, owner: Identity) -> None:
     clients = {client.issuer for entry in force.registry.entries for client in entry.clients}
     listed = {each.issuer for theirs in force.registry.persons.links.values() for each in theirs}
@@ -120,7 +110,7 @@ async def propose(
     challenge, use = attempts.end(house, nonce, _TRY, invitation.id)
     new, now = passkeys.registered(said, challenge), house.clock.now()
     made = Authenticator(
-        id=f"aut_{body_digest(new.public_key.encode())}",
+        id=key_id(new.public_key),
         owner=invitation.owner,
         kind="passkey",
         public_key=new.public_key,

@@ -46,6 +46,10 @@ class Refusals(Protocol):
         """Give the problem a ref and record it. Never raises."""
         ...
 
+    async def note_person(self, problem: Problem, person: str, verb: str, approval: str) -> None:
+        """The same of a person who is signed in, by their opaque id. Never raises."""
+        ...
+
 
 class Stages(Protocol):
     """Times the eight stages; a no-op costs nothing."""

@@ -40,7 +40,9 @@ class CappedRecorder:
 
     def may_write(self, caller: Caller, code: str, now: float) -> bool:
         """Within the rate of the caller, and of all below its entry if that is a pattern: IDs are free."""
-        me, entry = caller.workload.id, caller.entry.id
+        return self._may_write(caller.workload.id, caller.entry.id, code, now)
+
+    def _may_write(self, me: str, entry: str, code: str, now: float) -> bool:
         shared, own = self._tally(entry, now), self._tally(me, now)
         full = _full(shared, PER_CALLER if me == entry else PER_PATTERN) or _full(own, PER_CALLER)
         if full is not None:
@@ -101,6 +103,18 @@ class RefusalRecorder(CappedRecorder):
         except Problem:
             return  # in doubt, or an entry that cannot be written: the caller hears of the first problem
 
+    async def note_person(self, problem: Problem, person: str, verb: str, approval: str) -> None:
+        """The same of somebody who is signed in. person: their opaque id. approval: as they named it."""
+        if problem.ref is None:
+            problem.ref = ids.make_ref(self.entropy.bytes(ids.REF_BYTES))
+        self.heard(verb, problem.code, problem.rule or "", "", problem.ref)
+        try:
+            now = self.clock.now()
+            if self._may_write(person, person, problem.code, now):
+                await self.store.record(_refused_person(problem, person, verb, approval, now))
+        except Problem:
+            return  # as above
+
     async def _placed(self, caller: Caller, about: Mapping[str, object]) -> Mapping[str, object]:
         """A try on somebody's step belongs to that transaction's story, whatever the caller was told."""
         step = about.get("step")
@@ -140,6 +154,20 @@ def _refused(
         evidence=Evidence(facts=facts, decision=problem.decision),
         now=now,
     )
+
+
+def _refused_person(problem: Problem, person: str, verb: str, approval: str, now: float) -> Happening:
+    facts: dict[str, object] = {
+        "verb": verb,
+        "code": problem.code,
+        "reason": problem.reason,
+        "rule": problem.rule,
+        "caller": person,
+        "role": "person",
+        "approval": approval,
+    }
+    evidence = Evidence(facts=facts)
+    return Happening(kind="refused", ref=problem.ref or "", tenant=None, txn=None, evidence=evidence, now=now)
 
 
 def _counted(kind: str, ref: str, who: str, began: float, counted: dict[str, int], now: float) -> Happening:

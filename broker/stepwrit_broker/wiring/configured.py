@@ -75,6 +75,7 @@ def settings_of(config: Config) -> BrokerSettings:
         activation=Activation(
             needs_impact=config.policy.activation_needs == "impact", valid_s=config.policy.impact_valid_s
         ),
+        session_s=config.approvals.session_s,
         partners=tuple(partner_of(each) for each in config.federation),
         refused_domains=frozenset({DEV_TRUST_DOMAIN}),
     )

@@ -43,6 +43,7 @@ from stepwrit_broker.keys.keyring import Keyring
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import Clock
 from stepwrit_broker.store.sqlite import SqliteStore
+from stepwrit_broker.wiring.paging import paged
 from stepwrit_broker.wiring.settings import BrokerSettings
 
 
@@ -131,7 +132,8 @@ class Listening:
             on_handshake_refused=served.metrics.handshake_refused,
         )
         callers = self._callers(self._by_assertion(), lambda: (settings.issuer,), served.nonces)
-        rest = self._approvers(self._quiet(None))
+        pages = paged(served.house, served.metrics, self._quiet(None), session_s=settings.session_s)
+        rest = self._approvers(pages)
         await self._serve(self.tls, self._workloads(callers, rest, served.nonces))
 
     def _approvers(self, rest: Asgi) -> Asgi:

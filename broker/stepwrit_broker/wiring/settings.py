@@ -30,6 +30,7 @@ class BrokerSettings:
     opa: who evaluates policies in Rego. rehearsal_opa_url: another one for policies that are not in force.
     activation: what it takes to put a policy in force. spiffe_hint: which of the broker's SVIDs; None takes
     the first.
+    session_s: how long a person who signed in sees the pages.
     """
 
     trust_domain: str
@@ -64,4 +65,5 @@ class BrokerSettings:
     reap_every_s: float = 1.0
     watch_every_s: float = 2.0
     ready_timeout_s: float = 30.0
+    session_s: float = 900.0
     disk_reserve_bytes: int = 64 * 1024 * 1024
