@@ -29,13 +29,14 @@ async def test_the_story_goes_as_told(folder: Path, capsys: pytest.CaptureFixtur
         told = await play(folder, teller)
         teller.end(told)
     assert told["as_told"], told["wrong"]
-    assert (told["issued"], told["redeemed"], told["revoked"]) == (2, 2, 2)
+    assert (told["issued"], told["redeemed"], told["revoked"]) == (3, 3, 3)
     assert all(count >= 1 for count in told["refused"].values())
     assert told["ledger"]["verified"]
     shown = capsys.readouterr().out
     assert "NOT REFUSED" not in shown
     assert "HUMAN" in shown
     assert "SERVER" in shown
+    assert "signed with her own key" in shown
 
 
 def test_what_was_not_as_told_is_said() -> None:

@@ -10,7 +10,7 @@ from stepwrit.wire import DOC_BASE, Refusal
 from stepwrit_broker.core.errors import Problem, Unavailable
 from stepwrit_broker.edge.http import Response
 
-_STATUS = {"limit": 429, "not_found": 404}
+_STATUS = {"limit": 429, "slow_down": 429, "not_found": 404}
 # what an error_description may not hold (RFC 6749 section 5.2)
 _UNSAID = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
 _OAUTH = {

@@ -39,6 +39,12 @@ def ledger() -> MCPServer[dict[str, object]]:
         return answer.text
 
     @server.tool()
+    async def close_books(year: int, bank: Annotated[Credential, credential(BANK)]) -> str:
+        async with httpx2.AsyncClient(auth=bank, base_url=BANK) as http:
+            answer = await http.post("/v1/transfers", json={"close": year})
+        return answer.text
+
+    @server.tool()
     async def reconcile(month: str) -> str:
         """On its own account: one call that is harmless, one that is not."""
         told: list[str] = []

@@ -21,12 +21,14 @@ from stepwrit.agent import Intent, bound_nonce
 from stepwrit.wire import META_REFUSAL, CeilingSpec
 from stepwrit_broker.dev.ca import DevelopmentModeWarning
 from stepwrit_broker.dev.demo import attacks
+from stepwrit_broker.dev.demo.approver import Approver
 from stepwrit_broker.dev.demo.attacks import Refused
 from stepwrit_broker.dev.demo.books import Books, check_offline
 from stepwrit_broker.dev.demo.stage import Stage
 from stepwrit_broker.dev.demo.tell import Teller, Tree
 
 TOOLS = ("audit/*", "ledger/*")
+ALICE = "alice@example.com"
 PURPOSE = "pay invoice 42 and reconcile November"
 
 
@@ -55,7 +57,7 @@ async def play(folder: Path, teller: Teller, *, spire: bool = False) -> dict[str
         async with stage.agent() as agent:
             exp = int(time.time()) + 900
             nonce = bound_nonce(await agent.ready(), CeilingSpec(tools=TOOLS), PURPOSE, exp)
-            id_token = stage.dev.issuer.mint("alice@example.com", nonce=nonce)
+            id_token = stage.dev.issuer.mint(ALICE, nonce=nonce)
             async with agent.intent(id_token, purpose=PURPOSE, tools=TOOLS, exp=exp) as intent:
                 teller.intent(intent)
                 outcome.refs["intent"] = intent.ref
@@ -103,11 +105,24 @@ async def _work(stage: Stage, intent: Intent, teller: Teller, outcome: Outcome) 
             outcome.wrong.append(f"pay_invoice failed: {_text(paid)}")
         own = await client.call_tool("reconcile", {"month": "2026-11"})
         _own_steps(_text(own), teller, outcome)
-        high = await client.call_tool("close_books", {})
-        refusal = (high.meta or {}).get(META_REFUSAL)
-        found = attacks.from_meta(refusal)
-        teller.high(found)
-        outcome.expect("authorization_pending", "authorization_pending", found)
+        await _high(client, stage, teller, outcome)
+
+
+async def _high(client: Client, stage: Stage, teller: Teller, outcome: Outcome) -> None:
+    """High impact waits for Alice: she reads what the broker wrote, and signs exactly that."""
+    waits = await client.call_tool("close_books", {"year": 2026})
+    found = attacks.from_meta((waits.meta or {}).get(META_REFUSAL))
+    teller.high(found)
+    outcome.expect("authorization_pending", "authorization_pending", found)
+    alice = Approver(stage, stage.folder, ALICE)
+    await alice.register()
+    page = str((waits.meta or {})[META_REFUSAL]["approval"]["url"])
+    digest, text = await alice.read(page)
+    state = await alice.sign(page, digest)
+    closed = await client.call_tool("close_books", {"year": 2026})  # the same call: the same step
+    teller.signed(text, _text(closed))
+    if state != "given" or closed.is_error:
+        outcome.wrong.append(f"what Alice signed ({state}) did not run: {_text(closed)}")
 
 
 def _own_steps(text: str, teller: Teller, outcome: Outcome) -> None:

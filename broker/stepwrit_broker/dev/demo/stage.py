@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import httpx2
 
@@ -33,6 +33,7 @@ class Stage:
     """`async with Stage(folder) as stage:`; everything it starts, it ends. spire: on real SPIRE processes."""
 
     def __init__(self, folder: Path, *, spire: bool = False) -> None:
+        self.folder: Final = folder
         self._folder, self._stack = folder, AsyncExitStack()
         self.spire = SpireDomain(DEV_TRUST_DOMAIN) if spire else None
         self.ports = {name: free_port() for name in ("ledger", "audit", "bank")}

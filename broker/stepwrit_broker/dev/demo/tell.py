@@ -79,20 +79,27 @@ class Teller:
 
     def own_steps(self, told: list[str]) -> None:
         """What the server started."""
-        self._head(4, "The server starts two things of its own; the model tries high impact")
+        self._head(4, "The server starts two things of its own")
         self._did("audit/record, low impact: allowed", told[0][:60])
         self._line("✗", "red", "audit/purge, medium impact: refused", told[1].partition(": ")[2][:60])
 
     def high(self, found: Refused | None) -> None:
         """High impact."""
+        self._head(5, "The model tries high impact: nothing runs before Alice has signed exactly that")
         if found is not None:
-            self._line("✗", "red", f"ledger/close_books, high impact: {found.code}", f"ref {found.ref}")
+            self._line("…", "yellow", f"ledger/close_books: {found.code}", f"ref {found.ref}")
+
+    def signed(self, text: list[str], answer: str) -> None:
+        """She read it and signed it, and it ran."""
+        for line in text:
+            self._console.print(Padding(Text(line, style="italic"), (0, 0, 0, 5)))
+        self._did("signed with her own key (stepwrit approve); the step ran, once", _grant(answer))
 
     def refused(self, what: str, got: Refused | None) -> None:
         """One attack."""
         if not self._attacked:
             self._attacked = True
-            self._head(5, "Then everything that must not work, tried over the wire")
+            self._head(6, "Then everything that must not work, tried over the wire")
         if got is None:
             self._line("!", "bold red", f"{what}: NOT REFUSED")
             return
@@ -100,13 +107,13 @@ class Teller:
 
     def lineage(self, story: Mapping[str, Any]) -> None:
         """The whole transaction."""
-        self._head(6, "Afterwards anyone can see who started what")
+        self._head(7, "Afterwards anyone can see who started what")
         self._console.print(self._tree(story))
 
     def explain(self, story: Mapping[str, Any], ref: str | None) -> None:
         """One ref."""
         asked = story["asked"][0] if story["asked"] else {}
-        self._head(7, f"stepwrit explain {ref}")
+        self._head(8, f"stepwrit explain {ref}")
         for name in ("verb", "code", "reason", "rule", "caller", "tool"):
             if asked.get(name):
                 self._console.print(
@@ -115,7 +122,7 @@ class Teller:
 
     def ledger(self, found: Mapping[str, Any]) -> None:
         """The ledger, offline."""
-        self._head(8, "The ledger, verified offline: database file, public key, anchor; no broker")
+        self._head(9, "The ledger, verified offline: database file, public key, anchor; no broker")
         if found["verified"]:
             self._did(f"{found['size']} entries", f"root {found['root'][:32]}…")
         else:
