@@ -212,7 +212,7 @@ def test_beyond_the_cap_everything_counts_for_everyone() -> None:
     story.do(AGENT, FILES, "files/read")
     assert story.past.within(first.id) == ALL
     assert story.past.within(story.steps[-1].id) == ALL
-    assert {kind[0]: each.times for kind, each in story.past.kinds(ALL).items()} == {
+    assert {kind[0]: each.times for kind, each in story.past.kinds(ALL)} == {
         "mail/read": 1,
         "files/read": EXACT_MAX,
         "notes/read": 1,

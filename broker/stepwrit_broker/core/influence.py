@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from stepwrit.wire import Impact, Origin
 from stepwrit_broker.core.errors import Refused
@@ -42,8 +42,7 @@ class Seen:
     influence: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
+class Group(NamedTuple):
     """Steps of one kind: the first one, and how many."""
 
     first: str
@@ -54,12 +53,13 @@ class _Group:
 class Past:
     """What one transaction has set in motion so far, in the order in which it was opened.
 
-    later: the steps beyond EXACT_MAX, by kind. given: what each workload was given with arguments. asked:
-    from whom each workload got results.
+    by_kind: steps of each kind. later: the steps beyond EXACT_MAX, by kind. given: what each workload was
+    given with arguments. asked: from whom each workload got results.
     """
 
     steps: tuple[Seen, ...] = ()
-    later: Mapping[Kind, _Group] = field(default_factory=dict)
+    by_kind: Mapping[Kind, int] = field(default_factory=dict)
+    later: Mapping[Kind, Group] = field(default_factory=dict)
     given: Mapping[str, int] = field(default_factory=dict)
     asked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -70,8 +70,8 @@ class Past:
             return self
         kind: Kind = (action.tool, action.impact, step.origin)
         if len(self.steps) >= EXACT_MAX:
-            group = self.later.get(kind, _Group(step.id, 0))
-            return replace(self, later={**self.later, kind: replace(group, times=group.times + 1)})
+            first, times = self.later.get(kind, Group(step.id, 0))
+            return replace(self, later={**self.later, kind: Group(first, times + 1)})
         bound = self.heard(step.initiator) if step.influence is None else bits(step.influence)
         seen = Seen(
             id=step.id,
@@ -91,7 +91,8 @@ class Past:
         asked, before = self.asked, self.asked.get(seen.initiator, ())
         if seen.performer not in before:
             asked = {**asked, seen.initiator: (*before, seen.performer)}
-        return replace(self, steps=(*self.steps, seen), given=given, asked=asked)
+        by_kind = {**self.by_kind, seen.kind: self.by_kind.get(seen.kind, 0) | own}
+        return Past(steps=(*self.steps, seen), by_kind=by_kind, later=self.later, given=given, asked=asked)
 
     def place(self, step: str | None) -> int | None:
         """Where a step stands, from 0; None for one that is not among the first EXACT_MAX."""
@@ -137,21 +138,20 @@ class Past:
             kept |= 1 << place | self.within(step)
         return kept & bound
 
-    def kinds(self, known: int) -> Mapping[Kind, _Group]:
+    def kinds(self, known: int) -> list[tuple[Kind, Group]]:
         """These steps by tool, impact and origin, in the order of the first of each."""
-        found: dict[Kind, _Group] = {}
-        for at, each in enumerate(self.steps):
-            if known >> at & 1:
-                _count(found, each.kind, _Group(each.id, 1))
+        here = [(kind, bits_of & known) for kind, bits_of in self.by_kind.items() if bits_of & known]
+        here.sort(key=_first)
+        found = {kind: Group(self.steps[_first((kind, some))].id, some.bit_count()) for kind, some in here}
         if known == ALL:
             for kind, group in self.later.items():
-                _count(found, kind, group)
-        return found
+                before = found.get(kind)
+                found[kind] = group if before is None else Group(before.first, before.times + group.times)
+        return list(found.items())
 
 
-def _count(found: dict[Kind, _Group], kind: Kind, more: _Group) -> None:
-    before = found.get(kind)
-    found[kind] = more if before is None else _Group(before.first, before.times + more.times)
+def _first(some: tuple[Kind, int]) -> int:
+    return (some[1] & -some[1]).bit_length() - 1
 
 
 def _is_same(one: str, other: str) -> bool:
@@ -170,10 +170,10 @@ def told(past: Past, known: int, registry: Registry) -> tuple[Told, ...]:
             f"this transaction has used more than {KINDS_MAX} different tools, impacts and origins",
             rule="influence",
         )
-    return tuple(_record(kind, group, registry) for kind, group in kinds.items())
+    return tuple(_record(kind, group, registry) for kind, group in kinds)
 
 
-def _record(kind: Kind, group: _Group, registry: Registry) -> Told:
+def _record(kind: Kind, group: Group, registry: Registry) -> Told:
     tool, impact, origin = kind
     return {
         "step": group.first,
