@@ -93,7 +93,9 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenCommand:
-    """Open an intent's root (`step.parent` is None) or a child; `ask`: persons must sign it first."""
+    """Open an intent's root (`step.parent` is None) or a child; `ask`: persons must sign it first. times: how
+    many steps of its label there may be under its parent, where it has one.
+    """
 
     op: Operation
     step: Step
@@ -104,6 +106,7 @@ class OpenCommand:
     evidence: Evidence
     now: float
     ask: Ask | None = None
+    times: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,7 +251,8 @@ class Store(Protocol):
         """Open a root or a child. MUST test that the parent is live (accepted, or a root not expired),
         opened by its performer, within its transaction's bounds, and the versions (Conflict
         `stale_version`). With `ask` the step waits for its approval, and MUST be refused (`limit`) where
-        its persons are asked too much.
+        its persons are asked too much. With `times` fewer steps of its label MUST be under its parent
+        (Conflict `stale_version`): it is then decided afresh.
         """
         ...
 

@@ -26,6 +26,7 @@ SERVER_ENTRY = Entry(id=SERVER, name="mail", role="mcp-server", tenant="acme")
 BANK_ENTRY = Entry(
     id="spiffe://partner.test/bank/*", name="x", role="resource", tenant="acme", audience="https://x.example"
 )
+DECLARED = {"name": "books", "step": "close", "nth": 1, "times": 2}
 SEEN = {"step": "stp_0", "tool": "mail/read", "returns": "untrusted"}
 
 
@@ -56,6 +57,7 @@ def test_a_steps_question_names_both_ends_and_the_deed() -> None:
         home="example.test",
         now=NOW,
         influence=(SEEN,),
+        workflow=DECLARED,
     )
     told = asked.document
     assert (asked.asking, asked.resource) == ("open_step", "mail/send")
@@ -77,7 +79,7 @@ def test_a_steps_question_names_both_ends_and_the_deed() -> None:
     }
     assert told["facts"] == {"to": "bob", "count": 2, "urgent": True}
     assert told["depth"] == 1
-    assert told["influence"] == [SEEN]
+    assert (told["influence"], told["workflow"]) == ([SEEN], DECLARED)
 
 
 def test_what_the_initiators_own_client_performs_is_the_clients() -> None:
@@ -88,6 +90,7 @@ def test_what_the_initiators_own_client_performs_is_the_clients() -> None:
         home="example.test",
         now=NOW,
         influence=(),
+        workflow=None,
     )
     performer = asked.document["performer"]
     assert isinstance(performer, dict)
@@ -103,9 +106,10 @@ def test_a_credentials_question_needs_an_initiator_who_is_still_registered() -> 
         home="example.test",
         now=NOW,
         influence=(SEEN,),
+        workflow=DECLARED,
     )
     assert (asked.asking, asked.document["audience"]) == ("issue_credential", "https://x.example")
-    assert asked.document["influence"] == [SEEN]
+    assert (asked.document["influence"], asked.document["workflow"]) == ([SEEN], DECLARED)
     redeemer = asked.document["redeemer"]
     assert isinstance(redeemer, dict)
     assert (redeemer["trust_domain"], asked.document["home"]) == ("partner.test", "example.test")
@@ -118,6 +122,7 @@ def test_a_credentials_question_needs_an_initiator_who_is_still_registered() -> 
             home="example.test",
             now=NOW,
             influence=(),
+            workflow=None,
         )
     assert refused.value.code == "not_registered"
 

@@ -90,6 +90,7 @@ async def test_a_credential_for_an_initiator_that_is_no_longer_registered_is_ref
         "home": HOME,
         "now": NOW,
         "influence": (),
+        "workflow": None,
     }
     assert isinstance(await engine(YES).decide(issuing(LOW)), Permit)
     with pytest.raises(Refused, match="not_registered"):

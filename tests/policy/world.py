@@ -62,6 +62,7 @@ class Scene:
     server: SpiffeId = SERVER
     bank: Entry = BANK
     influence: tuple[dict[str, object], ...] = ()
+    workflow: dict[str, object] | None = None
 
 
 def caller(workload: str, attested_by: AttestedBy = "x509") -> Caller:
@@ -155,6 +156,7 @@ def opening(scene: Scene) -> Question:
         home=HOME,
         now=NOW,
         influence=scene.influence,
+        workflow=scene.workflow,
     )
 
 
@@ -168,6 +170,7 @@ def issuing(scene: Scene) -> Question:
         home=HOME,
         now=NOW,
         influence=scene.influence,
+        workflow=scene.workflow,
     )
 
 

@@ -91,7 +91,7 @@ def test_what_is_written_takes_the_registrys_place() -> None:
     (asked,) = read(
         given(
             "{asking: [open_step], attested_by: jwt, time: '2030-01-01T00:00:00Z', "
-            "deferred: true, influence: [notes/read, {tool: ledger/transfer, origin: server, times: 2}],"
+            "deferred: true, influence: [notes/read, {tool: ledger/transfer, impact: medium}, notes/read],"
             f" action: {{facts: {{vip: true}}, schema: S, plan: {plan}}}, approvals: [{{approver: bob}}],"
             " ceiling: {tools: [audit/*], impact: low}, budgets: {steps: 3, server_steps: 1},"
             " home: a.example}"
@@ -109,8 +109,8 @@ def test_what_is_written_takes_the_registrys_place() -> None:
         (each["tool"], each["impact"], each["origin"], each["returns"], each["times"])
         for each in told["influence"]
     ] == [
-        ("notes/read", "low", "model", "untrusted", 1),
-        ("ledger/transfer", "low", "server", "untrusted", 2),
+        ("notes/read", "low", "model", "untrusted", 2),
+        ("ledger/transfer", "medium", "model", "untrusted", 1),
     ]
     assert told["ceiling"] == {"tools": ["audit/*"], "impact": "low"}
     assert told["budgets"] == {"steps": 3, "server_steps": 1}

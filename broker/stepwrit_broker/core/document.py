@@ -45,16 +45,20 @@ def step_question(
     home: str,
     now: float,
     influence: Sequence[Party],
+    workflow: Party | None,
     approval: Party | None = None,
 ) -> Question:
     """May this caller open `step`? `performer`: None when the initiator's own client is to perform it.
 
     The resource is the tool. The performer's id may still be a pattern: nobody has accepted yet. influence:
-    what `core.influence.told` says of it. approval: id and approver of a signature over exactly this step.
+    what `core.influence.told` says of it. workflow: what `core.workflow.match` does. approval: id and
+    approver of a signature over exactly this step.
     """
     me = _party(caller.entry, caller.workload.id, caller.workload.attested_by)
     other = _client(step) if performer is None else _party(performer, step.performer, None)
-    parties = _Parties(initiator=me, performer=other, influence=influence, approval=approval)
+    parties = _Parties(
+        initiator=me, performer=other, influence=influence, workflow=workflow, approval=approval
+    )
     return _question("open_step", caller, step, parties, home, now)
 
 
@@ -67,13 +71,14 @@ def credential_question(
     home: str,
     now: float,
     influence: Sequence[Party],
+    workflow: Party | None,
     approval: Party | None = None,
 ) -> Question:
     """May this caller, the step's performer, have a credential? The resource is the tool.
 
     initiator: the entry in force of the step's initiator. redeemer: the resource that it is for, None for a
-    tool that is its own. influence, approval: as in `step_question`. Raises Refused(`not_registered`) when
-    the initiator has none.
+    tool that is its own. influence, workflow, approval: as in `step_question`. Raises
+    Refused(`not_registered`) when the initiator has none.
     """
     if initiator is None:
         raise Refused(
@@ -91,6 +96,7 @@ def credential_question(
         redeemer=opened,
         audience=None if redeemer is None else redeemer.audience,
         influence=influence,
+        workflow=workflow,
         approval=approval,
     )
     return _question("issue_credential", caller, step, parties, home, now)
@@ -103,6 +109,7 @@ class _Parties:
     redeemer: Party | None = None
     audience: str | None = None
     influence: Sequence[Party] | None = None
+    workflow: Party | None = None
     approval: Party | None = None
 
 
@@ -126,6 +133,7 @@ def _question(
             "audience": parties.audience,
             "approval": parties.approval,
             "influence": None if parties.influence is None else list(parties.influence),
+            "workflow": parties.workflow,
             "now": int(now),
             **_lineage(step),
             **_deed(step),
@@ -145,7 +153,6 @@ def _lineage(step: Step) -> dict[str, object]:
         "depth": step.depth,
         "deferred": step.deferred,
         "chain": [{"performer": hop.performer, "tool": hop.tool, "origin": hop.origin} for hop in step.chain],
-        "workflow": None,
         "ceiling": {"tools": sorted(step.ceiling.tools), "impact": step.ceiling.impact},
         "budgets": {"steps": intent.steps_max, "server_steps": intent.server_steps_max},
     }

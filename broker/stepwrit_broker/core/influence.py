@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from stepwrit.wire import Impact, Origin
 from stepwrit_broker.core.errors import Refused
 from stepwrit_broker.core.registry import Registry, Returns, matches
-from stepwrit_broker.core.step import Step
+from stepwrit_broker.core.step import Label, Step
 from stepwrit_broker.core.workload import SpiffeId
 
 EXACT_MAX: Final = 256
@@ -32,7 +32,9 @@ Told = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """An earlier step. parent: its place in the transaction, from 0; None for a child of the root."""
+    """An earlier step. parent: its place in the transaction, from 0; None for a child of the root. is_done:
+    it has ended so; looked after only where a workflow declares the step.
+    """
 
     id: str
     parent: int | None
@@ -40,6 +42,9 @@ class Seen:
     performer: str
     kind: Kind
     influence: int
+    label: Label | None = None
+    facts: tuple[tuple[str, str | int | bool], ...] = ()
+    is_done: bool = False
 
 
 class Group(NamedTuple):
@@ -63,7 +68,7 @@ class Past:
     given: Mapping[str, int] = field(default_factory=dict)
     asked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def plus(self, step: Step) -> Past:
+    def plus(self, step: Step, *, is_done: bool = False) -> Past:
         """This, and one step more. A step that says nothing of its influence had all that it could have."""
         action = step.action
         if action is None:
@@ -80,6 +85,9 @@ class Past:
             performer=step.performer,
             kind=kind,
             influence=bound,
+            label=step.label,
+            facts=action.facts if step.label is not None else (),
+            is_done=is_done and step.label is not None,
         )
         return self._plus(seen)
 
@@ -93,6 +101,19 @@ class Past:
             asked = {**asked, seen.initiator: (*before, seen.performer)}
         by_kind = {**self.by_kind, seen.kind: self.by_kind.get(seen.kind, 0) | own}
         return Past(steps=(*self.steps, seen), by_kind=by_kind, later=self.later, given=given, asked=asked)
+
+    def done(self, step: str) -> Past:
+        """This, with one step done."""
+        place = self.place(step)
+        if place is None:
+            return self
+        steps = (*self.steps[:place], replace(self.steps[place], is_done=True), *self.steps[place + 1 :])
+        return replace(self, steps=steps)
+
+    def taken(self, label: Label, parent: str | None, before: int | None = None) -> int:
+        """How many steps were this declared one under that very parent, among all or those `before`."""
+        place = self.place(parent)
+        return sum(each.label == label and each.parent == place for each in self.steps[:before])
 
     def place(self, step: str | None) -> int | None:
         """Where a step stands, from 0; None for one that is not among the first EXACT_MAX."""

@@ -6,17 +6,19 @@ below that path, segment by segment: `…/a/*` covers `…/a/b` and `…/a/b/c`,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from stepwrit.wire import Impact, PlanItem
 from stepwrit_broker.core.ceiling import Ceiling
+from stepwrit_broker.core.declared import Declared, Workflow
 from stepwrit_broker.core.lineage import Role
 from stepwrit_broker.core.persons import Persons
 from stepwrit_broker.core.workload import AttestedBy, SpiffeId
 
 Returns = Literal["trusted", "untrusted"]
+Declaration = tuple[Workflow, Declared]
 
 
 def matches(pattern: str, workload: SpiffeId) -> bool:
@@ -83,7 +85,7 @@ class Registry:
     """One version of the registry. Unknown means None, never a default.
 
     trust_domains: the foreign ones whose workloads count here. persons: who is one person, and may be named
-    as an approver. emails: where notices to a person go, by name.
+    as an approver. emails: where notices to a person go, by name. workflows: what steps may follow which.
     """
 
     version: int
@@ -92,10 +94,12 @@ class Registry:
     digest: str = ""
     persons: Persons = field(default_factory=lambda: Persons({}))
     emails: Mapping[str, str] = field(default_factory=dict, repr=False)
+    workflows: tuple[Workflow, ...] = ()
     _exact: dict[str, Entry] = field(init=False, repr=False, compare=False)
     _patterns: tuple[Entry, ...] = field(init=False, repr=False, compare=False)
     _servers: dict[str, Entry] = field(init=False, repr=False, compare=False)
     _resources: dict[str, Entry] = field(init=False, repr=False, compare=False)
+    _declared: dict[str, list[Declaration]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Index once: every request asks."""
@@ -105,6 +109,7 @@ class Registry:
             "_patterns": tuple(entry for entry in by_length if entry.id.endswith("/*")),
             "_servers": dict(_names(self.entries)),
             "_resources": {e.audience: e for e in self.entries if e.role == "resource" and e.audience},
+            "_declared": _declarations(self.workflows),
         }
         for name, value in found.items():
             object.__setattr__(self, name, value)
@@ -128,6 +133,18 @@ class Registry:
     def resource(self, audience: str) -> Entry | None:
         """The entry that redeems for the audience."""
         return self._resources.get(audience)
+
+    def declarations(self, tool: str) -> Sequence[Declaration]:
+        """Where workflows declare a step of this tool, in the operator's order."""
+        return self._declared.get(tool, ())
+
+
+def _declarations(workflows: tuple[Workflow, ...]) -> dict[str, list[Declaration]]:
+    found: dict[str, list[Declaration]] = {}
+    for workflow in workflows:
+        for step in workflow.steps:
+            found.setdefault(step.tool, []).append((workflow, step))
+    return found
 
 
 def _names(entries: tuple[Entry, ...]) -> Iterator[tuple[str, Entry]]:

@@ -7,7 +7,7 @@ have raises and changes nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from stepwrit.wire import HopSpec, Impact, Origin, PlanItem, Proof
 from stepwrit_broker.core.ceiling import Ceiling
@@ -105,6 +105,13 @@ class Intent:
     depth_max: int
 
 
+class Label(NamedTuple):
+    """Which step of which registered workflow a step was, when it was opened."""
+
+    workflow: str
+    step: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """What never changes about a step. A root's `action` is None and its `parent` too.
@@ -137,6 +144,7 @@ class Step:
     keys_above: tuple[str, ...] = ()
     approve_by: float | None = None
     obligations: tuple[Obligation, ...] = ()
+    label: Label | None = None
 
     @property
     def depth(self) -> int:

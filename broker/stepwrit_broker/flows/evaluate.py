@@ -20,13 +20,12 @@ from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.document import Party, step_question
 from stepwrit_broker.core.errors import Malformed, Problem, Refused, Unavailable, Unproven
 from stepwrit_broker.core.ids import is_id
-from stepwrit_broker.core.influence import told
 from stepwrit_broker.core.registry import Entry, Tool
 from stepwrit_broker.core.step import Step, StepRecord
 from stepwrit_broker.core.verdict import Permit, Question
 from stepwrit_broker.core.versions import Versions
 from stepwrit_broker.core.workload import SpiffeId, TrustDomain, Workload, parse_spiffe_id
-from stepwrit_broker.flows import asking, opening
+from stepwrit_broker.flows import asking, knowing, opening
 from stepwrit_broker.flows.evaluate_opened import accept_step, issue_credential, running
 from stepwrit_broker.flows.house import House, rule_of, same_tenant, step_subjects, weigh
 from stepwrit_broker.ports import InForce
@@ -209,8 +208,11 @@ async def _settled(
     placed = opening.place(house, subject, request, parent, force, now)
     marks.test(house.store.marks(), step_subjects(placed.step, subject))
     _check_bounds(force, parent, placed.step)
-    past = await house.store.past(parent.step.txn)
-    influence = told(past, past.heard(subject.workload.id), force.registry)
+    seen = await knowing.before(house, subject, placed.step, None, force)
+    known.approval = await _presented(house, asked, placed.step)
+    given = known.approval if await _holds(house, known.approval, subject, now) else None
+    if given is not None:  # it is opened already, and is not to count against itself
+        seen = await knowing.within(house, given.asked.step, force)
 
     def question(approval: Party | None) -> Question:
         return step_question(
@@ -219,13 +221,13 @@ async def _settled(
             performer=placed.performer,
             home=house.trust_domain,
             now=now,
-            influence=influence,
+            influence=seen.influence,
+            workflow=seen.workflow,
             approval=approval,
         )
 
-    known.approval = await _presented(house, asked, placed.step)
-    if known.approval is not None and await _holds(house, known.approval, subject, now):
-        return (await asking.decide_again(house, force, known.approval.asked.step, question))[1].policies
+    if given is not None:
+        return (await asking.decide_again(house, force, given.asked.step, question))[1].policies
     verdict = await weigh(force, question(None))
     if isinstance(verdict, Permit):
         return verdict.policies
@@ -250,8 +252,10 @@ async def _presented(house: House, asked: Asked, child: Step) -> ApprovalRecord 
     return record if same else None
 
 
-async def _holds(house: House, record: ApprovalRecord, subject: Caller, now: float) -> bool:
+async def _holds(house: House, record: ApprovalRecord | None, subject: Caller, now: float) -> bool:
     """It was given, and the step that it was given for has neither begun nor ended. Raises Refused."""
+    if record is None:
+        return False
     opened = await house.store.step(record.asked.step.id)
     if record.state != "given" or opened is None:
         return False

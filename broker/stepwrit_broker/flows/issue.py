@@ -43,7 +43,7 @@ from stepwrit_broker.flows.house import (
     same_tenant,
     subject_of,
 )
-from stepwrit_broker.flows.knowing import influences
+from stepwrit_broker.flows.knowing import within
 from stepwrit_broker.flows.obliged import shortened
 from stepwrit_broker.ports import Evidence, InForce, ReserveCommand
 
@@ -149,7 +149,7 @@ async def questions(
 ) -> Callable[[Party | None], Question]:
     """What policy is asked of a credential of the step for this audience, by the approval that there is."""
     initiator = force.registry.entry_for(step.initiator)
-    seen = await influences(house, step, force)
+    known = await within(house, step, force)
 
     def question_with(approval: Party | None) -> Question:
         return credential_question(
@@ -159,7 +159,8 @@ async def questions(
             redeemer=force.registry.resource(audience),
             home=house.trust_domain,
             now=now,
-            influence=seen,
+            influence=known.influence,
+            workflow=known.workflow,
             approval=approval,
         )
 

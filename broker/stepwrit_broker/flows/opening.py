@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from stepwrit.digest import DigestError, args_digest
 from stepwrit.wire import OpenStepRequest, PlanItem
-from stepwrit_broker.core import influence, lineage, marks
+from stepwrit_broker.core import lineage, marks
 from stepwrit_broker.core.approval import Ask
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.ceiling import Ceiling
@@ -19,7 +19,7 @@ from stepwrit_broker.core.obligations import handed_down, redacted
 from stepwrit_broker.core.registry import Entry, Tool
 from stepwrit_broker.core.step import Action, Step, StepRecord, deadline, move
 from stepwrit_broker.core.verdict import NeedsApproval, Permit
-from stepwrit_broker.flows import asking
+from stepwrit_broker.flows import asking, knowing
 from stepwrit_broker.flows.house import (
     House,
     caller_subjects,
@@ -33,7 +33,6 @@ from stepwrit_broker.flows.house import (
     step_token,
     weigh,
 )
-from stepwrit_broker.flows.knowing import known
 from stepwrit_broker.flows.obliged import obliged
 from stepwrit_broker.ports import Evidence, InForce, OpenCommand
 
@@ -93,19 +92,19 @@ async def _attempt(
     if not is_id("stp", request.parent):
         raise Malformed("invalid_request", "parent is not a step id")
     parent = same_tenant(await house.store.step(request.parent), caller)
-    past = await house.store.past(parent.step.txn)
-    seen = known(past, caller, request.influence)
-    placed = place(house, caller, request, parent, force, now, influence.spelled(seen))  # 2
+    placed = place(house, caller, request, parent, force, now)  # 2
+    known = await knowing.before(house, caller, placed.step, request.influence, force)
     question = step_question(
         caller=caller,
-        step=placed.step,
+        step=known.step,
         performer=placed.performer,
         home=house.trust_domain,
         now=now,
-        influence=influence.told(past, seen, force.registry),
+        influence=known.influence,
+        workflow=known.workflow,
     )
     verdict = await weigh(force, question)  # 3
-    placed = replace(placed, step=obliged(placed.step, verdict))
+    placed = replace(placed, step=obliged(known.step, verdict))
     step, ask = _asked(house, placed, parent, verdict, request, force, now)  # 4
     record = await house.store.open(  # 5
         OpenCommand(
@@ -120,6 +119,7 @@ async def _attempt(
             ),
             now=now,
             ask=ask,
+            times=known.times,
         )
     )
     if ask is not None and record.step.id == step.id:
@@ -167,17 +167,9 @@ def _charge(step: Step, caller: Caller) -> Charge:
 
 
 def place(
-    house: House,
-    caller: Caller,
-    request: OpenStepRequest,
-    parent: StepRecord,
-    force: InForce,
-    now: float,
-    influenced: str | None = None,
+    house: House, caller: Caller, request: OpenStepRequest, parent: StepRecord, force: InForce, now: float
 ) -> Placed:
     """Stage 2: the child as it would be, its origin, chain and ceiling from the broker's own records.
-
-    influenced: by which steps, as `core.influence.spelled` writes it.
 
     Raises Malformed, Refused(`ceiling`, `origin_claimed`, `not_found`, `not_registered`).
     """
@@ -216,7 +208,6 @@ def place(
         opened_at=now,
         expires_at=_ends(parent, request, now),
         ref=house.ref(),
-        influence=influenced,
     )
     return Placed(step=step, tool=tool, performer=entry)
 

@@ -19,7 +19,7 @@ from stepwrit_broker.core.step import Step, StepRecord, deadline
 from stepwrit_broker.core.verdict import Question
 from stepwrit_broker.flows.asking import check_not_pending, decide_again, is_news
 from stepwrit_broker.flows.house import House, check_performer, decision, operation, same_tenant
-from stepwrit_broker.flows.knowing import influences
+from stepwrit_broker.flows.knowing import within
 from stepwrit_broker.ports import AcceptCommand, Evidence, InForce, MoveCommand, Moved, ProofUse
 
 FINDINGS = frozenset(
@@ -110,7 +110,7 @@ async def decided_at_accept(
     if caller.workload.attested_by != "jwt" and not is_last:
         return None
     initiator = force.registry.entry_for(step.initiator)
-    seen = await influences(house, step, force)
+    known = await within(house, step, force)
 
     def question_with(approval: Party | None) -> Question:
         return credential_question(
@@ -120,7 +120,8 @@ async def decided_at_accept(
             redeemer=None,
             home=house.trust_domain,
             now=now,
-            influence=seen,
+            influence=known.influence,
+            workflow=known.workflow,
             approval=approval,
         )
 

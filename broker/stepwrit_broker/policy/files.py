@@ -26,7 +26,7 @@ from stepwrit_broker.policy.source import Rule, misstatements, parse, refuse, va
 
 SIZE_MAX: Final = 1_048_576
 _FACT: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
-STANCES: Final = ("approval", "low-risk")
+STANCES: Final = ("approval", "low-risk", "workflow")
 EngineName = Literal["cedar", "opa"]
 SUFFIXES: Final[dict[EngineName, str]] = {"cedar": ".cedar", "opa": ".rego"}
 

@@ -10,6 +10,7 @@ from stepwrit.digest import DigestError, normalise_url
 from stepwrit_broker.core.workload import parse_spiffe_id, parse_trust_domain
 from stepwrit_broker.registry.marked import Path, Problem
 from stepwrit_broker.registry.units import seconds
+from stepwrit_broker.registry.workflows import workflow_problems
 
 CLIENT: Final = "client"  # the built-in server: what an initiator's own client does
 AUTH_AGE_MAX_S: Final = 86_400.0
@@ -37,7 +38,7 @@ def registry_problems(doc: dict[str, Any]) -> list[Problem]:
             *_named(entry.get("may_ask", ()), (*at, "may_ask"), tenant, tools),
             *_plans(entry, at, tenant, audiences),
         ]
-    return found
+    return [*found, *workflow_problems(doc, default)]
 
 
 def _count(doc: dict[str, Any], entries: list[Entry]) -> Iterator[Problem]:

@@ -54,8 +54,23 @@ def difference(old: Registry | None, new: Registry) -> Difference:
         *(Change(what="removed", target=target) for target in sorted(before.keys() - after.keys())),
         *(Change(what="added", target=target) for target in back),
         *kept,
+        *_workflows(old, new),
     )
     return Difference(changes=changes, gone=gone, back=back)
+
+
+def _workflows(old: Registry | None, new: Registry) -> Iterator[Change]:
+    """Nothing can be marked here: what is no longer declared is decided at each step and credential."""
+    before = {each.name: each for each in (() if old is None else old.workflows)}
+    after = {each.name: each for each in new.workflows}
+    for name in sorted(before.keys() | after.keys()):
+        target = f"workflow:{name}"
+        if name not in after:
+            yield Change(what="removed", target=target)
+        elif name not in before:
+            yield Change(what="added", target=target)
+        elif before[name] != after[name]:
+            yield Change(what="changed", target=target)
 
 
 def _covers(pattern: str, target: str) -> bool:

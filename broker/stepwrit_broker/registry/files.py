@@ -14,6 +14,7 @@ from stepwrit_broker.core.registry import Client, Entry, Registry, Tool
 from stepwrit_broker.registry.checks import DEFAULT_TENANT, registry_problems
 from stepwrit_broker.registry.document import StoredDoc, digest_of, from_doc, from_text
 from stepwrit_broker.registry.units import seconds
+from stepwrit_broker.registry.workflows import compile_workflows
 
 _STARTS = frozenset({"agent", "mcp-server", "trigger"})
 _NOTHING = Ceiling(tools=frozenset(), impact="low")
@@ -39,6 +40,7 @@ def compile_registry(doc: str, version: int) -> Registry:
         trust_domains=frozenset(read.get("trust_domains", ())),
         digest=digest_of(doc),
         persons=_persons(read.get("persons", []), default),
+        workflows=compile_workflows(read, default),
         emails={each["name"]: each["email"] for each in read.get("persons", ()) if "email" in each},
     )
 

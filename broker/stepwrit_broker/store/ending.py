@@ -11,6 +11,7 @@ from stepwrit_broker.core.step import StepRecord
 from stepwrit_broker.ports import Evidence
 from stepwrit_broker.store import approvals
 from stepwrit_broker.store.common import write_entry
+from stepwrit_broker.store.past import note_end
 from stepwrit_broker.store.reading import end_step, find_step, release
 from stepwrit_broker.store.rows import StepRow, Txn
 from stepwrit_broker.store.state import State
@@ -46,8 +47,7 @@ def end(
     kind: GrantEnd = "expire" if event == "expire" else "revoke" if event == "revoke" else "close"
     named, count = _end_grants(state, own.id, kind)
     record = end_step(state, row, replace(row.record.life, state=after, ended_at=now))
-    if own.parent is None:
-        state.pasts.forget(txn.txn)
+    note_end(state, own, after)
     said = {**entry.hop_facts(own), "outcome": after, "revoked": count, "grants": named, **facts}
     word: entry.EntryKind = "step.expired" if event == "expire" else "step.closed"
     write_entry(state, word, ref, now, said, evidence, txn=txn.txn, salt=txn.salt, tenant=own.tenant)

@@ -7,6 +7,7 @@ from typing import Final
 
 from stepwrit_broker.core import entry, limits, standing
 from stepwrit_broker.core.errors import Conflict, Refused
+from stepwrit_broker.core.influence import EXACT_MAX, Past
 from stepwrit_broker.core.limits import Limits
 from stepwrit_broker.core.step import Life, Step, StepRecord
 from stepwrit_broker.ports import OpenCommand
@@ -106,6 +107,7 @@ def _child(state: State, command: OpenCommand, now: float) -> StepRecord:
     _check_bounds(child, parent, txn, in_force)
     _charge(state, command, in_force, now)
     past = find_past(state, txn)
+    _check_declared(child, past, command.times)
     spend_proofs(state, command.proofs)
     state.pasts.put(txn.txn, past.plus(child))
     life = _NOBODY if command.ask is None else replace(_NOBODY, state="approval_pending")
@@ -128,6 +130,14 @@ def _check_place(state: State, child: Step, parent: StepRow, txn: Txn, now: floa
     check_running(state, parent.record, txn, now)
     if child.initiator != life.performer:
         raise Refused("wrong_workload", "only the parent's performer may open a child")
+
+
+def _check_declared(child: Step, past: Past, times: int | None) -> None:
+    """Another one may have been opened since the step was found to be declared. Raises Conflict."""
+    if child.label is None or times is None:
+        return
+    if len(past.steps) >= EXACT_MAX or past.taken(child.label, child.parent) >= times:
+        raise Conflict("stale_version", f"{child.label.step} was opened {times} times meanwhile")
 
 
 def _check_bounds(child: Step, parent: StepRow, txn: Txn, in_force: Limits) -> None:

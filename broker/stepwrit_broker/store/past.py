@@ -12,6 +12,7 @@ from typing import Final
 
 from stepwrit_broker.core.errors import Unavailable
 from stepwrit_broker.core.influence import Past
+from stepwrit_broker.core.step import Step
 from stepwrit_broker.store.reading import SELECT_TXN
 from stepwrit_broker.store.rows import STEP_COLUMNS, Txn, decode_step, decode_txn
 from stepwrit_broker.store.state import State
@@ -48,5 +49,17 @@ def read_past(conn: sqlite3.Connection, txn: Txn) -> Past:
             "earlier steps of this transaction are no longer known: begin it again",
             rule="store",
         )
-    steps = (decode_step(row, txn.intent).record.step for row in rows)
-    return reduce(Past.plus, steps, NO_PAST)
+    records = (decode_step(row, txn.intent).record for row in rows)
+    return reduce(
+        lambda past, each: past.plus(each.step, is_done=each.life.state == "done"), records, NO_PAST
+    )
+
+
+def note_end(state: State, own: Step, after: str) -> None:
+    """Keep what is held in step with an end: a root's, or that of a step which others wait for."""
+    if own.parent is None:
+        state.pasts.forget(own.txn)
+        return
+    held = state.pasts.newest(own.txn) if own.label is not None and after == "done" else None
+    if held is not None:
+        state.pasts.put(own.txn, held.done(own.id))

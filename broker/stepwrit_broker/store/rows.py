@@ -16,7 +16,7 @@ from stepwrit_broker.core.ceiling import Ceiling
 from stepwrit_broker.core.grant import Grant, GrantRecord
 from stepwrit_broker.core.marks import Mark
 from stepwrit_broker.core.obligations import Obligation
-from stepwrit_broker.core.step import Action, Intent, Life, Requester, Step, StepRecord
+from stepwrit_broker.core.step import Action, Intent, Label, Life, Requester, Step, StepRecord
 from stepwrit_broker.core.versions import StoredVersion
 
 _to_json: Final = msgspec.json.Encoder().encode
@@ -131,6 +131,7 @@ def encode_step(step: Step) -> str:
             step.keys_above,
             step.approve_by,
             [(each.name, each.value, each.policy) for each in step.obligations],
+            step.label,
         )
     )
 
@@ -210,6 +211,7 @@ def _read_step(body: list[Any], id_: str, txn: str, parent: str | None, intent: 
         keys_above=tuple(body[15]),
         approve_by=body[16] if len(body) > 16 else None,
         obligations=tuple(Obligation(*each) for each in body[17]) if len(body) > 17 else (),
+        label=Label(*body[18]) if len(body) > 18 and body[18] is not None else None,
     )
 
 
