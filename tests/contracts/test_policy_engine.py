@@ -52,6 +52,7 @@ class Engines(Protocol):
     def obliging(self, *stated: Stated, waits: bool = False) -> PolicyEngine: ...
     def with_example(self, name: str) -> PolicyEngine: ...
     def naming(self, name: str, domain: str) -> PolicyEngine: ...
+    def sequence(self, name: str) -> PolicyEngine: ...
     def demanding(self) -> PolicyEngine: ...
 
 
@@ -92,6 +93,10 @@ class CedarEngines:
             file: text.replace("[context.home].", f'[context.home, "{domain}"].') for file, text in files
         }
         return compile_policy(load(texts).doc, 7)
+
+    def sequence(self, name: str) -> PolicyEngine:
+        example = (EXAMPLES / "60-sequence.cedar").read_text()
+        return compile_policy(load({**stance(name), "60-sequence.cedar": example}).doc, 7)
 
     def demanding(self) -> PolicyEngine:
         ask = '@verdict("needs_approval") @setting("s")'
@@ -140,6 +145,10 @@ class OpaEngines:
         return self._made(
             {file: text.replace("{input.home}\n", f'{{input.home, "{domain}"}}\n') for file, text in files}
         )
+
+    def sequence(self, name: str) -> PolicyEngine:
+        example = (EXAMPLES / "60-sequence.rego").read_text()
+        return self._made({**stance(name, "opa"), "60-sequence.rego": example})
 
     def demanding(self) -> PolicyEngine:
         two = '"approvers": {"carol", "bob"}, "signatures": 2, "requester": "not alone"'

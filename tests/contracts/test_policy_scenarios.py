@@ -37,6 +37,21 @@ async def test_what_the_example_demands_stands_beside_a_stance(engines: Engines,
     await all_as_expected(engines.with_example(name), "obligations")
 
 
+async def test_servers_start_what_a_workflow_declares(engines: Engines) -> None:
+    await all_as_expected(engines.stance("workflow"), "workflow")
+
+
+@pytest.mark.parametrize("name", STANCES)
+async def test_rules_over_what_came_before(engines: Engines, name: str) -> None:
+    await all_as_expected(engines.sequence(name), "sequence")
+
+
+async def test_without_declarations_or_rules_over_the_past_the_answers_are_others(engines: Engines) -> None:
+    for name, asked in (("approval", "workflow"), ("low-risk", "sequence")):
+        outcomes = await ask(engines.stance(name), read_suites([SCENARIOS / f"{asked}.yaml"]))
+        assert any(each.differences for each in outcomes)
+
+
 async def test_the_scenarios_of_one_stance_are_not_those_of_the_other(engines: Engines) -> None:
     cases = read_suites([SCENARIOS / "approval.yaml"])
     outcomes = await ask(engines.stance("low-risk"), cases)
