@@ -20,7 +20,7 @@ from stepwrit_broker.core.errors import Problem, Refused
 from stepwrit_broker.core.grant import Grant, GrantRecord
 from stepwrit_broker.core.limits import ConcurrencyLimit, Limits
 from stepwrit_broker.core.obligations import Obligation
-from stepwrit_broker.core.step import StepRecord
+from stepwrit_broker.core.step import Label, StepRecord
 from stepwrit_broker.ports import Store
 
 Entry = dict[str, object]
@@ -174,7 +174,7 @@ class OpenContract:
         assert await house.store.step(root.step.id) == root
 
     async def test_what_was_opened_is_read_back_equal_after_a_restart(self, house: House) -> None:
-        record = await house.accepted(influence="1-3,7", deferred=True)
+        record = await house.accepted(influence="1-3,7", deferred=True, label=Label("books", "check"))
         await house.reopen()
         assert await house.store.step(record.step.id) == record
 
@@ -329,6 +329,60 @@ class PastContract:
             await house.store.reap(house.now)
         assert not await house.store.knows(root.step.txn)
         assert (await house.store.past(root.step.txn)).steps == ()
+
+
+class DeclaredContract:
+    async def declared(self, house: House, parent: StepRecord, times: int = 2) -> StepRecord:
+        step = house.make.child_step(parent, label=Label("books", "check"))
+        return await house.store.open(house.make.open(step, times=times))
+
+    async def test_of_two_at_once_for_the_last_place_one_is_opened(self, house: House) -> None:
+        parent, other = await house.accepted(), await house.accepted()
+        await self.declared(house, parent)
+        tried = await asyncio.gather(
+            *(self.declared(house, parent) for _ in range(20)), return_exceptions=True
+        )
+        opened = [each for each in tried if isinstance(each, StepRecord)]
+        refused = [each.code for each in tried if isinstance(each, Problem)]
+        assert (len(opened), refused) == (1, ["stale_version"] * 19)
+        await self.declared(house, other)  # each parent has a count of its own
+        await house.child(parent)  # and what is not declared has none
+
+    async def test_a_count_survives_a_restart_and_the_end_of_what_was_counted(self, house: House) -> None:
+        root = await house.root(expires_at=START + 7200)
+        for _ in range(2):
+            record, _ = await house.store.accept(house.make.accept(await self.declared(house, root)))
+            await house.store.move(house.make.move(record, "close"))
+        house.pass_time(2000)
+        await house.store.reap(house.now)
+        await house.reopen()
+        assert await code(self.declared(house, root)) == "stale_version"
+        await self.declared(house, root, times=3)
+
+    async def test_a_repeated_operation_counts_once(self, house: House) -> None:
+        parent = await house.accepted()
+        step = house.make.child_step(parent, label=Label("books", "check"))
+        command = house.make.open(step, times=1)
+        assert await house.store.open(command) == await house.store.open(command)
+
+    async def test_the_past_says_what_is_done(self, house: House) -> None:
+        parent = await house.accepted()
+        accepted, _ = await house.store.accept(house.make.accept(await self.declared(house, parent)))
+        await self.declared(house, parent)
+        await house.child(parent)
+        assert [each.is_done for each in (await house.store.past(parent.step.txn)).steps] == [False] * 4
+        await house.store.move(house.make.move(accepted, "close"))
+        for _ in range(2):
+            past = await house.store.past(parent.step.txn)
+            assert [each.is_done for each in past.steps] == [False, True, False, False]
+            assert [each.label for each in past.steps] == [None, *[Label("books", "check")] * 2, None]
+            await house.reopen()
+
+    async def test_a_step_that_failed_is_not_done(self, house: House) -> None:
+        parent = await house.accepted()
+        accepted, _ = await house.store.accept(house.make.accept(await self.declared(house, parent)))
+        await house.store.move(house.make.move(accepted, "close", outcome="failed"))
+        assert not any(each.is_done for each in (await house.store.past(parent.step.txn)).steps)
 
 
 class AcceptContract:

@@ -63,6 +63,10 @@ class TestPast(store_suite.PastContract):
     pass
 
 
+class TestDeclared(store_suite.DeclaredContract):
+    pass
+
+
 class TestAccept(store_suite.AcceptContract):
     pass
 

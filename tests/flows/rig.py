@@ -27,6 +27,7 @@ from stepwrit.wire import (
 )
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.ceiling import Ceiling
+from stepwrit_broker.core.declared import Workflow
 from stepwrit_broker.core.errors import Refused
 from stepwrit_broker.core.limits import Limits
 from stepwrit_broker.core.registry import Client, Entry, Registry, Tool
@@ -263,6 +264,10 @@ class Rig:
             for entry in self.settings.registry.entries
         )
         self.settings.registry = Registry(version=0, entries=tuple(entries))
+
+    def register(self, *workflows: Workflow) -> None:
+        """Other workflows, in force everywhere."""
+        self.settings.registry = replace(self.settings.registry, workflows=workflows)
 
     # --- the ordinary way
 

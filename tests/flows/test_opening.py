@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.fakes.build import mark_of
-from tests.flows.rig import AGENT, ARGS, CRON, FILES, FOREIGN, MAIL, OTHER_AGENT, TD, Rig
+from tests.flows.rig import AGENT, ARGS, AUDIENCE, CRON, FILES, FOREIGN, MAIL, OTHER_AGENT, TD, Rig
 
 from stepwrit.digest import args_digest
 from stepwrit.wire import Budget, CeilingSpec
+from stepwrit_broker.core.declared import Declared, Workflow
 from stepwrit_broker.core.errors import Conflict, Problem, Refused, Unavailable, Unproven
-from stepwrit_broker.core.step import StepRecord
+from stepwrit_broker.core.step import Label, StepRecord
 from stepwrit_broker.core.verdict import Deny, Permit
 from stepwrit_broker.flows.opening import open_step, renew_token
 from stepwrit_broker.ports import Evidence, MarkCommand, Operation
@@ -479,3 +481,47 @@ async def test_a_server_cannot_narrow_what_it_knows(rig: Rig) -> None:
     taken = await rig.accepted()
     await rig.open(taken, "files/read", who=MAIL)
     await refused(rig, "influence_claimed", taken, "files/read", who=MAIL, influence=())
+
+
+FLOW = Workflow(
+    name="books",
+    tenant="acme",
+    steps=(
+        Declared(name="pay", by="chat", tool="mail/pay", times=5),
+        Declared(name="read", by="mail", tool="files/read", under="pay", times=2),
+    ),
+)
+
+
+def declared(rig: Rig) -> Any:
+    """What policy was last told of a workflow."""
+    return rig.policy.asked[-1].document["workflow"]
+
+
+async def test_a_decision_is_told_which_declared_step_it_is_about(rig: Rig) -> None:
+    root = await rig.start()
+    await rig.open(root)
+    assert declared(rig) is None
+    rig.register(FLOW)
+    ready = await rig.open(root)
+    assert declared(rig) == {"name": "books", "step": "pay", "nth": 1, "times": 5}
+    assert ready.record.step.label == ("books", "pay")
+    taken = (await rig.take(ready)).record
+    await rig.open(taken, "files/read", who=MAIL)
+    assert declared(rig) == {"name": "books", "step": "read", "nth": 1, "times": 2}
+    await rig.credential(taken)
+    assert declared(rig) == {"name": "books", "step": "pay", "nth": 1, "times": 5}
+    rig.register()
+    await rig.credential(taken, method="GET", url=f"{AUDIENCE}/v1/acc?page=1")
+    assert declared(rig) is None
+
+
+async def test_of_many_at_once_no_more_than_declared_are_told_so(rig: Rig) -> None:
+    """The policy here permits everything: what counts is that nobody was told wrongly."""
+    rig.register(FLOW)
+    taken = (await rig.take(await rig.open(await rig.start()))).record
+    rig.policy.asked.clear()
+    ready = await asyncio.gather(*(rig.open(taken, "files/read", who=MAIL) for _ in range(10)))
+    labels = [each.record.step.label for each in ready]
+    assert labels.count(Label("books", "read")) == 2
+    assert labels.count(None) == 8
