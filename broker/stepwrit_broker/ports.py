@@ -466,7 +466,8 @@ class PersonProofs(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PersonProof:
     """A verified ID token. `clients`: its `aud` and `azp`. `digest` names it for single use; `until`: its
-    `exp`; `may_act`: the one SPIFFE ID that it lets act, None when it says nothing.
+    `exp`; `may_act`: the one SPIFFE ID that it lets act, None when it says nothing; `acr`: how the person
+    was authenticated; `key`: the public JWK of the issuer that signed it.
     """
 
     issuer: str
@@ -477,6 +478,8 @@ class PersonProof:
     digest: str
     until: float
     may_act: str | None = None
+    acr: str | None = None
+    key: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,8 @@ class Given:
 
     method: how. authenticator: its id, None for `oidc`. sign_count: a passkey's new counter. proofs: what is
     used up by it: the attempt's nonce, an ID token. evidence: what an auditor verifies offline with public
-    keys alone (JSON; base64url where bytes): it goes into the ledger as it is and holds no secret.
+    keys alone (JSON; base64url where bytes): it goes into the ledger as it is and holds no secret. kept: what
+    names the person, for the document beside the log, which can be erased.
     """
 
     by: Identity
@@ -32,6 +33,7 @@ class Given:
     sign_count: int | None = None
     proofs: tuple[ProofUse, ...] = ()
     evidence: Mapping[str, object] = field(default_factory=dict, repr=False)
+    kept: Mapping[str, object] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +244,49 @@ class Keys(Protocol):
 
     def check(self, public_key: str, purpose: Purpose, said: bytes, signature: bytes) -> None:
         """Pass if the JWK's key signed this statement. Raises Unproven(`invalid_proof`)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaving:
+    """One visit of a person to their identity provider. verifier: of PKCE (RFC 7636). nonce: what the ID
+    token must hold. max_age_s: how long ago they may have signed in. step_up: anew, and as strongly as the
+    operator demands (RFC 9470).
+    """
+
+    state: str = field(repr=False)
+    nonce: str = field(repr=False)
+    verifier: str = field(repr=False)
+    max_age_s: int
+    step_up: bool
+
+
+class SignIns(Protocol):
+    """The broker as a client of one OpenID provider.
+
+    issuer: its `iss`. client_id: ours, and nobody else's. acr: which of its authentications may sign; empty:
+    none may. label: what persons call it.
+    """
+
+    @property
+    def issuer(self) -> str: ...  # noqa: D102
+    @property
+    def client_id(self) -> str: ...  # noqa: D102
+    @property
+    def acr(self) -> frozenset[str]: ...  # noqa: D102
+    @property
+    def label(self) -> str: ...  # noqa: D102
+
+    async def address(self, leaving: Leaving) -> str:
+        """Where the person's browser is to go. Raises Unavailable."""
+        ...
+
+    async def redeem(self, answer: Mapping[str, str], leaving: Leaving) -> str:
+        """The ID token, not judged yet, for the parameters with which the browser came back.
+
+        MUST demand PKCE and the provider's own `iss` where it says that it sends one (RFC 9207). Raises
+        Unproven(`invalid_proof`), Refused(`access_denied`) where the provider said no, Unavailable.
+        """
         ...
 
 

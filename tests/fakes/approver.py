@@ -92,11 +92,16 @@ class ApprovalStage(Stage):
         (self.folder / "policy" / "40-approval.cedar").write_text(POLICY)
         await super().start()
 
+    @property
+    def now_ahead(self) -> float:
+        """By how many seconds our time is ahead of the machine's."""
+        return self.now() - time.time()
+
     async def asked(self, tool: str = "wipe", args: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """A step for alice that waits: what its initiator was told of the approval."""
         self.pass_time(1)  # beyond the cool-down of a denial before
         chat = await self.actor("agent/chat")
-        token = self.issuer.mint("alice", client_id="chat-app", life_s=self.now() - time.time() + 300)
+        token = self.issuer.mint("alice", client_id="chat-app", life_s=self.now_ahead + 300)
         root = (await chat.form(chat.intent_form(token))).ok()
         reply = await chat.open_reply(root["step"], f"ledger/{tool}", args or {"n": "1"})
         assert reply.code == "authorization_pending", reply.raw

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import httpx2
@@ -66,7 +66,7 @@ class OidcPeople:
         key = await self._key(issuer, kid, now)
         if key.algorithm_name != algorithm:
             raise _no("its algorithm is not its key's")
-        return _proof(id_token, _claims(id_token, key, issuer, now), now)
+        return replace(_proof(id_token, _claims(id_token, key, issuer, now), now), key=_public(key))
 
     def _unverified(self, id_token: str) -> tuple[Issuer, str, str]:
         try:
@@ -199,7 +199,21 @@ def _proof(id_token: str, claims: Mapping[str, Any], now: float) -> PersonProof:
         digest=hashlib.sha256(id_token.rpartition(".")[0].encode()).hexdigest(),
         until=float(claims["exp"]),
         may_act=_may_act(claims),
+        acr=_acr(claims),
     )
+
+
+def _public(key: jwt.PyJWK) -> dict[str, object]:
+    """The public JWK (RFC 7517), whatever else the issuer published."""
+    jwk = cast("dict[str, object]", key.Algorithm.to_jwk(key.key, as_dict=True))
+    told: dict[str, object] = {name: jwk[name] for name in ("kty", "crv", "x", "y", "n", "e") if name in jwk}
+    return {**told, "alg": key.algorithm_name, **({"kid": key.key_id} if key.key_id else {})}
+
+
+def _acr(claims: Mapping[str, Any]) -> str | None:
+    """OpenID Connect Core 1.0 section 2: one string; what is none says nothing."""
+    acr = claims.get("acr")
+    return acr if isinstance(acr, str) else None
 
 
 def _may_act(claims: Mapping[str, Any]) -> str | None:

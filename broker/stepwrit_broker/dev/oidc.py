@@ -16,13 +16,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from stepwrit_broker.dev.ca import DevelopmentModeWarning
+from stepwrit_broker.dev.oidc_code import CodeFlow
 from stepwrit_broker.edge.listeners import Listener, plain_listener
 
 CLIENT_ID = "dev-agent"
 
 
 class DevIssuer:
-    """`/.well-known/openid-configuration`, `/jwks`, and `POST /mint` for anyone on this machine."""
+    """`/.well-known/openid-configuration`, `/jwks`, and `POST /mint` for anyone on this machine.
+
+    code: the authorization code flow, for the clients that are put there.
+    """
 
     def __init__(self, port: int = 0) -> None:
         warnings.warn(
@@ -30,6 +34,7 @@ class DevIssuer:
         )
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._listener: Listener = plain_listener("127.0.0.1", port, name="dev-oidc")
+        self.code = CodeFlow(url=lambda: self.url, mint=self.mint)
         self.extra: dict[str, Callable[[Request], Awaitable[Response]]] = {}  # further POST routes
 
     @property
@@ -43,6 +48,7 @@ class DevIssuer:
             Route("/.well-known/openid-configuration", self._configuration),
             Route("/jwks", self._jwks),
             Route("/mint", self._mint, methods=["POST"]),
+            *self.code.routes(),
             *(Route(path, handler, methods=["POST"]) for path, handler in self.extra.items()),
         ]
         await self._listener.start(Starlette(routes=routes))
@@ -84,7 +90,7 @@ class DevIssuer:
                 "jwks_uri": f"{self.url}/jwks",
                 "id_token_signing_alg_values_supported": ["ES256"],
                 "subject_types_supported": ["public"],
-                "response_types_supported": ["id_token"],
+                **self.code.metadata(),
             }
         )
 

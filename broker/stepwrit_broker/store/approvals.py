@@ -132,7 +132,8 @@ def _tell_signature(state: State, record: ApprovalRecord, command: SignCommand, 
         "evidence": dict(given.evidence),
         "missing": missing(record.asked, record.signed, command.persons),
     }
-    _tell(state, "approval.signed", record.asked, txn, now, facts, ref=command.ref)
+    kept = Evidence(decision=given.kept)
+    _tell(state, "approval.signed", record.asked, txn, now, facts, ref=command.ref, evidence=kept)
 
 
 def _given(state: State, record: ApprovalRecord, row: StepRow, txn: Txn, now: float) -> ApprovalRecord:
