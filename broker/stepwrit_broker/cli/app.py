@@ -9,7 +9,7 @@ import typer
 from stepwrit_broker.cli import (
     approvals,
     approve,
-    authenticators_add,
+    authenticators,
     brake,
     devtools,
     doctor,
@@ -71,7 +71,7 @@ def _assemble() -> None:
     telling.register(app)
     approve.register(app)
     app.add_typer(approvals.app, name="approvals", rich_help_panel="Approve")
-    app.add_typer(authenticators_add.group(), name="authenticators", rich_help_panel="Approve")
+    app.add_typer(authenticators.app, name="authenticators", rich_help_panel="Approve")
     brake.register(app)
     documents.register(app)
     records = "Keep the record"

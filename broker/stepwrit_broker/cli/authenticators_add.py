@@ -49,15 +49,3 @@ def add_to(app: typer.Typer) -> None:
             "stepwrit authenticators add --person bob --key bob.pub --reason 'handed over in person'"
         )
     )(add)
-
-
-def group() -> typer.Typer:
-    """The group, while nothing else is in it."""
-    app = typer.Typer(help="Approvers' keys.", no_args_is_help=True)
-
-    @app.callback()
-    def root() -> None:
-        """Keeps the group a group."""
-
-    add_to(app)
-    return app
