@@ -58,6 +58,7 @@ fmt: $(VENV)/ready ## format the code
 
 docs: $(VENV)/ready ## regenerate the generated references
 	@$(BIN)/python -m stepwrit_broker.config > docs/reference/configuration.md
+	@$(BIN)/python -m stepwrit_broker.config schema > docs/reference/schemas/broker.schema.json
 	@$(BIN)/python -m tests.refusals.table > docs/reference/spiffe-refusals.md
 
 clean: ## remove the virtual environment and caches

@@ -22,6 +22,7 @@ from stepwrit_broker.config_approvals import ApprovalsTable
 from stepwrit_broker.config_checks import meaning
 from stepwrit_broker.config_docs import reference, schema
 from stepwrit_broker.config_federation import FederationSource
+from stepwrit_broker.config_notices import MailTable, WebhookSource
 from stepwrit_broker.config_opa import OpaTable
 from stepwrit_broker.config_reader import Means, Reader, overlay
 from stepwrit_broker.core.errors import Malformed
@@ -210,9 +211,11 @@ class Config:
     policy: PolicyTable = field(default_factory=PolicyTable)
     opa: OpaTable = field(default_factory=OpaTable)
     approvals: ApprovalsTable = field(default_factory=ApprovalsTable)
+    mail: MailTable = field(default_factory=MailTable)
     log: Log = field(default_factory=Log)
     oidc: tuple[Oidc, ...] = ()
     federation: tuple[FederationSource, ...] = ()
+    webhook: tuple[WebhookSource, ...] = ()
 
 
 def load_config(path: Path, env: Mapping[str, str] | None = None) -> Config:

@@ -250,6 +250,12 @@ class Metrics:
             buckets=_PERSON_BUCKETS,
             registry=self.registry,
         )
+        self._notices = Counter(
+            "stepwrit_notices",
+            "Notices of approvals by channel and outcome",
+            ("channel", "outcome"),
+            registry=self.registry,
+        )
         self.approvals_waiting = Gauge(
             "stepwrit_approvals_waiting", "Approvals that wait for signatures", registry=self.registry
         )
@@ -325,6 +331,10 @@ class Metrics:
     def approval(self, event: str) -> None:
         """An approval was asked for, signed, given, denied, cancelled, reminded of."""
         self._approvals.labels(event).inc()
+
+    def noticed(self, channel: str, outcome: str) -> None:
+        """A notice was `sent`, `failed`, `dropped` or too `late`. channel: the operator's name."""
+        self._notices.labels(channel, outcome).inc()
 
     def decided(self, outcome: str, seconds: float) -> None:
         """An approval was given, denied or cancelled, or expired, so long after it was asked for."""

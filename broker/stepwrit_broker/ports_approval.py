@@ -306,8 +306,8 @@ class Sealer(Protocol):
 class Notice:
     """Something to tell people or systems of: names and a link, never a secret, never an argument.
 
-    event: `asked`, `reminded`, `signed`, `given`, `denied`, `cancelled`, `expired`. to: the names of persons
-    that may sign; empty: only the requester. url: the approval's page.
+    event: `asked`, `reminded`, `signed`, `given`, `denied`, `cancelled`, `expired`. to: the names of those
+    persons of the operator's list whose signature would count and is not there. url: the approval's page.
     """
 
     event: str

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from stepwrit.wire import ApprovalAsked
 from stepwrit_broker.core import marks
-from stepwrit_broker.core.approval import ApprovalRecord, Ask, Asked, missing
+from stepwrit_broker.core.approval import ApprovalRecord, Ask, Asked, Signed, may_sign, missing
 from stepwrit_broker.core.approval_text import text_digest, text_of
 from stepwrit_broker.core.document import Party
 from stepwrit_broker.core.errors import Problem, Refused
@@ -200,7 +200,7 @@ def party_of(record: ApprovalRecord) -> Party:
 
 def notice(house: House, event: str, record: ApprovalRecord | Asked, ref: str) -> Notice:
     """What people and systems are told: names and a link."""
-    asked = record.asked if isinstance(record, ApprovalRecord) else record
+    asked, signed = (record.asked, record.signed) if isinstance(record, ApprovalRecord) else (record, ())
     step, who = asked.step, asked.step.intent.requester
     return Notice(
         event=event,
@@ -212,9 +212,20 @@ def notice(house: House, event: str, record: ApprovalRecord | Asked, ref: str) -
         impact=asked.action.impact,
         initiator=step.initiator,
         requester=None if who is None else Identity(who.issuer, who.subject),
-        to=tuple(sorted({name for terms in asked.terms for name in terms.persons})),
+        to=_may_still_sign(house, asked, signed),
         url=house.approval_url(asked.id),
         asked_at=float(asked.asked_at),
         expires_at=float(asked.expires_at),
         ref=ref,
+    )
+
+
+def _may_still_sign(house: House, asked: Asked, signed: Sequence[Signed]) -> tuple[str, ...]:
+    """The persons of the operator's list whose signature would count, and is not there."""
+    persons = house.settings.now_in_force().registry.persons
+    there = {persons.name(each.by) for each in signed}
+    return tuple(
+        name
+        for name, theirs in sorted(persons.links.items())
+        if name not in there and any(may_sign(asked, each, persons) for each in theirs)
     )

@@ -31,6 +31,7 @@ from stepwrit_broker.keys.tokens import OwnCredentials, OwnStepTokens
 from stepwrit_broker.kinds.action_token import ActionToken
 from stepwrit_broker.ledger.view import SqliteLedgerView
 from stepwrit_broker.observe import Metrics
+from stepwrit_broker.ports_approval import Notice
 from stepwrit_broker.store.disk import Disk
 from stepwrit_broker.store.sqlite import SqliteStore
 from stepwrit_broker.store.start import open_store, own_secret
@@ -43,6 +44,7 @@ from stepwrit_broker.wiring.files import OperatorFiles
 from stepwrit_broker.wiring.identify import identified
 from stepwrit_broker.wiring.ledgering import Ledgering, signer
 from stepwrit_broker.wiring.listening import Listening, Served
+from stepwrit_broker.wiring.notifying import Notifying
 from stepwrit_broker.wiring.opa import opa_of
 from stepwrit_broker.wiring.rehearsing import rehearsal_of
 from stepwrit_broker.wiring.settings import BrokerSettings
@@ -195,6 +197,14 @@ class Broker:
             store=self.store, clock=self.clock, entropy=self.entropy, heard=self._refused
         )
         self.expiries = Expiries()
+        self.notifying = Notifying(
+            settings.hooks,
+            settings.mail,
+            registry=lambda: self.live.now_in_force().registry,
+            clock=self.clock,
+            metrics=self.metrics,
+            stack=self._stack,
+        )
         self.answers = AnswerRecorder(store=self.store, clock=self.clock, entropy=self.entropy)
         self.house = House(
             issuer=settings.issuer,
@@ -211,9 +221,13 @@ class Broker:
             refusals=self.refusals,
             approvals=self.store.approvals,
             sealer=AesSealer(self._pepper, self.entropy),
-            notices=Told(self.metrics.approval, [Decisions(self.metrics, self.clock), self.expiries]),
+            notices=Told(self.metrics.approval, [*self._measures(), *self.notifying.channels]),
             bell=Bells(),
         )
+
+    def _measures(self) -> list[Callable[[Notice], None]]:
+        """What hears of approvals for our own sake."""
+        return [Decisions(self.metrics, self.clock), self.expiries]
 
     def _refused(self, verb: str, code: str, rule: str, tool: str, ref: str) -> None:  # noqa: ARG002  the log has it
         self.metrics.refused(verb, code, rule, tool if self._is_registered(tool) else "")
@@ -301,6 +315,7 @@ class Broker:
             "store": "ok" if self.store.owed == 0 else "in doubt",
             **health.told(self._streams),
             "federation": self.federating.health(),
+            "notices": self.notifying.health(),
         }
 
     def _work(self) -> None:
@@ -328,6 +343,6 @@ class Broker:
         background.every(2.0, chores.gauge)
         background.every(1.0, self.federating.gauge)
         self.federating.say = self.say
-        for run in self.federating.runs():
+        for run in (*self.federating.runs(), *self.notifying.runs()):
             background.spawn(run)
         background.spawn(self.rehearsal.shadow.resume())

@@ -13,11 +13,15 @@ from urllib.parse import urlsplit
 import structlog
 import uvloop
 
+from stepwrit_broker.approvals.mail import MailServer
+from stepwrit_broker.approvals.webhook import Hook
 from stepwrit_broker.attest.federation.partner import Partner
 from stepwrit_broker.attest.person import Issuer
 from stepwrit_broker.config import Config, load_config
 from stepwrit_broker.config_checks import host_port
 from stepwrit_broker.config_federation import NONE, FederationSource
+from stepwrit_broker.config_notices import NONE as NO_SECRET
+from stepwrit_broker.config_notices import WebhookSource
 from stepwrit_broker.config_opa import NONE as NO_FILE
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.core.workload import DEV_TRUST_DOMAIN, Proxy, SpiffeId
@@ -71,6 +75,8 @@ def settings_of(config: Config) -> BrokerSettings:
         ),
         proxy=proxy_of(config),
         opa=opa_server(config),
+        hooks=tuple(hook_of(each) for each in config.webhook),
+        mail=mail_server(config),
         rehearsal_opa_url=config.opa.rehearsal_url,
         activation=Activation(
             needs_impact=config.policy.activation_needs == "impact", valid_s=config.policy.impact_valid_s
@@ -99,6 +105,35 @@ def opa_server(config: Config) -> OpaServer | None:
         timeout_s=opa.timeout_ms / 1000,
         failures=opa.breaker_failures,
         open_s=opa.breaker_open_s,
+    )
+
+
+def mail_server(config: Config) -> MailServer | None:
+    """The server of [mail]; None where none is named."""
+    mail = config.mail
+    if not mail.host:
+        return None
+    return MailServer(
+        host=mail.host,
+        port=mail.port,
+        sender=mail.sender,
+        security=mail.security,
+        user=mail.user,
+        password_file=None if mail.password_file == NO_SECRET else mail.password_file,
+        ca_file=None if mail.ca_file == NO_SECRET else mail.ca_file,
+        every_s=mail.every_s,
+    )
+
+
+def hook_of(source: WebhookSource) -> Hook:
+    """A [[webhook]] of a checked configuration."""
+    return Hook(
+        name=source.name,
+        url=source.url,
+        secret_file=source.secret_file,
+        events=frozenset(source.events),
+        initiators=source.initiators,
+        ca_file=None if source.ca_file == NO_SECRET else source.ca_file,
     )
 
 

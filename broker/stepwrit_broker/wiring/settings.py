@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stepwrit_broker.approvals.mail import MailServer
+from stepwrit_broker.approvals.webhook import Hook
 from stepwrit_broker.attest.federation.partner import Partner
 from stepwrit_broker.attest.person import Issuer
 from stepwrit_broker.core.workload import Proxy
@@ -27,10 +29,9 @@ class BrokerSettings:
     mtls_url: the URL under which workloads reach the mtls listener; None takes what was bound.
     tls: None serves no listener without client certificates. proxy: whose forwarded certificates count on the
     mtls listener. refused_domains: trust domains that are never believed, whatever the Workload API says.
-    opa: who evaluates policies in Rego. rehearsal_opa_url: another one for policies that are not in force.
-    activation: what it takes to put a policy in force. spiffe_hint: which of the broker's SVIDs; None takes
-    the first.
-    session_s: how long a person who signed in sees the pages.
+    hooks, mail: who is told of approvals. opa: who evaluates policies in Rego. rehearsal_opa_url: another one
+    for policies that are not in force. activation: what it takes to put a policy in force. spiffe_hint: which
+    of the broker's SVIDs; None takes the first. session_s: how long a person who signed in sees the pages.
     """
 
     trust_domain: str
@@ -57,6 +58,8 @@ class BrokerSettings:
     spiffe_hint: str | None = None
     proxy: Proxy | None = None
     opa: OpaServer | None = None
+    hooks: tuple[Hook, ...] = ()
+    mail: MailServer | None = None
     rehearsal_opa_url: str = ""
     activation: Activation = field(default_factory=Activation)
     refused_domains: frozenset[str] = field(default_factory=frozenset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import traceback
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Final
@@ -59,7 +60,10 @@ class Told:
         self._count(notice.event)
         _log.info(f"approval {notice.event}", approval=notice.approval, tool=notice.tool, ref=notice.ref)
         for channel in self._channels:
-            channel(notice)
+            try:
+                channel(notice)
+            except Exception:  # noqa: BLE001  what is told must not undo what happened
+                _log.error("notice", approval=notice.approval, exception=traceback.format_exc())
 
 
 class Decisions:

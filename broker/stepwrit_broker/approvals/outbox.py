@@ -1,0 +1,93 @@
+"""What is to be delivered, and is not yet: a bounded queue with one worker that tries again, and counts.
+
+In memory: a notice is best effort by nature, and a restart forgets what was not delivered. Nothing waits for
+it, and the approval itself is where it always was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, Generic, TypeVar
+
+from stepwrit_broker.ports import Clock
+
+T = TypeVar("T")
+QUEUE_MAX: Final = 200
+WAITS_S: Final = (1.0, 4.0, 16.0, 64.0)  # between the tries
+AFTER_MAX_S: Final = 300.0
+WHY_MAX: Final = 200
+
+Counted = Callable[[str, str], None]  # channel, outcome: sent, failed, dropped or late
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class NotDelivered(Exception):  # noqa: N818  reads as a state
+    """This try failed. again: whether another may succeed. after: seconds that the receiver asked for.
+
+    `why` names no address, no secret and nothing that the receiver said.
+    """
+
+    def __init__(self, why: str, *, again: bool, after: float | None = None) -> None:
+        super().__init__(why)
+        self.why: Final = why[:WHY_MAX]
+        self.again: Final = again
+        self.after: Final = after
+
+
+class Outbox(Generic[T]):
+    """One channel's queue. name: the operator's, in metrics and health."""
+
+    def __init__(
+        self,
+        name: str,
+        deliver: Callable[[T], Awaitable[None]],
+        *,
+        clock: Clock,
+        count: Counted,
+        sleep: Sleep = asyncio.sleep,
+        size: int = QUEUE_MAX,
+    ) -> None:
+        self.name: Final = name
+        self._deliver, self._clock, self._count, self._sleep = deliver, clock, count, sleep
+        self._queue: Final[asyncio.Queue[tuple[T, float]]] = asyncio.Queue(size)
+        self._counts: Final[dict[str, int]] = {"sent": 0, "failed": 0, "dropped": 0, "late": 0}
+        self._last_error: dict[str, object] | None = None
+
+    def put(self, item: T, until: float) -> None:
+        """Queue it, or count it as dropped. until: seconds since the epoch after which nobody needs it."""
+        try:
+            self._queue.put_nowait((item, until))
+        except asyncio.QueueFull:
+            self._note("dropped")
+
+    async def run(self) -> None:
+        """Deliver, one after the other, until cancelled."""
+        while True:
+            item, until = await self._queue.get()
+            await self._one(item, until)
+
+    async def _one(self, item: T, until: float) -> None:
+        for wait in (*WAITS_S, None):
+            if self._clock.now() >= until:
+                self._note("late")
+                return
+            try:
+                await self._deliver(item)
+            except NotDelivered as failed:
+                self._last_error = {"at": self._clock.now(), "why": failed.why}
+                if wait is None or not failed.again:
+                    break
+                await self._sleep(min(max(wait, failed.after or 0.0), AFTER_MAX_S))
+            else:
+                self._note("sent")
+                return
+        self._note("failed")
+
+    def _note(self, outcome: str) -> None:
+        self._counts[outcome] += 1
+        self._count(self.name, outcome)
+
+    def health(self) -> dict[str, object]:
+        """Counts since the start, how many wait, and the last failure."""
+        return {**self._counts, "waiting": self._queue.qsize(), "last_error": self._last_error}
