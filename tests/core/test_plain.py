@@ -23,6 +23,8 @@ texts = st.text(st.characters(), max_size=60)
         "東京都",
         "שלום",
         "naïve café",
+        "နို့",
+        "ที่นี่",
     ],
 )
 def test_what_is_harmless_stays_as_it_is(text: str) -> None:
@@ -50,10 +52,25 @@ def test_what_is_harmless_stays_as_it_is(text: str) -> None:
         ("⟨U+202E⟩", "⟨U+27E8⟩U+202E⟨U+27E9⟩"),
         ("\ud800", "⟨U+D800⟩"),
         ("\U000e0041", "⟨U+E0041⟩"),
+        ("a\u0e47\u0e47\u0e47\u0e47\u0e47", "a\u0e47\u0e47\u0e47\u0e47⟨U+0E47⟩"),
+        ("5\u20dd", "5⟨U+20DD⟩"),
     ],
 )
 def test_what_deceives_the_eye_is_marked(text: str, shown: str) -> None:
     assert plain(text) == shown
+
+
+# UAX 44, Default_Ignorable_Code_Point, of the letters, marks and symbols; and blanks that are none
+UNSEEN = (
+    *"\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u180f\u3164\ufe00\ufe0f\uffa0\U000e0100\U000e01ef",
+    *"\u2800\ufffc\U00016fe4\U0001d159",
+)
+
+
+@pytest.mark.parametrize("char", UNSEEN)
+def test_a_character_that_draws_nothing_is_named(char: str) -> None:
+    assert plain("acc-1") == "acc-1"
+    assert plain(f"acc{char}-1") == f"acc⟨U+{ord(char):04X}⟩-1"
 
 
 @given(texts)

@@ -4,7 +4,8 @@ Nothing that is invisible, that turns the direction of reading, that stands for 
 mixes alphabets within a word reaches the eye unmarked. Marks stand between ⟨ and ⟩, which are themselves
 marked where they come from outside, so two different texts never look the same.
 
-Sources: UTS 39 (confusables, mixed scripts), UAX 9 (bidirectional controls).
+Sources: UTS 39 (confusables, mixed scripts), UAX 9 (bidirectional controls), UAX 44
+(Default_Ignorable_Code_Point).
 """
 
 from __future__ import annotations
@@ -18,7 +19,20 @@ LONGEST: Final = 400
 _HEAD, _TAIL = 200, 60
 _OPEN, _CLOSE = "⟨", "⟩"
 _MARKS_MAX: Final = 2  # combining marks on one letter
-_HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_STACK_MAX: Final = 4  # marks of any kind on one letter: scripts that write vowels above it need three
+_HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Me"})
+# drawn as nothing, though they count as letters, marks or symbols: variation selectors, fillers, blanks
+_BLANK: Final = frozenset(
+    map(
+        chr,
+        (
+            *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0, 0xFFFC, 0x16FE4, 0x1D159),
+            *range(0x180B, 0x1810),
+            *range(0xFE00, 0xFE10),
+            *range(0xE0000, 0xE1000),
+        ),
+    )
+)
 _WORD: Final = re.compile(r"\w+")
 # the alphabets whose letters pass for Latin ones, and Latin itself; others cannot be taken for each other
 _ALPHABETS: Final = frozenset({"LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "COPTIC", "LISU"})
@@ -47,12 +61,14 @@ def _characters(text: str) -> list[str]:
     """Each character, or its name in place of it. What a normal form would join or reorder is named too."""
     normal = unicodedata.is_normalized("NFC", text)
     out: list[str] = []
-    marks, before = 0, ""
+    marks, stack, before = 0, 0, ""
     for char in text:
         joins = unicodedata.combining(char) != 0
         marks = marks + 1 if joins else 0
+        stack = stack + 1 if joins or unicodedata.category(char) == "Mn" else 0
         strays = not normal and (joins or not unicodedata.is_normalized("NFC", before + char))
-        out.append(_named(char) if strays or marks > _MARKS_MAX or _is_doubtful(char) else char)
+        piled = marks > _MARKS_MAX or stack > _STACK_MAX
+        out.append(_named(char) if strays or piled or _is_doubtful(char) else char)
         before = char
     return out
 
@@ -62,7 +78,7 @@ def _is_doubtful(char: str) -> bool:
         return False
     kind = unicodedata.category(char)
     stands_for_another = unicodedata.normalize("NFKC", char) != char
-    return kind in _HIDDEN or kind == "Zs" or char in (_OPEN, _CLOSE) or stands_for_another
+    return kind in _HIDDEN or kind == "Zs" or char in _BLANK or char in (_OPEN, _CLOSE) or stands_for_another
 
 
 def _named(char: str) -> str:
