@@ -2,7 +2,7 @@
 
     async with Chromium() as chromium, chromium.person(stage) as alice:
         await alice.enrol("alice")
-        await alice.page.goto(url)
+        await alice.sign_in("/approvals")
 
 The authenticator is that of the Chrome DevTools Protocol (domain WebAuthn): CTAP2, discoverable, user
 verification done.
@@ -16,9 +16,21 @@ from contextlib import asynccontextmanager
 from typing import Any, Self
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, CDPSession, Page, Playwright, async_playwright
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    CDPSession,
+    Page,
+    Playwright,
+    Response,
+    async_playwright,
+)
 from tests.fakes.stage import Stage
 
+from stepwrit_broker.core.persons import Identity
+from stepwrit_broker.edge.pages.session import How, Sessions
+
+WAIT_MS = 30_000  # for a busy machine: nothing here is timed
 AUTHENTICATOR = {
     "protocol": "ctap2",
     "transport": "internal",
@@ -53,6 +65,7 @@ class Chromium:
     async def person(self, stage: Stage, **how: Any) -> AsyncGenerator[Person]:
         """Somebody with a browser profile and a device of their own. how: as Playwright's `new_context`."""
         context = await self._browser.new_context(ignore_https_errors=True, **how)
+        context.set_default_timeout(WAIT_MS)
         try:
             yield await Person(stage, context).begin()
         finally:
@@ -87,6 +100,7 @@ class Person:
 
     async def propose(self, name: str) -> str:
         """Open an invitation for `name` and make a passkey; the fingerprint that is shown."""
+        self.stage.pass_time(10)  # persons come one after the other: their address is not slowed down
         body = {"person": name, "reason": "a test"}
         made = (await self.stage.admin("POST", "/v1/admin/authenticators/invitations", body)).ok()
         await self.page.goto(made["url"])
@@ -108,13 +122,49 @@ class Person:
         await self.page.get_by_role("button", name="Sign in with a passkey").click()
         await self.page.wait_for_url(self.url(path))
 
+    async def open(self, name: str) -> None:
+        """An approval's page."""
+        await self.goto(f"/approvals/{name}")
+
     async def press(self, name: str) -> None:
         """Press a button and wait for the page that follows."""
         async with self.page.expect_navigation():
             await self.page.get_by_role("button", name=name, exact=True).click()
 
+    async def answer(self, name: str) -> Response:
+        """Press a button; what the form's POST was answered."""
+        async with self.page.expect_navigation() as went:
+            await self.page.get_by_role("button", name=name, exact=True).click()
+        last = await went.value
+        sent = last.request.redirected_from
+        posted = last if sent is None else await sent.response()
+        assert posted is not None
+        return posted
+
     async def heading(self) -> str:
         return await self.page.get_by_role("heading", level=1).inner_text()
 
     async def outcome(self) -> str:
-        return await self.page.locator(".notice").inner_text()
+        """What the page says first of how it stands."""
+        return await self.page.locator(".notice").first.inner_text()
+
+    async def let_in(self, name: str, how: How = "oidc") -> None:
+        """Signed in without a browser's script: the cookie that another way of signing in would set."""
+        house = self.stage.broker.house
+        header = Sessions(house).signed_in(Identity(self.stage.issuer.url, name), how, house.clock.now())[1]
+        cookie, _, value = header.decode().partition(";")[0].partition("=")
+        strict = {"secure": True, "httpOnly": True, "sameSite": "Strict"}
+        await self.context.add_cookies([{"name": cookie, "value": value, "url": self.url("/"), **strict}])  # type: ignore[list-item]
+
+    async def credentials(self) -> list[dict[str, Any]]:
+        """What is on the device, private keys and all."""
+        got = await self.cdp.send("WebAuthn.getCredentials", {"authenticatorId": self.device})
+        found: list[dict[str, Any]] = got["credentials"]
+        return found
+
+    async def hold(self, credentials: list[dict[str, Any]]) -> None:
+        """Put them on this device too."""
+        for each in credentials:
+            await self.cdp.send(
+                "WebAuthn.addCredential", {"authenticatorId": self.device, "credential": each}
+            )

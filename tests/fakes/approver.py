@@ -97,12 +97,14 @@ class ApprovalStage(Stage):
         """By how many seconds our time is ahead of the machine's."""
         return self.now() - time.time()
 
-    async def asked(self, tool: str = "wipe", args: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """A step for alice that waits: what its initiator was told of the approval."""
+    async def asked(
+        self, tool: str = "wipe", args: Mapping[str, Any] | None = None, **terms: Any
+    ) -> dict[str, Any]:
+        """A step for alice that waits: what its initiator was told of the approval. terms: of its intent."""
         self.pass_time(1)  # beyond the cool-down of a denial before
         chat = await self.actor("agent/chat")
         token = self.issuer.mint("alice", client_id="chat-app", life_s=self.now_ahead + 300)
-        root = (await chat.form(chat.intent_form(token))).ok()
+        root = (await chat.form(chat.intent_form(token, **terms))).ok()
         reply = await chat.open_reply(root["step"], f"ledger/{tool}", args or {"n": "1"})
         assert reply.code == "authorization_pending", reply.raw
         news: dict[str, Any] = reply.refusal["approval"]
