@@ -40,6 +40,8 @@ def _address(request: Request) -> str:
         address = ipaddress.ip_address(client[0] if client else "")
     except ValueError:
         return ""
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped  # a socket for both: all of IPv4 is not one household
     if address.version == 4:
         return str(address)
     return str(ipaddress.ip_network((address, _V6_PREFIX), strict=False))
