@@ -81,6 +81,19 @@ def test_names_of_arguments_are_strangers_too() -> None:
     assert "Argument /a⟨U+202E⟩~1b~0 = 1" in told
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("amount", "Argument /amount = 900"),
+        ("amount = 1, fee", "Argument “/amount = 1, fee” = 900"),
+        ("to=“bob”", "Argument “/to=⟨U+201C⟩bob⟨U+201D⟩” = 900"),
+        ("amount\u2003", "Argument “/amount⟨U+2003⟩” = 900"),
+    ],
+)
+def test_the_name_of_an_argument_cannot_pass_for_its_value(name: str, line: str) -> None:
+    assert line in lines(asked(), {name: 900})
+
+
 def test_what_policy_hides_is_told_to_be_there_and_nothing_of_it() -> None:
     told = lines(asked(), hidden=frozenset({"/to", "/lines"}))
     assert not [each for each in told if "bob@example.com" in each or "/lines/0" in each]

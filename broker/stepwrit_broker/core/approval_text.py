@@ -6,6 +6,7 @@ Everything that comes from outside goes through `plain`: what is read is what is
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -16,6 +17,7 @@ from stepwrit_broker.core.workload import SpiffeId
 
 _OPENS, _CLOSES = "\u201c", "\u201d"
 _OPENS_TOLD, _CLOSES_TOLD = "⟨U+201C⟩", "⟨U+201D⟩"
+_PLACE: Final = re.compile(r"[^\s=\u201c\u201d]*\Z")  # what cannot pass for the rest of its line
 LINES_MAX: Final = 60  # of arguments; what is more is told by number and digest
 _STARTED: Final = {
     "human": "The person who wants it asked for exactly this, through {}.",
@@ -64,7 +66,7 @@ def _arguments(args: Mapping[str, object], hidden: frozenset[str]) -> list[str]:
     """One line for each value, by its place: nothing is summed up, nothing is left out untold."""
     if not args:
         return ["It has no arguments."]
-    lines = [f"Argument {plain(at)} = {told}" for at, told in _leaves(args, "", hidden)]
+    lines = [f"Argument {_place(at)} = {told}" for at, told in _leaves(args, "", hidden)]
     if len(lines) <= LINES_MAX:
         return lines
     more = len(lines) - LINES_MAX
@@ -86,9 +88,16 @@ def _leaves(value: object, at: str, hidden: frozenset[str]) -> Iterator[tuple[st
 
 def _told(value: object) -> str:
     """Text in quotation marks, so that "1" and 1, and what stands at the ends, can be told apart."""
-    if isinstance(value, str):
-        return f"\u201c{plain(value).replace(_OPENS, _OPENS_TOLD).replace(_CLOSES, _CLOSES_TOLD)}\u201d"
-    return plain(json.dumps(value))
+    return _quoted(value) if isinstance(value, str) else plain(json.dumps(value))
+
+
+def _place(at: str) -> str:
+    """Names come from outside too: one that reads like a name and its value stands in quotation marks."""
+    return plain(at) if _PLACE.match(at) else _quoted(at)
+
+
+def _quoted(text: str) -> str:
+    return f"\u201c{plain(text).replace(_OPENS, _OPENS_TOLD).replace(_CLOSES, _CLOSES_TOLD)}\u201d"
 
 
 def _token(name: str) -> str:
