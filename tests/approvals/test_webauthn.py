@@ -7,9 +7,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import cbor2
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from jwt import PyJWK
 from tests.fakes.passkey import BS, UP, UV, Kind, SoftPasskey
 
@@ -81,6 +82,26 @@ def test_a_key_has_one_text(rp: WebAuthn, kind: Kind) -> None:
     text = made(rp, passkey(rp, kind=kind))
     assert text == json.dumps(json.loads(text), separators=(",", ":"), sort_keys=True)
     assert jwk_text(cose_of(text)) == text
+
+
+@pytest.mark.parametrize("zeros", [1, 40])
+def test_a_key_is_the_same_however_its_numbers_are_padded(rp: WebAuthn, zeros: int) -> None:
+    """Otherwise one key would have many fingerprints, and could be registered for many persons."""
+    text = made(rp, passkey(rp))
+    read = cbor2.loads(cose_of(text))
+    assert jwk_text(cbor2.dumps(read)) == text
+    padded = {name: bytes(zeros) + value if name in (-2, -3) else value for name, value in read.items()}
+    assert jwk_text(cbor2.dumps(padded)) == text
+
+
+@pytest.mark.parametrize("y", [0, 1, 2**255 - 20])
+def test_a_key_that_proves_nothing_is_none(y: int) -> None:
+    """Points of small order: anybody can sign for them."""
+    good = ed25519.Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+    key = {1: 1, 3: -8, -1: 6}
+    assert jwk_text(cbor2.dumps({**key, -2: good}))
+    with pytest.raises(ValueError, match="small order"):
+        jwk_text(cbor2.dumps({**key, -2: y.to_bytes(32, "little")}))
 
 
 def lies(**changes: Any) -> Callable[[SoftPasskey], None]:

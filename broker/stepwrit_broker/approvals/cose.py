@@ -15,6 +15,7 @@ from webauthn.helpers.decode_credential_public_key import (
 )
 
 from stepwrit.digest import b64u, unb64u
+from stepwrit_broker.approvals.keys import jwk_of
 
 ES256: Final = COSEAlgorithmIdentifier.ECDSA_SHA_256
 EDDSA: Final = COSEAlgorithmIdentifier.EDDSA
@@ -22,24 +23,19 @@ RS256: Final = COSEAlgorithmIdentifier.RSASSA_PKCS1_v1_5_SHA_256
 ALGORITHMS: Final = (ES256, EDDSA, RS256)
 """What a passkey may sign with; each key type has exactly one, so that a JWK alone says how to verify."""
 RSA_BITS: Final = range(2048, 4097)
-_COORDINATE: Final = 32  # bytes
 
 
 def jwk_text(cose: bytes) -> str:
     """The key's required members as RFC 7638 writes them. Raises ValueError for what is not taken."""
-    return json.dumps(_jwk(cose), separators=(",", ":"), sort_keys=True)
-
-
-def _jwk(cose: bytes) -> dict[str, str]:
     key = decode_credential_public_key(cose)
-    decoded_public_key_to_cryptography(key)  # on its curve, of a known algorithm
+    number = decoded_public_key_to_cryptography(key)  # on its curve, of a known algorithm
     if isinstance(key, DecodedEC2PublicKey) and key.alg == ES256 and key.crv == COSECRV.P256:
-        x, y = (each.rjust(_COORDINATE, b"\0") for each in (key.x, key.y))
-        return {"crv": "P-256", "kty": "EC", "x": b64u(x), "y": b64u(y)}
+        return jwk_of(number)  # of the point, not of the bytes it came in: one key has one text
     if isinstance(key, DecodedOKPPublicKey) and key.alg == EDDSA and key.crv == COSECRV.ED25519:
-        return {"crv": "Ed25519", "kty": "OKP", "x": b64u(key.x)}
+        return jwk_of(number)
     if isinstance(key, DecodedRSAPublicKey) and key.alg == RS256 and _bits(key.n) in RSA_BITS:
-        return {"e": b64u(key.e.lstrip(b"\0")), "kty": "RSA", "n": b64u(key.n.lstrip(b"\0"))}
+        rsa = {"e": b64u(key.e.lstrip(b"\0")), "kty": "RSA", "n": b64u(key.n.lstrip(b"\0"))}
+        return json.dumps(rsa, separators=(",", ":"), sort_keys=True)
     raise ValueError("a key of ES256, EdDSA or RS256 (2048 to 4096 bits) is needed")
 
 
