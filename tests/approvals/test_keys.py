@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,14 @@ def test_a_plain_signature_is_over_the_statement_itself(kind: str) -> None:
             check(whose, APPROVAL, said, signature)
 
 
+def _security_key() -> str:
+    """A key of a FIDO token: it signs with its application, flags and counter around what is signed."""
+    raw = ed25519.Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+    parts = (b"sk-ssh-ed25519@openssh.com", raw, b"ssh:")
+    blob = b"".join(len(each).to_bytes(4) + each for each in parts)
+    return f"sk-ssh-ed25519@openssh.com {b64encode(blob).decode()} bob"
+
+
 def _private() -> str:
     key = ed25519.Ed25519PrivateKey.generate()
     return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
@@ -91,6 +100,7 @@ NOT_TAKEN = {
     "two keys": (VECTORS / "ed25519.pub").read_text() * 2,
     "two PEM keys": pem(new_key().public_key()) * 2,
     "an SSH certificate": "ssh-ed25519-cert-v01@openssh.com AAAA",
+    "a security key": _security_key(),
     "an X.509 certificate": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----",
     "what is not ASCII": "ssh-ed25519 ÄÄÄÄ",
     "what is long": "ssh-ed25519 AAAA " + "x" * 5000,

@@ -63,13 +63,18 @@ def read_key(text: str) -> str:
     if "PRIVATE KEY" in text:
         raise Malformed("invalid_request", "this is a private key: keep it, and give the public one (.pub)")
     try:
-        if len(text) > MAX_TEXT or "-cert-" in text.partition(" ")[0]:
+        if len(text) > MAX_TEXT or not _is_bare(text.strip().partition(" ")[0]):
             raise ValueError("not a bare key")
         return jwk_of(_loaded(text.strip().encode("ascii")))
     except (ValueError, UnsupportedAlgorithm) as bad:
         raise Malformed(
             "invalid_request", "not a public key that is taken: Ed25519 or P-256, as PEM or an OpenSSH line"
         ) from bad
+
+
+def _is_bare(kind: str) -> bool:
+    """Neither a certificate nor a security key (PROTOCOL.u2f), whose signatures are not its bare key's."""
+    return "-cert-" not in kind and not kind.startswith("sk-")
 
 
 def _loaded(raw: bytes) -> object:

@@ -265,7 +265,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "stepwrit approve --url https://broker.example:8444",
             f"stepwrit approve {page}",
-            f"stepwrit approve {page} --key ~/.ssh/id_ed25519_sk.pub",
+            f"stepwrit approve {page} --key ~/.ssh/id_ed25519.pub",
             f"stepwrit approve {page} --print > doc",
             f"ssh-keygen -Y sign -f id -n {APPROVAL} doc",
             f"stepwrit approve {page} --signature doc.sig",
