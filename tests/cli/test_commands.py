@@ -1,5 +1,6 @@
 """Help, exit codes, errors, terminals: what every command owes."""
 
+import json
 import os
 import pty
 import re
@@ -14,7 +15,7 @@ from tests.cli.conftest import STEPWRIT, Cli, Dev
 
 from stepwrit_broker.cli.app import app
 from stepwrit_broker.cli.brake import target_of
-from stepwrit_broker.cli.output import harmless
+from stepwrit_broker.cli.output import harmless, print_json, print_json_lines
 
 
 def commands(group: typer.Typer, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -181,6 +182,19 @@ def test_what_a_terminal_would_obey_is_spelled_out():
     assert harmless("pay ünï → 42") == "pay ünï → 42"
     assert harmless("a\x1b[2Jb\n\u202ec\ud800") == "a\\x1b[2Jb\\n\\u202ec\\ud800"
     assert harmless("a\nb", keep="\n") == "a\nb"
+
+
+@pytest.mark.parametrize(
+    "text", ["pay ünï → 42", "\x9b31mred\x7f", "a\u202eb", "\ud800", "\U000e0041", "a\nb"]
+)
+def test_json_is_the_same_value_and_moves_no_terminal(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    print_json({"said": [text]})
+    print_json_lines([{"said": [text]}])
+    for written in capsys.readouterr().out.split("}\n")[:2]:
+        assert json.loads(written + "}") == {"said": [text]}
+        assert written.replace("\n", "").isprintable()
+    print_json(["ünï"])
+    assert "ünï" in capsys.readouterr().out
 
 
 def in_terminal(width: int, *args: str, environ: dict[str, str]) -> str:

@@ -53,13 +53,18 @@ def say(line: str, *, style: str = "") -> None:
 
 def print_json(value: object) -> None:
     """JSON for programs, indented."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(_inert(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
+
+
+def _inert(text: str) -> str:
+    """The same JSON: what a terminal would obey or not show (C1 controls, bidi) stands as its escape."""
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
 
 
 def print_json_lines(values: Iterable[object]) -> None:
     """One JSON value a line, at once."""
     for value in values:
-        sys.stdout.write(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
+        sys.stdout.write(_inert(json.dumps(value, ensure_ascii=False, separators=(",", ":"))) + "\n")
         sys.stdout.flush()
 
 
