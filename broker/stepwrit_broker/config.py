@@ -25,6 +25,7 @@ from stepwrit_broker.config_federation import FederationSource
 from stepwrit_broker.config_notices import MailTable, WebhookSource
 from stepwrit_broker.config_opa import OpaTable
 from stepwrit_broker.config_reader import Means, Reader, overlay
+from stepwrit_broker.config_sign_in import SignInTable
 from stepwrit_broker.core.errors import Malformed
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -212,6 +213,7 @@ class Config:
     opa: OpaTable = field(default_factory=OpaTable)
     approvals: ApprovalsTable = field(default_factory=ApprovalsTable)
     mail: MailTable = field(default_factory=MailTable)
+    sign_in: SignInTable = field(default_factory=SignInTable)
     log: Log = field(default_factory=Log)
     oidc: tuple[Oidc, ...] = ()
     federation: tuple[FederationSource, ...] = ()

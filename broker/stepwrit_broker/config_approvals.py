@@ -20,7 +20,7 @@ class ApprovalsTable:
         float,
         Means(
             text="How long a person who signed in sees the pages; at most 12 hours. It signs nothing: every "
-            "approval needs the passkey again.",
+            "approval needs the passkey, or signing in, again.",
             unit="seconds",
             least=60,
         ),

@@ -16,7 +16,7 @@ from tests.fakes.stage import ISSUER, Opened, refused
 from stepwrit.digest import args_digest, b64u, unb64u
 from stepwrit.dpop import make_proof
 from stepwrit.jws import SigningKey
-from stepwrit_broker.approvals.keys import check
+from stepwrit_broker.approvals.keys import check, jwk_of
 from stepwrit_broker.core.approval_text import text_digest
 from stepwrit_broker.core.statement import APPROVAL, read_statement, request_statement
 
@@ -234,9 +234,31 @@ async def test_to_whoever_may_not_sign_there_is_no_such_approval(stage: Approval
             await who.hand_in(news["id"], shown["attempt"], raw_signature(who.private, who.said(shown))),
         ):
             assert reply.status == 404
-            assert reply.refusal == missing
+            assert {**reply.refusal, "ref": ""} == {**missing, "ref": ""}
         assert news["id"] not in (await who.waiting()).raw.decode()
     assert (await alice.sign(news["id"])).ok()["state"] == "given"
+
+
+async def test_what_the_owner_of_a_key_was_refused_is_on_record_and_a_strangers_try_is_not(
+    stage: ApprovalStage,
+) -> None:
+    news, carol, eve = await stage.asked(), await Approver.registered(stage, "carol"), Approver(stage=stage)
+    ref = (await carol.show(news["id"])).refusal["ref"]
+    (entry,) = stage.on_record(ref)
+    assert entry.facts
+    facts = entry.facts
+    assert (entry.kind, facts["code"], facts["role"], facts["approval"]) == (
+        "refused", "not_found", "person", news["id"],
+    )  # fmt: skip
+    assert "carol" not in repr(facts)
+    assert "ref" not in (await eve.show(news["id"])).refusal
+    pair, bob = await stage.asked("pair"), await Approver.registered(stage, "bob")
+    shown = (await bob.show(pair["id"])).ok()
+    (await bob.hand_in_own(shown)).ok()
+    again = (await bob.hand_in_own(shown)).refusal
+    (entry,) = stage.on_record(again["ref"])
+    assert entry.facts
+    assert (entry.facts["code"], entry.facts["verb"]) == ("replay", "approve")
 
 
 async def test_the_attempt_of_one_person_is_not_anothers(stage: ApprovalStage) -> None:
@@ -397,6 +419,28 @@ async def test_one_key_is_one_persons(stage: ApprovalStage) -> None:
         again = await bob.register(person=person)
         assert (again.status, again.code) == (409, "wrong_state")
     assert (await bob.waiting()).ok()
+
+
+async def test_adding_a_key_goes_on_where_it_was_interrupted(stage: ApprovalStage) -> None:
+    from stepwrit_broker.core.authenticator import Authenticator
+    from stepwrit_broker.core.persons import Identity
+    from stepwrit_broker.ports import Evidence
+    from stepwrit_broker.ports_approval import ProposeCommand
+
+    bob, owner = Approver(stage=stage), Identity(stage.issuer.url, "bob")
+    half = Authenticator(
+        id=bob.id, owner=owner, kind="key", public_key=jwk_of(bob.private.public_key()), label="half"
+    )
+    await stage.broker.house.approvals.propose(
+        ProposeCommand(
+            authenticator=half, who="per_x", proofs=(), evidence=Evidence(), ref="R", now=stage.now()
+        )
+    )
+    assert (await bob.waiting()).status == 401
+    assert (await bob.register(person="carol")).code == "wrong_state"
+    made = (await bob.register(issuer=owner.issuer, subject=owner.subject)).ok()
+    assert (made["state"], made["label"]) == ("active", "half")
+    (await bob.waiting()).ok()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx2
@@ -26,6 +26,8 @@ from stepwrit.digest import b64u, body_digest
 from stepwrit_broker.approvals.keys import jwk_of
 from stepwrit_broker.core.authenticator import key_id
 from stepwrit_broker.core.statement import approval_statement, request_statement
+from stepwrit_broker.dev.oidc_code import pages_client
+from stepwrit_broker.wiring.settings import BrokerSettings
 
 OTHER_IDP = "https://two.example"
 ASKED_AT_WILL = LIMITS.replace(
@@ -91,6 +93,10 @@ class ApprovalStage(Stage):
         """With the policies above in place of the stance's own."""
         (self.folder / "policy" / "40-approval.cedar").write_text(POLICY)
         await super().start()
+
+    def settings(self) -> BrokerSettings:
+        """Persons may also sign in at the issuer, and sign by it."""
+        return replace(super().settings(), sign_in=pages_client(self.issuer.code, self.issuer_url))
 
     @property
     def now_ahead(self) -> float:

@@ -282,3 +282,47 @@ def test_a_foreign_trust_domain_that_is_half_named_is_refused(text: str, said: s
 def test_an_endpoint_of_another_domain_needs_no_bootstrap_file() -> None:
     mirror = SPIFFE.replace("spiffe://partner.example/", "spiffe://prod.example/")
     assert config(LEAST + mirror.replace("bootstrap", "# bootstrap")).federation[0].bootstrap == Path()
+
+
+IDP = '[[oidc]]\nissuer = "https://login.example"\n'
+SIGN_IN = IDP + '[sign_in]\nissuer = "https://login.example"\nclient_id = "pages"\n'
+
+
+def test_persons_sign_in_where_it_is_set_up() -> None:
+    assert config().sign_in.issuer == ""
+    made = config(LEAST + SIGN_IN + 'acr = ["phr", "phrh"]\nlabel = "Example ID"\n').sign_in
+    assert (made.issuer, made.client_id, made.acr, made.label) == (
+        "https://login.example", "pages", ("phr", "phrh"), "Example ID",
+    )  # fmt: skip
+    assert (made.auth, made.scopes) == ("none", ("openid",))
+    given = config(LEAST + SIGN_IN + 'auth = "client_secret_basic"\nsecret_file = "secret"\n').sign_in
+    assert given.secret_file == HERE / "secret"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[sign_in]\nclient_id = "pages"\n', "sign_in.issuer: is needed with the rest"),
+        (
+            '[sign_in]\nissuer = "https://login.example"\nclient_id = "p"\n',
+            "must be one of the [[oidc]] issuers",
+        ),
+        (IDP + '[sign_in]\nissuer = "https://login.example"\n', "sign_in.client_id: is needed"),
+        (SIGN_IN + 'auth = "client_secret_basic"\n', "sign_in.secret_file: goes with"),
+        (SIGN_IN + 'secret_file = "secret"\n', "sign_in.secret_file: goes with"),
+        (SIGN_IN + 'auth = "private_key_jwt"\n', "sign_in.key_file: goes with"),
+        (SIGN_IN + 'auth = "none"\nkey_file = "key"\n', "sign_in.key_file: goes with"),
+        (SIGN_IN + 'auth = "client_secret_post"\n', "sign_in.auth: must be one of"),
+        (SIGN_IN + 'scopes = ["email"]\n', "scopes must have openid"),
+        (SIGN_IN + 'scopes = ["openid email"]\n', "words without blanks"),
+        (SIGN_IN + 'acr = ["a b"]\n', "words without blanks"),
+        (SIGN_IN + 'acr = [""]\n', "words without blanks"),
+        (SIGN_IN + 'secret = "s3cret"\n', "sign_in.secret"),
+        ('[listen]\ntls = ""\n' + SIGN_IN, "needs the listener listen.tls"),
+    ],
+)
+def test_a_sign_in_that_cannot_work_is_refused(text: str, said: str) -> None:
+    config(LEAST + SIGN_IN)
+    told = problem(LEAST + text)
+    assert said in told
+    assert "s3cret" not in told

@@ -28,6 +28,7 @@ from stepwrit_broker.core.workload import DEV_TRUST_DOMAIN
 from stepwrit_broker.dev.ca import DevelopmentModeWarning
 from stepwrit_broker.dev.identities import Identities
 from stepwrit_broker.dev.oidc import CLIENT_ID, DevIssuer
+from stepwrit_broker.dev.oidc_code import pages_client
 from stepwrit_broker.dev.ports import free_port, is_free
 from stepwrit_broker.dev.tlsfiles import write_tls_files
 from stepwrit_broker.dev.workload_api import DevTrustDomain
@@ -186,6 +187,7 @@ class DevBroker:
             ops=Address(host="127.0.0.1", port=0),
             admin=self.folder / "admin.sock",
             oidc=(Issuer(issuer=self.issuer.url, algorithms=("ES256",)),),
+            sign_in=pages_client(self.issuer.code, f"https://127.0.0.1:{tls_port}"),
         )
 
     def _port(self, name: str) -> int:

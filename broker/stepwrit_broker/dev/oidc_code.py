@@ -18,7 +18,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from stepwrit_broker.approvals.oidc import Provider
+from stepwrit_broker.config_sign_in import CALLBACK
+
 CODE_S: Final = 60.0
+PAGES: Final = "dev-pages"
 _KEPT: Final = ("client_id", "redirect_uri", "state", "nonce", "code_challenge", "acr_values")
 Mint = Callable[..., str]
 
@@ -34,6 +38,14 @@ class DevClient:
     redirect_uri: str
     secret: str | None = field(default=None, repr=False)
     jwk: Mapping[str, str] | None = None
+
+
+def pages_client(flow: CodeFlow, issuer: str) -> Provider:
+    """The pages of the broker with this issuer URL, as a client here, where anyone may be anyone."""
+    redirect = issuer + CALLBACK
+    flow.clients[PAGES] = DevClient(redirect_uri=redirect)
+    label = "the development issuer"
+    return Provider(issuer=flow.url(), client_id=PAGES, redirect_uri=redirect, label=label, acr=("dev",))
 
 
 @dataclass(slots=True)
@@ -80,7 +92,8 @@ class CodeFlow:
             for name, value in asked.items()
         )
         return HTMLResponse(
-            '<!doctype html><html lang="en"><title>Sign in</title><h1>Who would you like to be?</h1>'
+            '<!doctype html><html lang="en"><link rel="icon" href="data:,"><title>Sign in</title>'
+            "<h1>Who would you like to be?</h1>"
             f'<form method="post" action="/authorize">{hidden}<label>Name <input name="sub" value="{hint}" '
             'required></label> <button name="said" value="yes">Sign in</button> '
             '<button name="said" value="no">Refuse</button></form></html>'

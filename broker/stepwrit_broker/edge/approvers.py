@@ -81,6 +81,7 @@ class ApproversApp:
             answer = await call(await receive_request(scope, receive), name)
             response = Response(status=200, value=answer)
         except Problem as problem:
+            await self._on_record(verb, name, problem, scope)
             outcome = "unavailable" if isinstance(problem, Unavailable) else "refused"
             code, response = problem.code, _rendered(problem)
         except Exception:  # noqa: BLE001  the last line: no detail leaves, the log has it
@@ -89,6 +90,12 @@ class ApproversApp:
             response = render(Unavailable("unavailable", "an internal error", retry_after=1.0))
         self._metrics.request(verb, outcome, code, time.perf_counter() - began)
         await replace(response, headers=(*response.headers, *self._fresh_nonce())).send(send)
+
+    async def _on_record(self, verb: str, name: str, problem: Problem, scope: Scope) -> None:
+        """What somebody was refused who had proved their key; of strangers there is only a count."""
+        person: str | None = scope.get("stepwrit.person")
+        if person is not None:
+            await self._house.refusals.note_person(problem, person, verb, name)
 
     def _fresh_nonce(self) -> tuple[tuple[bytes, bytes], ...]:
         """None while the clock is in doubt: the answer goes out nevertheless."""
@@ -171,6 +178,7 @@ class ApproversApp:
         if any(claimed.get(name) != value for name, value in expected.items()):
             raise Unproven("invalid_proof", "the statement is about another request", rule="request")
         self._once(key.id, str(claimed.get("jti")))
+        request.scope["stepwrit.person"] = self._house.opaque(key.owner)
         return key.owner
 
     def _check_fresh(self, claimed: Mapping[str, object]) -> None:

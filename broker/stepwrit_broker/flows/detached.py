@@ -8,7 +8,7 @@ from typing import Final
 from stepwrit.digest import b64u
 from stepwrit_broker.core.approval import ApprovalRecord
 from stepwrit_broker.core.authenticator import Authenticator, key_id
-from stepwrit_broker.core.errors import Conflict, Refused, Unproven
+from stepwrit_broker.core.errors import Conflict, Problem, Refused, Unproven
 from stepwrit_broker.core.persons import Identity, Persons
 from stepwrit_broker.core.statement import APPROVAL, approval_statement
 from stepwrit_broker.flows import approving
@@ -128,4 +128,8 @@ async def sign_by_key(house: House, keys: Keys, name: str, shown: KeySignature) 
             "public_key": key.public_key,
         },
     )
-    return await approving.sign(house, name, given)
+    try:
+        return await approving.sign(house, name, given)
+    except Problem as problem:
+        await house.refusals.note_person(problem, house.opaque(key.owner), "approve", name)
+        raise

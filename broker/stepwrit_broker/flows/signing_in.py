@@ -16,7 +16,7 @@ from typing import Final
 from stepwrit.digest import DigestError, b64u, body_digest, unb64u
 from stepwrit.wire import LEEWAY_S
 from stepwrit_broker.core.approval import ApprovalRecord
-from stepwrit_broker.core.errors import Refused, Unavailable, Unproven
+from stepwrit_broker.core.errors import Problem, Refused, Unavailable, Unproven
 from stepwrit_broker.core.persons import Identity
 from stepwrit_broker.core.registry import Client
 from stepwrit_broker.flows import approving
@@ -100,6 +100,15 @@ async def finish(house: House, idp: SignIns, sealed: str | None, answer: Mapping
     Conflict, Unavailable; nothing is used up then.
     """
     visit = _visit(house, sealed, answer.get("state", ""))
+    try:
+        return await _finish(house, idp, visit, answer)
+    except Problem as problem:
+        if visit.who is not None:
+            await house.refusals.note_person(problem, house.opaque(visit.who), "approve", visit.approval)
+        raise
+
+
+async def _finish(house: House, idp: SignIns, visit: _Visit, answer: Mapping[str, str]) -> Came:
     id_token = await idp.redeem(answer, visit.leaving)
     proof = await _judged(house, idp, visit, id_token)
     who = Identity(proof.issuer, proof.subject)

@@ -14,6 +14,7 @@ import httpx2
 from stepwrit.identity import WorkloadIdentity
 from stepwrit.jwt_bundles import JwtBundleWatch
 from stepwrit.wire import CREDENTIAL_MAX_S, STEP_TOKEN_MAX_S
+from stepwrit_broker.approvals.oidc import OidcSignIns
 from stepwrit_broker.attest.bundles import AuthoritySource, BundleSource
 from stepwrit_broker.attest.federation.trust import PooledIdentity
 from stepwrit_broker.attest.person import OidcPeople
@@ -192,6 +193,11 @@ class Broker:
         credentials = OwnCredentials(self._rings[1], issuer=settings.issuer)
         http = httpx2.AsyncClient(follow_redirects=False)
         self._stack.push_async_callback(http.aclose)
+        self._sign_ins = (
+            None
+            if settings.sign_in is None
+            else OidcSignIns(settings.sign_in, http, self.clock, self.entropy)
+        )
         action_token = ActionToken(credentials)
         self.refusals = RefusalRecorder(
             store=self.store, clock=self.clock, entropy=self.entropy, heard=self._refused
@@ -268,6 +274,7 @@ class Broker:
                 self.ledgering,
                 self.rehearsal,
             ),
+            sign_ins=self._sign_ins,
             ready=self._not_ready,
             health=self._health,
         )

@@ -29,6 +29,7 @@ from stepwrit_broker.flows.impact import Activation
 from stepwrit_broker.policy.opa_http import OpaServer
 from stepwrit_broker.wiring.broker import Broker
 from stepwrit_broker.wiring.settings import Address, BrokerSettings
+from stepwrit_broker.wiring.signing_in import provider_of
 
 _log = structlog.get_logger("stepwrit.broker")
 
@@ -73,6 +74,7 @@ def settings_of(config: Config) -> BrokerSettings:
             Issuer(issuer=each.issuer, algorithms=tuple(each.algorithms), jwks_url=each.jwks_url or None)
             for each in config.oidc
         ),
+        sign_in=provider_of(config),
         proxy=proxy_of(config),
         opa=opa_server(config),
         hooks=tuple(hook_of(each) for each in config.webhook),

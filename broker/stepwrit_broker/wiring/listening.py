@@ -42,6 +42,7 @@ from stepwrit_broker.flows.settings import Live
 from stepwrit_broker.keys.keyring import Keyring
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import Clock
+from stepwrit_broker.ports_approval import SignIns
 from stepwrit_broker.store.sqlite import SqliteStore
 from stepwrit_broker.wiring.paging import paged
 from stepwrit_broker.wiring.settings import BrokerSettings
@@ -51,8 +52,8 @@ from stepwrit_broker.wiring.settings import BrokerSettings
 class Served:
     """What the listeners are made of.
 
-    authorities: begins to watch the JWT authorities. ready: why this process is not, or None. health: what
-    `/healthz?verbose=true` adds.
+    authorities: begins to watch the JWT authorities. sign_ins: where persons may sign in besides. ready: why
+    this process is not, or None. health: what `/healthz?verbose=true` adds.
     """
 
     settings: BrokerSettings
@@ -68,6 +69,7 @@ class Served:
     nonces: Nonces
     rings: tuple[Keyring, ...]
     admin: AdminPorts
+    sign_ins: SignIns | None
     ready: Callable[[], str | None]
     health: Callable[[], dict[str, object]]
 
@@ -132,7 +134,13 @@ class Listening:
             on_handshake_refused=served.metrics.handshake_refused,
         )
         callers = self._callers(self._by_assertion(), lambda: (settings.issuer,), served.nonces)
-        pages = paged(served.house, served.metrics, self._quiet(None), session_s=settings.session_s)
+        pages = paged(
+            served.house,
+            served.metrics,
+            self._quiet(None),
+            session_s=settings.session_s,
+            idp=served.sign_ins,
+        )
         rest = self._approvers(pages)
         await self._serve(self.tls, self._workloads(callers, rest, served.nonces))
 

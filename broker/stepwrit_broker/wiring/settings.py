@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stepwrit_broker.approvals.mail import MailServer
+from stepwrit_broker.approvals.oidc import Provider
 from stepwrit_broker.approvals.webhook import Hook
 from stepwrit_broker.attest.federation.partner import Partner
 from stepwrit_broker.attest.person import Issuer
@@ -32,6 +33,7 @@ class BrokerSettings:
     hooks, mail: who is told of approvals. opa: who evaluates policies in Rego. rehearsal_opa_url: another one
     for policies that are not in force. activation: what it takes to put a policy in force. spiffe_hint: which
     of the broker's SVIDs; None takes the first. session_s: how long a person who signed in sees the pages.
+    sign_in: where they may sign in besides.
     """
 
     trust_domain: str
@@ -54,6 +56,7 @@ class BrokerSettings:
     mtls_url: str | None = None
     admin_uids: frozenset[int] = field(default_factory=frozenset)
     oidc: tuple[Issuer, ...] = ()
+    sign_in: Provider | None = None
     partners: tuple[Partner, ...] = ()
     spiffe_hint: str | None = None
     proxy: Proxy | None = None
