@@ -76,6 +76,8 @@ OTHERS: dict[str, Callable[[Asked], Asked]] = {
     "tenant": with_step(tenant="blue"),
     "initiator": with_step(initiator="spiffe://a.test/other"),
     "origin": with_step(origin="server"),
+    "deferred": with_step(deferred=True),
+    "until": with_step(expires_at=99_999.0),
     "influence": with_step(influence="1-3"),
     "requester": with_intent(requester=Requester(opaque="prs_2", issuer=IDP, subject="bob")),
     "owner": with_intent(owner="ops"),

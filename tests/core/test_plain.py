@@ -22,6 +22,10 @@ texts = st.text(st.characters(), max_size=60)
         "Привет, мир",
         "東京都",
         "שלום",
+        "שלום, עולם",
+        "हिन्दी में, कों",
+        "tiếng Việt",
+        "Łódź, Straße, İstanbul",
         "naïve café",
         "နို့",
         "ที่นี่",
@@ -54,6 +58,35 @@ def test_what_is_harmless_stays_as_it_is(text: str) -> None:
         ("\U000e0041", "⟨U+E0041⟩"),
         ("a\u0e47\u0e47\u0e47\u0e47\u0e47", "a\u0e47\u0e47\u0e47\u0e47⟨U+0E47⟩"),
         ("5\u20dd", "5⟨U+20DD⟩"),
+        # invisible, though Unicode calls them letters, marks or symbols
+        ("bo\ufe0fb", "bo⟨U+FE0F⟩b"),
+        ("bo\U000e0101b", "bo⟨U+E0101⟩b"),
+        ("a\u034fb", "a⟨U+034F⟩b"),
+        ("a\u115fb", "a⟨U+115F⟩b"),
+        ("a\u2800b", "a⟨U+2800⟩b"),
+        ("a\u17b4b", "a⟨U+17B4⟩b"),
+        ("\ufffc", "⟨U+FFFC⟩"),
+        # letters that are drawn like others, and are Latin by name
+        ("\u0261oogle", "\u0261oogle⟨letters: latin, rare latin⟩"),
+        ("\u1d04\u1d0f\u1d04\u1d0f", "\u1d04\u1d0f\u1d04\u1d0f⟨letters: rare latin⟩"),
+        # digits that are drawn like others: this one is a four, and `int` reads it as one
+        ("\u09ea0", "\u09ea0⟨digits: bengali⟩"),
+        # signs that are drawn like those of ASCII, like our marks, and like our quotation marks
+        ("evil.example\u2044bank", "evil.example⟨U+2044⟩bank"),
+        ("a\u2236b", "a⟨U+2236⟩b"),
+        ("\u22125", "⟨U+2212⟩5"),
+        ("\u3008U+202E\u3009", "⟨U+3008⟩U+202E⟨U+3009⟩"),
+        ("\u301d", "⟨U+301D⟩"),
+        # a stroke that is laid over what is no letter
+        ("5\u03360", "5⟨U+0336⟩0"),
+        ("\u0301a", "⟨U+0301⟩a"),
+        # blanks that a page draws as one, or as the end of its line
+        ("to  bob", "to⟨2 spaces⟩bob"),
+        ("bob" + " " * 300 + "and eve", "bob⟨300 spaces⟩and eve"),
+        # what is read from the right, between what is read from the left: each word stands where it is
+        ("\u05d0\u05d1 100 \u05d2", "\u05d0\u05d1⟨right to left⟩ 100 \u05d2⟨right to left⟩"),
+        ("\u05d05", "⟨U+05D0⟩5"),
+        ("5\u061f", "5⟨U+061F⟩"),
     ],
 )
 def test_what_deceives_the_eye_is_marked(text: str, shown: str) -> None:

@@ -79,6 +79,8 @@ class Asked:
             "terms": [each.as_json for each in self.terms],
             "asked_at": self.asked_at,
             "expires_at": self.expires_at,
+            "deferred": step.deferred,
+            "until": int(step.expires_at),
             "text": self.text,
         }
 

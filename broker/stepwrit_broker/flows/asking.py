@@ -34,8 +34,12 @@ def ask_for(
     args: Mapping[str, object],
     force: InForce,
     hidden: frozenset[str] = frozenset(),
+    looked_at: Sequence[str] = (),
 ) -> Ask:
-    """The approval to be asked for with this step. Its text is made here and sealed at once."""
+    """The approval to be asked for with this step. Its text is made here and sealed at once.
+
+    hidden, looked_at: JSON pointers of arguments, as `text_of` takes them.
+    """
     action, until = step.action, step.approve_by
     if action is None or until is None:
         raise Refused("approval_required", "an intent cannot be approved")
@@ -46,6 +50,7 @@ def ask_for(
         args=args,
         policies=verdict.policies,
         hidden=hidden,
+        first=looked_at,
     )
     name, versions = house.id("apr", shard_of(step.id)), force.versions
     asked = Asked(

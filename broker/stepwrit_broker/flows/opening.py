@@ -148,7 +148,8 @@ def _asked(
         ends = min(ends, parent.step.expires_at)
     step = replace(step, approve_by=min(until, ends), expires_at=ends)
     hidden = asking.hidden_places(placed.tool, redacted(step.obligations))
-    return step, asking.ask_for(house, step, verdict, request.args, force, hidden)
+    looked_at = [pointer for _, pointer in placed.tool.facts]
+    return step, asking.ask_for(house, step, verdict, request.args, force, hidden, looked_at)
 
 
 def _charge(step: Step, caller: Caller) -> Charge:
