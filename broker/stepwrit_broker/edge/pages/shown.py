@@ -68,8 +68,9 @@ class Outcome:
 class Shown:
     """One approval as a page shows it. blocks: the signed lines in order; those of arguments together.
 
-    title: the tool. path: who started what until here. signed: who, when, how. terms: who may sign.
-    is_open: it waits, and can be denied. can_sign: by this person, now. braked: by a mark, if one stands.
+    text, digest: of the lines, and of all that is signed. title: the tool. path: who started what until here.
+    signed: who, when, how. terms: who may sign. is_open: it waits, and can be denied. can_sign: by this
+    person, now. braked: by a mark, if one stands.
     """
 
     id: str
@@ -85,6 +86,7 @@ class Shown:
     expires: Moment
     headline: str
     blocks: Sequence[tuple[bool, Sequence[str]]] = field(repr=False)
+    text: str
     digest: str
     path: Sequence[tuple[str, str, str]]
     signed: Sequence[tuple[str, Moment, str]]
@@ -117,7 +119,8 @@ def shown(view: View, persons: Persons, who: Identity, standing: Mapping[str, Ma
         expires=moment(asked.expires_at, now),
         headline=lines[0] if lines else f"{plain(asked.action.tool)}, {asked.action.impact} impact",
         blocks=[(is_args, list(group)) for is_args, group in groupby(lines[1:], _is_argument)],
-        digest=asked.text,
+        text=asked.text,
+        digest=asked.digest,
         path=[
             (STARTED[hop.origin], plain(hop.tool or "the intent"), plain(str(hop.initiator)))
             for hop in asked.step.chain
