@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal
 import typer
 from rich.text import Text
 
+from stepwrit_broker.cli import approvals_verify
 from stepwrit_broker.cli.client import asking
 from stepwrit_broker.cli.locate import At, Json, Reason
 from stepwrit_broker.cli.output import examples, harmless, out, print_json, print_pairs, say, when
@@ -23,6 +24,12 @@ app = typer.Typer(
     no_args_is_help=True,
     help="See what waits for a person's signature; remind the persons, or cancel it. Nobody can sign here.",
 )
+app.command(
+    epilog=examples(
+        "stepwrit approvals verify apr_1004H6…",
+        "stepwrit approvals verify --export 2026-11.jsonl --documents 2026-11.docs.jsonl --key log.vkey",
+    )
+)(approvals_verify.verify)
 Name = Annotated[str, typer.Argument(metavar="APPROVAL", help="Its id, apr_…")]
 
 

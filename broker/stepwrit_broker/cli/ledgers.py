@@ -17,6 +17,7 @@ from stepwrit_broker.cli.output import NO, YES, examples, out, print_json, print
 from stepwrit_broker.core.merkle import parse_checkpoint, verify_inclusion
 from stepwrit_broker.ledger import keys
 from stepwrit_broker.ledger.anchor import Anchor, AnchorFile
+from stepwrit_broker.ledger.documents import export_documents
 from stepwrit_broker.ledger.export import dropped_below, export_range
 from stepwrit_broker.ledger.exported import open_by_key
 from stepwrit_broker.ledger.notes import parse_vkey
@@ -67,10 +68,10 @@ def verify(
     """
     vkey, exports = public_key(key), tuple(export or ())
     if db is None and exports:
-        held = None if anchor is None else _anchor(anchor)
+        held = None if anchor is None else anchor_of(anchor)
         reports = {str(path): verify_export_file(path, vkey, anchor=held) for path in exports}
     else:
-        held, path = _anchor(anchor or _usual_anchor(db)), database(db)  # the anchor first: the log may grow
+        held, path = anchor_of(anchor or usual_anchor(db)), database(db)  # the anchor first: the log may grow
         reports = {str(path): verify_database(path, vkey, exports=exports, anchor=held)}
     if as_json:
         print_json({path: _as_json(report) for path, report in reports.items()})
@@ -81,12 +82,14 @@ def verify(
         raise typer.Exit(REFUSED)
 
 
-def _usual_anchor(db: Path | None) -> Path | None:
+def usual_anchor(db: Path | None) -> Path | None:
+    """The anchor beside the database that nobody named."""
     files = local_files() if db is None else None
     return files.anchor if files else None
 
 
-def _anchor(path: Path | None) -> Anchor | None:
+def anchor_of(path: Path | None) -> Anchor | None:
+    """Read it; None where there is none."""
     return None if path is None else AnchorFile(path).read()
 
 
@@ -186,6 +189,15 @@ def export(
         int | None,
         typer.Option("--upto", min=1, help="The entry after the last. Default: all that is signed."),
     ] = None,
+    documents: Annotated[
+        Path | None,
+        typer.Option(
+            "--documents",
+            metavar="FILE",
+            help="A second new file: what approvals signed, and their ID tokens, for "
+            "`stepwrit approvals verify`. It names persons.",
+        ),
+    ] = None,
 ) -> None:
     """Write a range of the log to a file that proves itself. Reads the database; nothing changes in it."""
     verifier = parse_vkey(public_key(key))
@@ -194,7 +206,10 @@ def export(
         signed = open_by_key(newest, verifier).size if newest else 0
         span = Span(dropped_below(conn) if first is None else first, signed if upto is None else upto)
         export_range(conn, span, file.absolute(), verifier)
+        count = None if documents is None else export_documents(conn, span, documents.absolute())
     say(f"wrote {file}: entries {span.first} to {span.upto - 1}")
+    if count is not None:
+        say(f"wrote {documents}: {count} documents of approvals; they name persons")
     say(f"anyone can check it: stepwrit ledger verify --export {file} --key {verifier.vkey}")
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from stepwrit_broker.cli.output import NO, clock, harmless, when
+from stepwrit_broker.cli.render_approval import approval_line
 from stepwrit_broker.cli.story import Ending, Json, Told, is_sealed, told
 
 _ORIGINS: Final[Mapping[str, tuple[str, str]]] = {
@@ -106,6 +107,8 @@ def _title(story: Json, facts: Told) -> Text:
 
 def _grow(above: Tree, step: Json, story: Json, facts: Told) -> None:
     node = above.add(_label(step, story, facts))
+    if step.get("approval") is not None:
+        node.add(approval_line(step["approval"], story, facts))
     for credential in step.get("credentials") or ():
         node.add(_credential(credential, story, facts))
     for refusal in step.get("refusals") or ():

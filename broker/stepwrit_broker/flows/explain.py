@@ -64,8 +64,12 @@ def _event(entry: LoggedEntry) -> Json:
 
 
 def _decisions(ledger: LedgerView, entries: Sequence[LoggedEntry]) -> Json:
-    """By digest; None where the document has been erased."""
-    digests = [digest for entry in entries if isinstance(digest := _facts(entry).get("decision"), str)]
+    """By digest; None where the document has been erased.
+
+    Not what a person showed to sign an approval: an ID token is for auditors' own tools.
+    """
+    told = [entry for entry in entries if entry.kind != "approval.signed"]
+    digests = [digest for entry in told if isinstance(digest := _facts(entry).get("decision"), str)]
     return {digest: ledger.decision(digest) for digest in digests}
 
 
@@ -122,6 +126,7 @@ def _node(entry: LoggedEntry) -> Json:
         "ref": entry.ref,
         "at": entry.at,
         "state": "opened",
+        "approval": None,
         "credentials": [],
         "refusals": [],
         "children": [],
@@ -140,6 +145,8 @@ def _add(node: Json, entry: LoggedEntry) -> None:
         )
     elif entry.kind.startswith("grant."):
         _credential(node, entry)
+    elif entry.kind.startswith("approval."):
+        _approval(node, entry)
     elif entry.kind.startswith("step."):
         node["state"] = facts.get("state") or facts.get("outcome") or entry.kind.partition(".")[2]
 
@@ -156,3 +163,28 @@ def _credential(node: Json, entry: LoggedEntry) -> None:
         }
         known.append(found)
     found["state"] = entry.kind.partition(".")[2]
+
+
+def _approval(node: Json, entry: LoggedEntry) -> None:
+    """What was asked, who signed, and how it went on. `document`: under which it stands in `decisions`."""
+    facts, event = _facts(entry), entry.kind.partition(".")[2]
+    if event == "asked":
+        names = ("approval", "policies", "expires_at", "digest")
+        asked: Json = {name: facts.get(name) for name in names}
+        node["approval"] = {
+            **asked,
+            "state": "asked",
+            "at": entry.at,
+            "document": facts.get("decision"),
+            "signed": [],
+        }
+    told = cast("Json | None", node["approval"])
+    if told is None:
+        return  # its asking is in an export
+    if event == "signed":
+        names = ("who", "method", "authenticator", "missing")
+        signature: Json = {name: facts.get(name) for name in names}
+        cast("list[Json]", told["signed"]).append({**signature, "at": entry.at, "ref": entry.ref})
+    elif event != "asked":
+        told["state"], told["by"], told["reason"] = event, facts.get("by"), facts.get("reason")
+        told["ended_at"], told["words"] = entry.at, facts.get("decision")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn, cast
@@ -46,6 +46,14 @@ def verify_export(path: Path, verifier: NoteVerifier) -> Seen:
         detail = error.reason if isinstance(error, Problem) else error.strerror
         finding = Finding(kind="unreadable", seq=None, detail=f"{path.name}: {detail}")
         return Seen(path=path, span=Span(0, 0), root=b"", checkpoint=None, findings=(finding,))
+
+
+def entries_in(path: Path) -> Iterator[Entry]:
+    """The entries of an export that was verified. Raises Malformed, OSError."""
+    with path.open("rb") as file:
+        span, _ = _range(_object(file))
+        for _ in range(span.first, span.upto):
+            yield _entry(_object(file))
 
 
 def _verify(path: Path, file: BinaryIO, verifier: NoteVerifier) -> Seen:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, cast
 
-from stepwrit_broker.core.entry import is_salted_digest
 from stepwrit_broker.core.errors import Refused
 from stepwrit_broker.core.merkle import parse_checkpoint
+from stepwrit_broker.ledger.documents import proved_of
 from stepwrit_broker.ledger.reader import Entry, LogReader, open_reader
 from stepwrit_broker.ports import KeptDecision, LoggedEntry
 
@@ -34,15 +34,15 @@ class SqliteLedgerView:
     def by_ref(self, ref: str, tenant: str | None) -> Sequence[LoggedEntry]:
         """All tenants' when `tenant` is None."""
         rows = self._reader.by_any_ref(ref) if tenant is None else self._reader.by_ref(ref, tenant)
-        return [_logged(row) for row in rows]
+        return [logged(row) for row in rows]
 
     def of_txn(self, txn: str) -> Sequence[LoggedEntry]:
         """Oldest first."""
-        return [_logged(row) for row in self._reader.entries_of(txn)]
+        return [logged(row) for row in self._reader.entries_of(txn)]
 
     def tail(self, after: int, limit: int, kinds: Sequence[str], tenant: str | None) -> Sequence[LoggedEntry]:
         """A page; entries of other tenants are left out."""
-        return [_logged(row) for row in self._reader.tail(after, limit, kinds, tenant)]
+        return [logged(row) for row in self._reader.tail(after, limit, kinds, tenant)]
 
     def decision(self, digest: str) -> Mapping[str, object] | None:
         """None once erased."""
@@ -56,15 +56,19 @@ class SqliteLedgerView:
         digest = entry.facts.get("decision")
         if not isinstance(digest, str):
             return KeptDecision(proved="none")
-        row = self._conn.execute(_KEPT, (digest,)).fetchone()
-        if row is None:
-            return KeptDecision(proved="erased")
-        raw, salt = cast("tuple[bytes, bytes | None]", row)
-        if salt is None:
-            return KeptDecision(proved="unsalted")
-        if not is_salted_digest(digest, salt, raw):
-            return KeptDecision(proved="changed")
-        return KeptDecision(proved="good", document=cast("Mapping[str, object]", json.loads(raw)))
+        return proved_of(digest, self._conn.execute(_KEPT, (digest,)).fetchone())
+
+    def salt(self, txn: str) -> bytes | None:
+        """A transaction's salt; None once erased."""
+        row = self._conn.execute("SELECT salt FROM salts WHERE txn = ?", (txn,)).fetchone()
+        return None if row is None else row[0]
+
+    def every(self) -> Iterator[LoggedEntry]:
+        """All entries, oldest first."""
+        page = self._reader.tail(-1)
+        while page:
+            yield from map(logged, page)
+            page = self._reader.tail(page[-1].seq)
 
     def head(self) -> Mapping[str, object]:
         """Size and root of what is committed, and the newest signed checkpoint."""
@@ -92,7 +96,8 @@ class SqliteLedgerView:
         }
 
 
-def _logged(entry: Entry) -> LoggedEntry:
+def logged(entry: Entry) -> LoggedEntry:
+    """The entry with its body read."""
     facts = None if entry.body is None else cast("Mapping[str, object]", json.loads(entry.body))
     return LoggedEntry(
         seq=entry.seq,
