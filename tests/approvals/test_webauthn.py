@@ -171,6 +171,37 @@ def test_a_registration_is_no_assertion_and_an_assertion_no_registration(rp: Web
         rp.registered(said, CHALLENGE)
 
 
+def reattested(said: str, fmt: str, statement: dict[str, Any]) -> str:
+    read = json.loads(said)
+    attested = cbor2.loads(unb64u(read["response"]["attestationObject"]))
+    made = b64u(cbor2.dumps(attested | {"fmt": fmt, "attStmt": statement}))
+    return json.dumps(read | {"response": read["response"] | {"attestationObject": made}})
+
+
+@pytest.mark.parametrize(
+    ("fmt", "statement"),
+    [
+        ("tpm", {"ver": "2.0", "alg": -7, "sig": b"s", "x5c": [b"c"], "certInfo": b"i", "pubArea": b"p"}),
+        ("packed", {"alg": -7, "sig": b"s", "x5c": [b"certificate"]}),
+        ("android-safetynet", {"ver": "1", "response": b"r"}),
+    ],
+)
+def test_an_attestation_by_somebody_else_is_not_even_read(
+    rp: WebAuthn, fmt: str, statement: dict[str, Any]
+) -> None:
+    said = passkey(rp).make(creation(rp))
+    rp.registered(said, CHALLENGE)
+    with pytest.raises(Unproven) as no:
+        rp.registered(reattested(said, fmt, statement), CHALLENGE)
+    assert "somebody else" in str(no.value.__cause__)
+
+
+def test_a_credential_id_has_an_end(rp: WebAuthn) -> None:
+    rp.registered(passkey(rp, credential=b"c" * 1023).make(creation(rp)), CHALLENGE)
+    with pytest.raises(Unproven):
+        rp.registered(passkey(rp, credential=b"c" * 1024).make(creation(rp)), CHALLENGE)
+
+
 def broken(said: str, **members: Any) -> str:
     read = json.loads(said)
     return json.dumps(read | {"response": read["response"] | members})

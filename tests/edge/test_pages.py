@@ -14,13 +14,18 @@ from tests.fakes.passkey import SoftPasskey
 from tests.flows.rig import ISSUER, Rig
 from tests.flows.test_approvals import ALICE, BOB, CAROL, LISTED, asked, poll, sign
 
+from stepwrit.wire import MarkRequest
 from stepwrit_broker.core import ids
 from stepwrit_broker.core.approval import ApprovalRecord
+from stepwrit_broker.core.errors import Refused
 from stepwrit_broker.core.persons import Identity
 from stepwrit_broker.core.terms import Terms
+from stepwrit_broker.edge.http import Request
 from stepwrit_broker.edge.pages.app import Pages
+from stepwrit_broker.edge.pages.door import ADDRESSES_MAX, Door
 from stepwrit_broker.edge.pages.session import Sessions
-from stepwrit_broker.flows import approving, enrolling
+from stepwrit_broker.edge.pages.shown import moment
+from stepwrit_broker.flows import approving, enrolling, revoke
 
 UNKNOWN = ids.make_id("apr", "00", bytes(17))
 
@@ -338,6 +343,56 @@ async def test_without_a_passkey_that_counts_there_is_no_button(
     assert await state(rig, record) == "denied"
 
 
+async def test_an_attempt_that_was_not_begun_here_signs_nothing(
+    rig: Rig, alice: Visitor, key: SoftPasskey
+) -> None:
+    record = await asked(rig, await rig.start())
+    form = await alice.form(at(record), f"{at(record)}/approve")
+    said = key.sign(form.options)
+    for nonce in ("", "AAAA", "not base64url!"):
+        assert (await alice.send(form, credential=said, nonce=nonce)).status_code == 401
+    assert (await alice.send(form, credential=said)).status_code == 303
+
+
+async def test_a_revoked_step_says_so(rig: Rig, alice: Visitor) -> None:
+    root = await rig.start()
+    record = await asked(rig, root)
+    page = words(await alice.get(at(record)))
+    assert "Revoked" not in page
+    request = MarkRequest(verb="revoke", target=f"txn:{record.asked.step.txn}", reason="r")
+    await revoke.mark(rig.house, revoke.Operator(name="ops"), request, rig.op(), "d")
+    page = words(await alice.get(at(record)))
+    assert "Approve with passkey" not in page
+
+
+async def test_a_signature_of_a_retired_passkey_is_told(
+    rig: Rig, alice: Visitor, key: SoftPasskey, bob: tuple[Visitor, SoftPasskey]
+) -> None:
+    terms = Terms(count=2, persons=frozenset({"bob"}), requester=True)
+    record = await asked(rig, await rig.start(), "mail/pay", terms)
+    await approve(*bob, record)
+    assert "bob, with passkey," in words(await alice.get(at(record)))
+    theirs = (await rig.store.approvals.authenticators(BOB))[0]
+    await enrolling.decide(rig.house, "ops", theirs.id, "retire", "lost")
+    page = words(await alice.get(at(record)))
+    assert "bob, with passkey (retired since: it counts no more)" in page
+    assert "2 are missing" in page
+
+
+def test_times_are_told_in_words_and_never_rounded_up() -> None:
+    told = [
+        (7_200, "2 hours"),
+        (7_199, "119 minutes"),
+        (120, "2 minutes"),
+        (119, "119 seconds"),
+        (1, "1 second"),
+    ]
+    for left, said in told:
+        assert moment(1_000.0 + left, 1_000.0).left_words == said
+    assert moment(1_000.0, 2_000.0).left_words == "0 seconds"
+    assert moment(0.0, 0.0).words == "1970-01-01 00:00 UTC"
+
+
 # --- what is on record
 
 
@@ -597,6 +652,25 @@ async def test_pages_are_limited_too(rig: Rig, app: Pages) -> None:
     await same_house.close()
 
 
+async def test_addresses_are_remembered_within_bounds() -> None:
+    door = Door(burst=1, every_s=10.0)
+
+    def seen(address: str) -> None:
+        door.check(Request(scope={"client": (address, 1)}, method="GET", path="/", body=b""), 1_000.0)
+
+    seen("192.0.2.1")
+    with pytest.raises(Refused):
+        seen("192.0.2.1")
+    for number in range(ADDRESSES_MAX):
+        seen(f"10.0.{number // 256}.{number % 256}")
+    assert len(door._tats) == ADDRESSES_MAX
+    seen("192.0.2.1")
+    for unknown in ("", "unix"):
+        door.check(
+            Request(scope={"client": None}, method="GET", path="/", body=b""), 1_000.0 + len(unknown) * 9
+        )
+
+
 async def test_in_doubt_a_page_says_not_now(rig: Rig, alice: Visitor) -> None:
     rig.clock.doubt = True
     answer = await alice.get("/approvals")
@@ -604,6 +678,15 @@ async def test_in_doubt_a_page_says_not_now(rig: Rig, alice: Visitor) -> None:
     assert "the clock jumped" in words(answer).lower()
     rig.clock.doubt = False
     assert (await alice.get("/approvals")).status_code == 200
+
+
+async def test_without_a_registry_in_force_a_page_says_not_now(rig: Rig, alice: Visitor) -> None:
+    assert (await alice.get("/approvals")).status_code == 200
+    rig.settings.missing = True
+    answer = await alice.get("/approvals")
+    assert answer.status_code == 503
+    assert "Not now" in words(answer)
+    assert "Signed in" not in words(answer)
 
 
 async def test_an_error_of_ours_tells_nothing(

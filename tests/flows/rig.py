@@ -28,7 +28,7 @@ from stepwrit.wire import (
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.ceiling import Ceiling
 from stepwrit_broker.core.declared import Workflow
-from stepwrit_broker.core.errors import Refused
+from stepwrit_broker.core.errors import Refused, Unavailable
 from stepwrit_broker.core.limits import Limits
 from stepwrit_broker.core.registry import Client, Entry, Registry, Tool
 from stepwrit_broker.core.step import StepRecord
@@ -142,15 +142,20 @@ class FakePolicy:
 
 
 class FakeSettings:
-    """The Settings port. `stale`: for so many questions it answers with versions that are not in force."""
+    """The Settings port. `stale`: for so many questions it answers with versions that are not in force.
+    `missing`: nothing is in force.
+    """
 
     def __init__(self, policy: FakePolicy) -> None:
         self.registry = Registry(version=0, entries=_entries())
         self.limits = build.limits()
         self.policy = policy
         self.stale = 0
+        self.missing = False
 
     def now_in_force(self) -> InForce:
+        if self.missing:
+            raise Unavailable("unavailable", "no registry in force: nothing is granted")
         behind, self.stale = self.stale > 0, max(0, self.stale - 1)
         versions = Versions(policy=9 if behind else 0, registry=0, limits=0, bundles=0)
         return InForce(registry=self.registry, limits=self.limits, policy=self.policy, versions=versions)

@@ -175,6 +175,14 @@ def test_the_environment_is_as_strict_as_the_file() -> None:
     )
 
 
+def test_a_session_at_the_pages_has_an_end() -> None:
+    assert config(STEPWRIT_APPROVALS_SESSION_S="43200").approvals.session_s == 43_200
+    for bad in ("43201", "inf"):
+        assert "approvals.session_s: at most 43200" in problem(STEPWRIT_APPROVALS_SESSION_S=bad)
+    for bad in ("59", "nan"):
+        assert "approvals.session_s: must be at least 60" in problem(STEPWRIT_APPROVALS_SESSION_S=bad)
+
+
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broker.toml").write_text(LEAST)
     assert load_config(tmp_path / "broker.toml", env={}).files.limits == tmp_path / "limits.yaml"
