@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 from tests.cli.conftest import STEPWRIT, Cli, Dev, free_port
 
@@ -42,6 +43,30 @@ def test_json_has_the_result_and_the_whole_story(cli: Cli, with_dev: Dev):
     said = json.loads(cli(*CALL, "--url", with_dev.url, "--json").stdout)
     assert (said["text"], said["is_error"], said["refusal"]) == ("moved 5", False, None)
     assert said["story"]["txn"] == said["txn"]
+
+
+def test_what_a_person_must_sign_waits_and_runs_once_the_dev_person_has_signed(
+    cli: Cli, with_dev: Dev, tmp_path: Path
+):
+    impatient = cli(*CALL, "--url", with_dev.url, "--impact", "high")
+    assert impatient.exit_code == 1
+    assert "say --wait 300" in impatient.stdout
+    key = tmp_path / "id"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    added = cli("authenticators", "add", "--person", "dev-person", "--key", f"{key}.pub", "--reason", "mine")
+    assert (added.exit_code, added.stderr) == (0, "")
+    waits = subprocess.Popen([*STEPWRIT, *CALL, "--wait", "120"], stdout=PIPE, stderr=PIPE, text=True)
+    assert waits.stderr is not None
+    page = waits.stderr.readline().split(" sign at ")[1].split()[0]
+    assert page.startswith("https://localhost:")  # a passkey's RP ID is a domain
+    approval = page.rpartition("/")[2]
+    assert approval in cli("approve", "--key", key).stdout
+    digest = json.loads(cli("approvals", "show", approval, "--json").stdout)["digest"]
+    signed = cli("approve", approval, "--key", key, "--yes", "--digest", digest)
+    assert (signed.exit_code, signed.stderr) == (0, "")
+    assert waits.communicate(timeout=60)[0].startswith("✓ moved 5\n")
+    assert waits.returncode == 0
+    assert cli(*CALL, "--impact", "low").exit_code == 0
 
 
 def test_run_gives_a_command_its_identity_and_passes_its_exit_code_on(with_dev: Dev):

@@ -14,7 +14,7 @@ import typer
 from stepwrit.digest import DigestError, args_digest
 from stepwrit.errors import ConfigurationError
 from stepwrit_broker.cli.failures import fail
-from stepwrit_broker.cli.locate import Json
+from stepwrit_broker.cli.locate import Json, read_dev
 from stepwrit_broker.cli.output import err, examples, harmless, print_json, say, when
 from stepwrit_broker.core.approval_text import text_digest
 from stepwrit_broker.core.ids import is_id
@@ -32,11 +32,20 @@ Wanted = Annotated[
 ]
 Url = Annotated[
     str | None,
-    typer.Option("--url", metavar="ISSUER", envvar="STEPWRIT_ISSUER", help="The broker's issuer URL."),
+    typer.Option(
+        "--url",
+        metavar="ISSUER",
+        envvar="STEPWRIT_ISSUER",
+        help="The broker's issuer URL. Default: a development broker's.",
+    ),
 ]
 Ca = Annotated[
     Path | None,
-    typer.Option("--ca", metavar="FILE", help="PEM of a private CA. Default: the CAs of this system."),
+    typer.Option(
+        "--ca",
+        metavar="FILE",
+        help="PEM of a private CA. Default: the CAs of this system; for a development broker here its own.",
+    ),
 ]
 Key = Annotated[
     Path | None,
@@ -240,8 +249,9 @@ def _told(answer: Mapping[str, Any], as_json: bool) -> None:
 def _place(wanted: str | None, url: str | None) -> tuple[str, str | None]:
     """The issuer and the approval. Raises typer.BadParameter, ConfigurationError."""
     page, slash, name = (wanted or "").rpartition("/approvals/")
-    issuer = page if slash else url
-    if issuer is None:
+    dev = None if slash or url else read_dev(None)
+    issuer = page if slash else url or (dev and dev.issuer)
+    if not issuer:
         raise ConfigurationError("which broker? give --url ISSUER, STEPWRIT_ISSUER, or the page's address")
     parts = urlsplit(issuer.rstrip("/"))
     if parts.scheme != "https" or not parts.hostname or parts.path or parts.query or parts.username:

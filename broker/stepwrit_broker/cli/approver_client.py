@@ -15,10 +15,11 @@ import httpx2
 from stepwrit import _reply
 from stepwrit.clock import SystemClock, SystemEntropy, random_id
 from stepwrit.digest import b64u, body_digest
-from stepwrit.errors import RefusedError, UnavailableError
+from stepwrit.errors import ConfigurationError, RefusedError, UnavailableError
 from stepwrit.wire import Refusal
 from stepwrit_broker.cli.approver_key import ApproverKey
 from stepwrit_broker.cli.failures import NoBroker
+from stepwrit_broker.cli.locate import read_dev
 from stepwrit_broker.core.statement import APPROVAL, REQUEST, approval_statement, request_statement
 
 TIMEOUT_S: Final = 30.0
@@ -88,8 +89,16 @@ class ApproverClient:
 
 @contextmanager
 def approver(url: str, ca: Path | None) -> Generator[ApproverClient]:
-    """A client of the broker with this issuer. ca: PEM, for a certificate that this system does not know."""
-    context = ssl.create_default_context(cafile=None if ca is None else str(ca))
+    """A client of the broker with this issuer. ca: PEM, for a certificate that this system does not know.
+
+    For the development broker that runs here it is known. Raises ConfigurationError for a file that is none.
+    """
+    dev = read_dev(None) if ca is None else None
+    file = dev.ca if dev is not None and dev.issuer == url and dev.ca else ca
+    try:
+        context = ssl.create_default_context(cafile=None if file is None else str(file))
+    except OSError as bad:
+        raise ConfigurationError(f"--ca {file}: {bad}") from bad
     with httpx2.Client(base_url=url, verify=context, timeout=TIMEOUT_S) as http:
         yield ApproverClient(http=http, url=url)
 

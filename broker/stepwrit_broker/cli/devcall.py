@@ -165,7 +165,10 @@ def show(played: Played, story: Mapping[str, Any] | None) -> None:
     """The result or the refusal, then the lineage."""
     if played.refusal is not None:
         if played.refusal.approval is not None:
-            hint = "a person must sign this first: say --wait SECONDS, and sign at the page that is shown"
+            hint = (
+                "a person must sign this first. This call did not wait so long, so its step has ended: "
+                "say --wait 300, and sign while it waits"
+            )
             out().print(Text(f"{NO} {hint}", style="bold yellow"), soft_wrap=True)
         out().print(Text(harmless(f"{NO} {describe(played.refusal)}"), style="bold red"), soft_wrap=True)
     elif played.is_error:

@@ -123,6 +123,8 @@ def status(folder: DevDir = None, as_json: Json = False) -> None:
         "broker id": state.broker_id,
         "admin": state.admin,
         "metrics": f"{state.ops}/metrics",
+        "approvals": f"{state.issuer}/approvals",
+        "its CA": state.ca,
         "issuer of ID tokens": state.oidc,
         "state": str(dev_folder(folder)),
         "knows": ", ".join(f"{each['role']}/{each['name']}" for each in entries),

@@ -54,7 +54,10 @@ DevDir = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DevState:
-    """What a running development broker tells of itself in `dev.json`: URLs, its SPIFFE ID, paths."""
+    """What a running development broker tells of itself in `dev.json`: URLs, its SPIFFE ID, paths.
+
+    issuer, ca: where approvers go, and the PEM of the certificate there.
+    """
 
     broker: str
     broker_id: str
@@ -64,6 +67,8 @@ class DevState:
     client_id: str
     trust_domain: str
     sockets: str
+    issuer: str = ""
+    ca: str = ""
     pid: int = 0
 
 

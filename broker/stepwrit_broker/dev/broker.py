@@ -27,7 +27,7 @@ from stepwrit_broker.core.errors import Problem
 from stepwrit_broker.core.workload import DEV_TRUST_DOMAIN
 from stepwrit_broker.dev.ca import DevelopmentModeWarning
 from stepwrit_broker.dev.identities import Identities
-from stepwrit_broker.dev.oidc import CLIENT_ID, DevIssuer
+from stepwrit_broker.dev.oidc import CLIENT_ID, PERSON, DevIssuer
 from stepwrit_broker.dev.oidc_code import pages_client
 from stepwrit_broker.dev.ports import free_port, is_free
 from stepwrit_broker.dev.tlsfiles import write_tls_files
@@ -68,7 +68,7 @@ def dev_id(path: str) -> str:
 
 
 def dev_registry(issuer: str, extra: list[dict[str, Any]]) -> dict[str, Any]:
-    """The development registry: beside `extra`, one agent that may start every tool that there is."""
+    """The development registry: beside `extra`, a person, and an agent that may start every tool there is."""
     everything = [f"{each['name']}/*" for each in extra if each["role"] == "mcp-server"]
     agent: dict[str, Any] = {
         "id": dev_id("agent/dev"),
@@ -79,7 +79,14 @@ def dev_registry(issuer: str, extra: list[dict[str, Any]]) -> dict[str, Any]:
     }
     operator = {"id": dev_id("operator/dev"), "role": "operator", "name": "operator"}
     entries = [operator, *([agent] if everything else []), *extra]
-    return {"version": 1, "tenant": "default", "entries": entries, "count": len(entries)}
+    person = {"name": PERSON, "identities": [{"issuer": issuer, "subject": PERSON}]}
+    return {
+        "version": 1,
+        "tenant": "default",
+        "persons": [person],
+        "entries": entries,
+        "count": len(entries),
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,10 +173,11 @@ class DevBroker:
     def _settings(self) -> BrokerSettings:
         cert, key = write_tls_files(self.folder)
         tls_port = self._port("tls")
+        issuer = f"https://localhost:{tls_port}"  # a name: a passkey's RP ID is a domain, not an address
         me = self.trust.environment(BROKER_PATH)
         return BrokerSettings(
             trust_domain=DEV_TRUST_DOMAIN,
-            issuer=f"https://127.0.0.1:{tls_port}",
+            issuer=issuer,
             broker_id=dev_id(BROKER_PATH),
             spiffe_socket=me["SPIFFE_ENDPOINT_SOCKET"],
             spiffe_hint=me.get("STEPWRIT_SPIFFE_HINT"),
@@ -187,7 +195,7 @@ class DevBroker:
             ops=Address(host="127.0.0.1", port=0),
             admin=self.folder / "admin.sock",
             oidc=(Issuer(issuer=self.issuer.url, algorithms=("ES256",)),),
-            sign_in=pages_client(self.issuer.code, f"https://127.0.0.1:{tls_port}"),
+            sign_in=pages_client(self.issuer.code, issuer),
         )
 
     def _port(self, name: str) -> int:
@@ -208,6 +216,8 @@ class DevBroker:
             "broker_id": dev_id(BROKER_PATH),
             "admin": str(self.folder / "admin.sock"),
             "ops": self.broker.ops.url,
+            "issuer": self.broker.settings.issuer,
+            "ca": str(self.folder / "tls.crt"),
             "oidc": self.issuer.url,
             "client_id": CLIENT_ID,
             "trust_domain": DEV_TRUST_DOMAIN,
@@ -281,6 +291,7 @@ async def _serve(folder: Path) -> None:
         for line in (
             *DEV_LINES,
             f"broker {dev.broker.mtls_url}",
+            f"pages  {dev.broker.settings.issuer}/approvals",
             f"state  {folder / 'dev.json'}",
             "Ctrl-C ends it.",
         ):

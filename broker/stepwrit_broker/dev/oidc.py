@@ -20,6 +20,7 @@ from stepwrit_broker.dev.oidc_code import CodeFlow
 from stepwrit_broker.edge.listeners import Listener, plain_listener
 
 CLIENT_ID = "dev-agent"
+PERSON = "dev-person"
 
 
 class DevIssuer:
@@ -101,7 +102,7 @@ class DevIssuer:
     async def _mint(self, request: Request) -> JSONResponse:
         asked = await request.json()
         token = self.mint(
-            str(asked.get("sub", "dev-person")),
+            str(asked.get("sub", PERSON)),
             client_id=str(asked.get("client_id", CLIENT_ID)),
             nonce=asked.get("nonce"),
             auth_age_s=float(asked.get("auth_age_s", 0.0)),
