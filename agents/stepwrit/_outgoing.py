@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from stepwrit._approving import Call, OnApproval, Patience, Pending
@@ -144,8 +145,11 @@ async def open_outgoing(
     tool: str,
     args: dict[str, object],
     patience: Patience | None = None,
+    influence: Sequence[str] | None = None,
 ) -> OutgoingStep:
     """Open a child of `parent`, or go on with the one that this very call asked for before.
+
+    influence: ids of the only steps whose results this one came of.
 
     Raises:
         ApprovalPendingError: a person must sign; the same call again goes on with the same step.
@@ -156,7 +160,13 @@ async def open_outgoing(
     asked = broker.pending.take(call)
     if asked is not None:
         return OutgoingStep(broker, await _again(broker, call, asked, patience), digest)
-    request = OpenStepRequest(parent=parent, server=server, tool=tool, args=args)
+    request = OpenStepRequest(
+        parent=parent,
+        server=server,
+        tool=tool,
+        args=args,
+        influence=None if influence is None else tuple(influence),
+    )
     try:
         opened = await broker.open(
             request, wait_for_approval=patience.seconds, on_approval=patience.on_approval

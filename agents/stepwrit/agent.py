@@ -113,17 +113,20 @@ class Intent:
         *,
         wait_for_approval: float = 0.0,
         on_approval: OnApproval | None = None,
+        influence: Sequence[str] | None = None,
     ) -> OutgoingStep:
         """Open a step, for hosts that make the call themselves: send `await step.meta()` as its `_meta`.
 
-        wait_for_approval, on_approval: as in `guard`.
+        wait_for_approval, on_approval: as in `guard`. influence: ids of the only earlier steps whose results
+        went into this call; from an agent whose word on it the registry takes (`narrows_influence`). None:
+        all that this agent could have seen.
 
         Raises:
             ApprovalPendingError: a person must sign first; the same again goes on with the same step.
             RefusedError: the broker's no.
         """
         patience = Patience(seconds=wait_for_approval, on_approval=on_approval)
-        return await open_outgoing(self._broker, self.step, server, tool, args or {}, patience)
+        return await open_outgoing(self._broker, self.step, server, tool, args or {}, patience, influence)
 
     def unguard(self) -> None:
         """Take all hooks off."""

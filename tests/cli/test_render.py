@@ -156,3 +156,35 @@ def test_tail_tells_of_a_question_who_asked_what_and_what_was_said() -> None:
     assert no.endswith("ceiling  open_step ledger/pay  asked by gateway/edge")
     counted = {**entry, "kind": "question.counted", "facts": {**facts, "counted": {"permit": 3}}}
     assert _line(counted, "home.test").plain.endswith("{'permit': 3} more by gateway/edge")
+
+
+def test_a_step_shows_what_could_have_had_a_part_in_it_and_what_declares_it():
+    opened = next(each for each in ENTRIES if each.kind == "step.opened")
+    told = story()
+    influence = [
+        {"tool": "mail/read", "times": 3, "returns": "untrusted"},
+        {"tool": "notes/read", "times": 1, "returns": "trusted"},
+    ]
+    digest = str((opened.facts or {})["decision"])
+    kept = told["decisions"][digest] or {}
+    told["decisions"][digest] = {
+        **kept,
+        "document": {
+            "influence": influence,
+            "workflow": {"name": "books", "step": "close", "nth": 1, "times": 2},
+        },
+    }
+    shown = printed(lineage_tree(told))
+    assert "could have seen mail/read ×3 (untrusted), notes/read" in shown
+    assert "workflow books: close, 1 of 2" in shown
+
+
+def test_where_the_document_is_gone_the_numbers_of_the_steps_are_left():
+    entries = [
+        replace(each, facts={**(each.facts or {}), "influence": "1-2,4"}) if "opened" in each.kind else each
+        for each in ENTRIES
+    ]
+    told = story(entries=entries)
+    told["decisions"] = {}
+    assert "could have seen steps 1-2,4" in printed(lineage_tree(told))
+    assert "could have seen" not in printed(lineage_tree(story()))

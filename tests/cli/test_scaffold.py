@@ -34,7 +34,7 @@ def test_what_init_writes_loads_without_an_edit(tmp_path: Path) -> None:
 
 
 def test_init_writes_rego_for_opa_and_never_beside_cedar(tmp_path: Path) -> None:
-    for name in ("approval", "low-risk"):
+    for name in ("approval", "low-risk", "workflow"):
         write_init(tmp_path / name, "prod.example", ISSUER, stance_name=name, engine="opa")
         assert read_folder(tmp_path / name / "policy") == stance(name, "opa")
         assert load_folder(tmp_path / name / "policy")
@@ -54,7 +54,7 @@ def test_the_settings_that_are_shown_are_the_defaults(tmp_path: Path) -> None:
     full = load_config(tmp_path / "broker.toml", env={})
     assert full.oidc[0].issuer == "https://idp.example"
     assert (full.federation[0].trust_domain, full.federation[0].ca_file) == ("partner.example", Path())
-    lists = ("oidc", "federation")
+    lists = ("oidc", "federation", "webhook")
     assert Config(**{each: getattr(full, each) for each in Config.__slots__ if each not in lists}) == plain
 
 

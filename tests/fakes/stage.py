@@ -340,6 +340,7 @@ class Stage:
         identities: Identities | None = None,
         issuer: str = ISSUER,
         partners: tuple[Partner, ...] = (),
+        workflows: list[dict[str, Any]] | None = None,
         persons: tuple[str, ...] = (),
     ) -> None:
         """rules: policy files beside the stance's. persons: names in the registry's list, each the issuer's
@@ -349,6 +350,7 @@ class Stage:
         """
         self.proxy, self.proxy_url, self.identities = proxy, proxy_url, identities
         self.partners, self.persons = partners, persons
+        self.workflows = workflows or []
         self.foreign, self.issuer_url = foreign, issuer
         self.entries = ENTRIES if entries is None else entries
         self.limits, self.domain, self.policy, self.rules = limits, domain, policy, rules or {}
@@ -456,6 +458,7 @@ class Stage:
             "trust_domains": list(self.foreign),
             "persons": [self._person(each) for each in self.persons],
             "entries": read,
+            "workflows": self.workflows,
             "count": len(read),
         }
         (self.folder / "registry.yaml").write_text(yaml.safe_dump(document, sort_keys=False))

@@ -1,5 +1,6 @@
 """The agent's side: intents, the session hook, and servers that are agents of their own clients."""
 
+import json
 from typing import Annotated, Any
 from urllib.parse import parse_qs
 
@@ -42,6 +43,20 @@ def forms(rig: Rig) -> list[dict[str, list[str]]]:
 
 
 # --- intents
+
+
+async def test_a_host_says_what_went_into_a_call_and_nothing_when_it_does_not_know(rig: Rig) -> None:
+    async with rig.agent.intent("id-token", purpose="pay", tools=["ledger/transfer"]) as intent:
+        await intent.open("ledger", "transfer", {"amount": 1})
+        await intent.open("ledger", "transfer", {"amount": 2}, influence=["stp_1"])
+        await intent.open("ledger", "transfer", {"amount": 3}, influence=[])
+    assert [
+        json.loads(request.body).get("influence") for verb, request in rig.fake.seen if verb == "open"
+    ] == [
+        None,
+        ["stp_1"],
+        [],
+    ]
 
 
 async def test_an_intent_says_what_the_person_wants_and_ends_with_the_block(rig: Rig) -> None:

@@ -16,6 +16,7 @@ from stepwrit_broker.cli.check import Check
 from stepwrit_broker.cli.checks_federation import federation_checks
 from stepwrit_broker.cli.checks_opa import opa_check
 from stepwrit_broker.cli.checks_spiffe import registry_of, spiffe_checks
+from stepwrit_broker.cli.checks_workflows import workflow_check
 from stepwrit_broker.cli.client import AdminClient, asking
 from stepwrit_broker.cli.output import when
 from stepwrit_broker.config import Config, load_config
@@ -55,6 +56,7 @@ def all_checks(path: Path | None, at: str | None) -> list[Check]:
         *federation_checks(config, registry),
         *people(config, registry),
         *opa_check(config),
+        *workflow_check(config, registry),
         tls(config),
         proxy(config),
         disk(config),

@@ -156,8 +156,18 @@ def _step(step: Json, story: Json, facts: Told) -> Text:
         line.append("  deferred")
     performer = facts.performers.get(str(step.get("step"))) or step.get("performer")
     line.append(f"\n{facts.short(step.get('initiator'))} → {facts.short(performer)}")
+    line.append(_declared(step, story))
     line.append(_influence(step, story))
     return _tail(line, step, story, facts)
+
+
+def _declared(step: Json, story: Json) -> Text:
+    kept: Any = (story.get("decisions") or {}).get(step.get("decision")) or {}
+    found: Any = (kept.get("document") or {}).get("workflow")
+    if not isinstance(found, Mapping):
+        return Text()
+    said = f"{found.get('name')}: {found.get('step')}, {found.get('nth')} of {found.get('times')}"
+    return Text(f"\nworkflow {said}", style="dim")
 
 
 def _influence(step: Json, story: Json) -> Text:

@@ -185,6 +185,7 @@ entries:
   #       facts: {{amount: /amount}}    # what policy may read of the arguments
   #       plan:                       # the requests it may make; anything else is a step of its own
   #         - {{at: https://bank.example, request: "POST /v1/transfers", times: 1}}
+  #       returns: trusted            # you vouch for the content of its results; without it: untrusted
   #     whoami: {{impact: low, plan: self}}    # the tool is its own resource
   #   may_start: {{tools: [client/elicitation], impact: low}}
 
@@ -211,6 +212,14 @@ entries:
 
   # Who may use the admin face with an X.509-SVID.
   # - {{id: spiffe://TRUST_DOMAIN/operator/alice, role: operator, name: alice}}
+
+# What servers and triggers may start after what, with which facts, how often. The stance `workflow` lets them
+# start nothing else.
+# workflows:
+#   - name: invoice
+#     steps:
+#       - {{name: transfer, by: chat, tool: ledger/transfer, times: 10}}
+#       - {{name: ask, by: ledger, tool: client/elicitation, under: transfer}}
 
 # The number of entries, always the last line: a file that was cut off cannot pass.
 count: 1

@@ -15,7 +15,9 @@ from stepwrit_broker.cli.output import err, examples, say
 if TYPE_CHECKING:
     from stepwrit_broker.cli.scaffold import ToolInfo
 
-_STANCES: Final = "approval (high impact waits for a signature) or low-risk"
+_STANCES: Final = (
+    "approval (high impact waits for a signature), low-risk, or workflow (servers start declared steps only)"
+)
 
 
 def init(

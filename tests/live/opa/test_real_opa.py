@@ -51,7 +51,7 @@ async def real(tmp_path: Path) -> AsyncIterator[Real]:
         await opa.aclose()
 
 
-@pytest.mark.parametrize("name", ["low-risk", "approval"])
+@pytest.mark.parametrize("name", ["low-risk", "approval", "workflow"])
 async def test_the_shipped_stances_are_proved(real: Real, name: str) -> None:
     engine = compile_policy(load(stance(name, "opa")).doc, 1, real.opa)
     assert isinstance(engine, OpaEngine)
