@@ -19,6 +19,7 @@ from stepwrit.jws import SigningKey
 from stepwrit_broker.approvals.keys import check, jwk_of
 from stepwrit_broker.core.approval_text import text_digest
 from stepwrit_broker.core.statement import APPROVAL, read_statement, request_statement
+from stepwrit_broker.edge import approvers
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -225,14 +226,10 @@ async def test_a_key_that_nobody_registered_sees_and_signs_nothing(stage: Approv
 async def test_to_whoever_may_not_sign_there_is_no_such_approval(stage: ApprovalStage) -> None:
     news, alice, carol = await stage.asked(), await alice_of(stage), await Approver.registered(stage, "carol")
     stranger = await Approver.registered(stage, issuer=OTHER_IDP, subject=f"s-{time.monotonic_ns()}")
-    shown = (await alice.show(news["id"])).ok()
+    (await alice.show(news["id"])).ok()
     for who in (carol, stranger):
         missing = (await who.show("apr_100" + "0" * 26)).refusal
-        for reply in (
-            await who.show(news["id"]),
-            await who.deny(news["id"]),
-            await who.hand_in(news["id"], shown["attempt"], raw_signature(who.private, who.said(shown))),
-        ):
+        for reply in (await who.show(news["id"]), await who.deny(news["id"])):
             assert reply.status == 404
             assert {**reply.refusal, "ref": ""} == {**missing, "ref": ""}
         assert news["id"] not in (await who.waiting()).raw.decode()
@@ -261,6 +258,26 @@ async def test_what_the_owner_of_a_key_was_refused_is_on_record_and_a_strangers_
     assert (entry.facts["code"], entry.facts["verb"]) == ("replay", "approve")
 
 
+async def test_whoever_knows_a_key_id_alone_learns_nothing_of_whose_an_approval_is(
+    stage: ApprovalStage,
+) -> None:
+    """The ids of keys are in the ledger: handing something in with one proves nothing."""
+    news, alice, carol = await stage.asked(), await alice_of(stage), await Approver.registered(stage, "carol")
+    shown, nobody = (await alice.show(news["id"])).ok(), Approver(stage=stage)
+    signature = raw_signature(nobody.private, b"x")
+    answers = [
+        await nobody.hand_in(name, b64u(attempt), signature, key=key)
+        for name in (news["id"], "apr_100" + "0" * 26, "apr_x")
+        for key in (alice.id, carol.id)
+        for attempt in (bytes(40), b"")
+    ]
+    assert {each.status for each in answers} == {401}
+    assert len({json.dumps(each.refusal, sort_keys=True) for each in answers}) == 1
+    theirs = await carol.hand_in_own(shown)
+    assert (theirs.status, theirs.refusal) == (401, answers[0].refusal)
+    assert (await alice.hand_in_own(shown)).ok()["state"] == "given"
+
+
 async def test_the_attempt_of_one_person_is_not_anothers(stage: ApprovalStage) -> None:
     news = await stage.asked("pair")
     bob, carol = await Approver.registered(stage, "bob"), await Approver.registered(stage, "carol")
@@ -279,12 +296,12 @@ async def test_the_requester_cannot_approve_where_that_is_forbidden(stage: Appro
         await alice_of(stage),
         await Approver.registered(stage, "bob"),
     )
-    assert (await alice.show(news["id"])).status == 404
+    assert (await alice.show(news["id"])).status == (await alice.deny(news["id"])).status == 404
     theirs = (await bob.show(news["id"])).ok()
     reply = await alice.hand_in(
         news["id"], theirs["attempt"], raw_signature(alice.private, alice.said(theirs))
     )
-    assert reply.status == 404
+    assert (reply.status, reply.code) == (401, "invalid_proof")
     assert (await bob.sign(news["id"])).ok()["state"] == "given"
 
 
@@ -375,6 +392,21 @@ async def test_a_request_is_proved_once(stage: ApprovalStage) -> None:
     token = alice.token(await alice.statement("GET", "/v1/approvals", b""))
     (await alice.send("GET", "/v1/approvals", token=token)).ok()
     assert (await alice.send("GET", "/v1/approvals", token=token)).code == "replay"
+
+
+async def test_an_approver_who_asks_without_end_keeps_nobody_out(
+    stage: ApprovalStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approvers, "SEEN_MAX", 3)
+    alice, bob = await alice_of(stage), await Approver.registered(stage, "bob")
+    for _ in range(3):
+        (await alice.waiting()).ok()
+    for _ in range(3):
+        over = await alice.waiting()
+        assert (over.code, over.headers["retry-after"]) == ("limit", "30")
+    (await bob.waiting()).ok()
+    stage.pass_time(200)
+    (await alice.waiting()).ok()
 
 
 async def test_a_signature_over_an_approval_proves_no_request(stage: ApprovalStage) -> None:

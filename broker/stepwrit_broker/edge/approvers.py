@@ -33,7 +33,7 @@ BASE: Final = "/v1/approvals"
 SCHEME: Final = "Stepwrit-Key"
 NONCE: Final = b"stepwrit-nonce"
 MAX_AGE_S: Final = 60
-SEEN_MAX: Final = 10_000
+SEEN_MAX: Final = 600  # statements of one key, while they could be repeated: nobody keeps others out
 _HEADER_MAX: Final = 8_192
 _JTI_MAX: Final = 128
 _log = structlog.get_logger("stepwrit.edge")
@@ -67,7 +67,7 @@ class ApproversApp:
     ) -> None:
         self._house, self._keys, self._metrics = house, keys, metrics
         self._base, self._nonces, self._rest = base, nonces, rest
-        self._seen: dict[tuple[str, str], float] = {}
+        self._seen: dict[str, dict[str, float]] = {}  # as many as there are registered keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, answered whatever happens."""
@@ -190,16 +190,18 @@ class ApproversApp:
 
     def _once(self, key: str, jti: str) -> None:
         """Each statement serves once. The nonces are this process's own, so a restart forgets nothing."""
-        now = self._house.clock.now()
-        if (key, jti) in self._seen:
+        now, seen = self._house.clock.now(), self._seen.setdefault(key, {})
+        if jti in seen:
             raise Refused("replay", "this statement was used before", rule="proof request")
         if not 16 <= len(jti) <= _JTI_MAX:
             raise Unproven("invalid_proof", f"jti: 16 to {_JTI_MAX} characters", rule="claims")
-        if len(self._seen) >= SEEN_MAX:
-            self._seen = {each: until for each, until in self._seen.items() if until >= now}
-        if len(self._seen) >= SEEN_MAX:
-            raise Unavailable("unavailable", "too many requests at once", rule="approvers", retry_after=30.0)
-        self._seen[key, jti] = now + MAX_AGE_S + 2 * LEEWAY_S
+        if len(seen) >= SEEN_MAX:
+            seen = self._seen[key] = {each: until for each, until in seen.items() if until >= now}
+        if len(seen) >= SEEN_MAX:
+            raise Refused(
+                "limit", "too many requests by this key at once", rule="approvers", retry_after=30.0
+            )
+        seen[jti] = now + MAX_AGE_S + 2 * LEEWAY_S
 
 
 def _shown(request: Request) -> tuple[bytes, bytes]:

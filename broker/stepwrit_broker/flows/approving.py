@@ -109,15 +109,16 @@ async def begin(house: House, who: Identity, name: str) -> Attempt:
 async def challenge_of(house: House, who: Identity, name: str, nonce: bytes) -> tuple[bytes, ProofUse]:
     """What was to be signed in the attempt that `nonce` names, and its use.
 
-    Raises Unproven(`invalid_proof`) for a nonce that was not made here for this, or is too old.
+    Raises Unproven(`invalid_proof`) for a nonce that was not made here for this, or is too old; before
+    anything is said of the approval, since whoever hands one in may have proved nothing yet.
     """
-    record = await _mine(house, who, name)
     head, mac = nonce[: _RANDOM + _UNTIL], nonce[_RANDOM + _UNTIL :]
     until = int.from_bytes(head[_RANDOM:])
     if not hmac.compare_digest(mac, _mac(house, who, name, head)):
         raise Unproven("invalid_proof", "this attempt was not begun here", rule="nonce")
     if house.clock.now() >= until:
         raise Unproven("invalid_proof", "this attempt took too long; begin again", rule="nonce")
+    record = await _mine(house, who, name)
     return record.asked.challenge(nonce), ProofUse(kind="approval", key=nonce.hex(), until=float(until))
 
 

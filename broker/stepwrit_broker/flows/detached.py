@@ -106,12 +106,12 @@ async def active_key(house: House, name: str) -> Authenticator:
 async def sign_by_key(house: House, keys: Keys, name: str, shown: KeySignature) -> ApprovalRecord:
     """Verify a detached signature over this approval and record it.
 
-    Raises Unproven(`invalid_proof`), and what `approving.sign` raises; to a key whose person may not sign it
-    the approval looks like none.
+    Raises Unproven(`invalid_proof`), and what `approving.sign` raises. A key's id is no secret: without an
+    attempt, which takes the key to begin, the answer says nothing of who may sign what.
     """
     key = await active_key(house, shown.key)
-    digest = (await approving.view(house, key.owner, name)).record.asked.digest
     _, once = await approving.challenge_of(house, key.owner, name, shown.attempt)
+    digest = (await approving.view(house, key.owner, name)).record.asked.digest
     said = approval_statement(
         issuer=house.issuer, approval=name, key=key.id, attempt=b64u(shown.attempt), digest=digest
     )
