@@ -188,3 +188,37 @@ def test_where_the_document_is_gone_the_numbers_of_the_steps_are_left():
     told["decisions"] = {}
     assert "could have seen steps 1-2,4" in printed(lineage_tree(told))
     assert "could have seen" not in printed(lineage_tree(story()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts", "said"),
+    [
+        ("refused.counted", {"unattested": {"tls handshake: eof": 2}}, "unattested: 2 × tls handshake: eof"),
+        ("refused.counted", {"counted": 3, "caller": "spiffe://home.test/a"}, "3 more by a"),
+        (
+            "approval.signed",
+            {"tool": "ledger/pay", "approval": "apr_1", "authenticator": "aut_1"},
+            "ledger/pay  apr_1 by aut_1",
+        ),
+        (
+            "approval.cancelled",
+            {"tool": "ledger/pay", "approval": "apr_1", "by": "uid 0"},
+            "ledger/pay  apr_1 by uid 0",
+        ),
+        (
+            "authenticator.proposed",
+            {"authenticator": "aut_1", "person": "per_1", "invited_by": "uid 0"},
+            "aut_1 of per_1 by uid 0: -",
+        ),
+        (
+            "authenticator.invited",
+            {"invitation": "ABC", "person": "per_1", "by": "uid 0", "reason": "new laptop"},
+            "ABC of per_1 by uid 0: new laptop",
+        ),
+    ],
+)
+def test_tail_says_who_did_what_to_an_approval_and_an_authenticator(
+    kind: str, facts: dict[str, object], said: str
+) -> None:
+    entry = {"seq": 7, "at": 1.0, "ref": "C2DKVV3BDW", "kind": kind, "facts": facts}
+    assert _line(entry, "home.test").plain.endswith(said)

@@ -220,3 +220,9 @@ def test_a_limit_that_is_set_wider_is_wider_at_once() -> None:
     waits = spend(wide, tat, START)
     assert isinstance(waits, Denied)
     assert waits.retry_after <= 0.21, "two intervals of the wide limit, not minutes of the strict one"
+
+
+def test_a_refusal_names_whoever_set_the_limits_and_no_bare_file() -> None:
+    limits = replace(LIMITS, by="uid 0")
+    assert limits.owner == "uid 0"
+    assert replace(limits, by="file").owner == "the operator (limits.yaml)"

@@ -162,6 +162,8 @@ def _summary(kind: str, facts: Mapping[str, Any]) -> str:  # noqa: PLR0911  one 
         case "question.answered":
             said = str(facts.get("code") or facts.get("answer"))
             return f"{said}  {facts.get('asking')} {facts.get('tool')}  asked by {facts.get('caller')}"
+        case "refused.counted" if "unattested" in facts:
+            return "unattested: " + ", ".join(f"{n} × {why}" for why, n in facts["unattested"].items())
         case "refused.counted" | "question.counted":
             return f"{facts.get('counted')} more by {facts.get('caller')}"
         case "step.opened":
@@ -175,8 +177,19 @@ def _summary(kind: str, facts: Mapping[str, Any]) -> str:  # noqa: PLR0911  one 
             return (
                 f"{facts.get('document')} v{facts.get('number')} by {facts.get('by')}: {facts.get('reason')}"
             )
+        case _ if kind.startswith(("approval.", "authenticator.")):
+            return _by_person(kind, facts)
         case _:
             return "  ".join(str(facts[name]) for name in _TELLING if facts.get(name))
+
+
+def _by_person(kind: str, facts: Mapping[str, Any]) -> str:
+    by = facts.get("by") or facts.get("invited_by")
+    if kind.startswith("authenticator."):
+        what = facts.get("authenticator") or facts.get("invitation")
+        return f"{what} of {facts.get('person')} by {by}: {facts.get('reason') or '-'}"
+    who = facts.get("authenticator") or by
+    return f"{facts.get('tool')}  {facts.get('approval')}{f' by {who}' if who else ''}"
 
 
 _TELLING: Final = ("tool", "outcome", "method", "audience", "redeemer", "performer", "broker", "kid")

@@ -74,7 +74,7 @@ def charge(
             "limit",
             "no limit on questions is set, so none is answered",
             rule=f"limits v{limits.version}",
-            who_can_change_it=limits.by,
+            who_can_change_it=limits.owner,
         )
     return {what.key(each.name, each.per): _spent(limits, each, what, count, tats, now) for each in speaking}
 
@@ -95,6 +95,6 @@ def _spent(
             f"{limit.text} of questions per {'+'.join(limit.per) or 'broker'}, {limit.burst} at once",
             rule=f"limits v{limits.version} {limit.name}",
             retry_after=None if count > limit.burst else round(wait + 0.0005, 3),
-            who_can_change_it=limits.by,
+            who_can_change_it=limits.owner,
         )
     return tat

@@ -123,7 +123,7 @@ def may_ask(limits: Limits, asked: Asked, now: float) -> None:
                 f"{reason}: persons are not asked at will",
                 rule=f"limits v{limits.version} approvals.{name}",
                 retry_after=retry_after,
-                who_can_change_it=limits.by,
+                who_can_change_it=limits.owner,
             )
 
 
@@ -138,6 +138,11 @@ class Limits:
     lives: Lives
     by: str = "the operator"
     approvals: ApprovalLimits = ApprovalLimits()
+
+    @property
+    def owner(self) -> str:
+        """Whom a refusal tells to ask: who set this version."""
+        return "the operator (limits.yaml)" if self.by == "file" else self.by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +179,7 @@ def charge(limits: Limits, what: Charge, tats: Mapping[str, float], now: float) 
     Raises Refused(`limit`) naming the limit that is spent for longest; then nothing is to be stored.
     """
     if all(limit.on == "questions" for limit in limits.rates):
-        raise Refused("limit", "no issuance limits are set", rule="limits", who_can_change_it=limits.by)
+        raise Refused("limit", "no issuance limits are set", rule="limits", who_can_change_it=limits.owner)
     spent: dict[str, float] = {}
     worst: tuple[float, RateLimit] | None = None
     for limit in limits.rates:
@@ -197,7 +202,7 @@ def _over(limit: RateLimit, retry_after: float, limits: Limits) -> Refused:
         f"{limit.text} of {limit.on} per {'+'.join(limit.per) or 'broker'} spent",
         rule=f"limits v{limits.version} {limit.name}",
         retry_after=math.ceil(retry_after * 1000) / 1000,  # never a moment too early
-        who_can_change_it=limits.by,
+        who_can_change_it=limits.owner,
     )
 
 
@@ -214,7 +219,7 @@ def outstanding_keys(limits: Limits, what: Charge, live: Mapping[str, int]) -> t
                 f"{limit.most} outstanding credentials per {'+'.join(limit.per) or 'broker'}",
                 rule=f"limits v{limits.version} {limit.name}",
                 retry_after=1.0,
-                who_can_change_it=limits.by,
+                who_can_change_it=limits.owner,
             )
         keys.append(key)
     return tuple(keys)
@@ -237,5 +242,5 @@ def within_transaction(
                 "limit",
                 f"{name} of this transaction: at most {most}",
                 rule=f"limits v{limits.version} transaction.{name}",
-                who_can_change_it=limits.by,
+                who_can_change_it=limits.owner,
             )
