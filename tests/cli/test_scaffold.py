@@ -33,6 +33,16 @@ def test_what_init_writes_loads_without_an_edit(tmp_path: Path) -> None:
     assert load_folder(config.files.policy)
 
 
+def test_the_example_of_a_person_loads_once_it_is_no_comment(tmp_path: Path) -> None:
+    write_init(tmp_path, "prod.example", ISSUER)
+    text = (tmp_path / "registry.yaml").read_text()
+    assert not load_registry(text, name="registry")[1].emails
+    start = text.index("# persons:")
+    shown, rest = text[start:].split("\n\n", 1)
+    used = text[:start] + shown.replace("# ", "", 1).replace("\n# ", "\n") + "\n\n" + rest
+    assert load_registry(used, name="registry")[1].emails == {"bob": "bob@corp.example"}
+
+
 def test_init_writes_rego_for_opa_and_never_beside_cedar(tmp_path: Path) -> None:
     for name in ("approval", "low-risk", "workflow"):
         write_init(tmp_path / name, "prod.example", ISSUER, stance_name=name, engine="opa")

@@ -169,6 +169,13 @@ _REGISTRY: Final = f"""\
 # every ID below it. A file with a mistake changes nothing: the broker names every line and keeps the old one.
 version: 1
 tenant: default
+
+# Who may sign for others: policies name them (@approvers). Mails that something waits go to `email`.
+# persons:
+#   - name: bob
+#     email: bob@corp.example
+#     identities: [{{issuer: https://idp.example, subject: 00u1bob}}]
+
 entries:
   - id: spiffe://TRUST_DOMAIN/stepwrit/broker
     role: broker
