@@ -15,11 +15,15 @@ import tempfile
 import time
 import urllib.request
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
 import uvloop
-from tests.bench import quiet  # noqa: F401  comes first
+from tests.bench import (
+    decide,
+    quiet,  # noqa: F401  comes first
+)
 from tests.bench.cycle import Cycle
 from tests.bench.measure import Load, Window
 from tests.bench.report import Measured, failures, numbers, text
@@ -41,6 +45,12 @@ def options(given: list[str]) -> argparse.Namespace:
     )
     add("--lanes", type=int, default=32, help="cycles at once, three connections each (default 32)")
     add("--cycles", type=int, default=0, help="afterwards run this many cycles and watch memory")
+    add(
+        "--decisions",
+        type=int,
+        default=2000,
+        help="policy decisions of each kind (default 2000)",
+    )
     add("--folder", type=Path, help="where the store is made (default: the system's temporary folder)")
     add("--profile", type=Path, help="cProfile the broker into this file; its numbers then mean little")
     return parser.parse_args(given)
@@ -194,9 +204,11 @@ def main(given: list[str] | None = None) -> int:
     logging.getLogger("stepwrit").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="sw-", dir=asked.folder) as folder:
         run = uvloop.run(bench(asked, Path(folder)))
+    rows = asyncio.run(decide.bench(asked.decisions, decide.STATEMENTS))
     failed = failures(run)
     run.notes += [f"failed: {failure}" for failure in sorted(set(failed))[:3]]
-    print(json.dumps(numbers(run)) if asked.json else text(run))
+    told = {**numbers(run), "decisions": [asdict(row) for row in rows]}
+    print(json.dumps(told) if asked.json else f"{text(run)}\n\n{decide.table(rows)}")
     return 1 if failed else 0
 
 

@@ -9,9 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.bench import decide
 from tests.bench.measure import Window
+from tests.bench.policies import STANCE, policy
 from tests.bench.report import growth, percentile
 from tests.bench.runner import verb_of
+
+from stepwrit_broker.policy.files import compile_policy, load
 
 KEYS = {
     "cycles_per_s",
@@ -21,8 +25,9 @@ KEYS = {
     "floor_us_per_cycle",
     "floor_ratio",
     "stages_us",
+    "decisions",
 }
-TINY = ("--json", "--seconds", "0.2", "--windows", "1", "--lanes", "2", "--cycles", "20")
+TINY = ("--json", "--seconds", "0.2", "--windows", "1", "--lanes", "2", "--cycles", "20", "--decisions", "50")
 
 
 async def bench(*given: str) -> tuple[int, str, str]:
@@ -41,6 +46,7 @@ async def test_a_tiny_bench_measures_everything_and_leaves_nothing(tmp_path: Pat
     assert told.keys() >= KEYS
     assert set(told["verbs"]) == {"open", "accept", "credential", "redeem", "close"}
     assert (told["failures"], told["cycles"] > 0) == (0, True)
+    assert {row["statements"] for row in told["decisions"]} == {9, 200}
     assert told["memory"][-1]["cycles"] == 20
     assert list(tmp_path.iterdir()) == []
 
@@ -54,6 +60,20 @@ def test_cpu_per_cycle_counts_user_and_system() -> None:
     window = Window(cycles=1000, seconds=2.0, broker_user=1.0, broker_system=0.5, generator_cpu=0.4, rss=1)
     assert (window.per_second, window.cpu_us, window.busy) == (500.0, 1500.0, 0.75)
     assert (round(window.generator_us), window.generator_busy) == (400, 0.2)
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_the_benchs_policies_have_as_many_statements_as_they_say(everywhere: bool) -> None:
+    cedar = policy("cedar", 200, everywhere=everywhere)
+    assert len(compile_policy(load(cedar).doc, 1)._rules) == 200  # type: ignore[union-attr]
+    rego = "".join(policy("opa", 200, everywhere=everywhere).values())
+    assert rego.count('{"id": "r') == 200 - STANCE
+
+
+@pytest.mark.live
+async def test_opa_is_measured_beside_it() -> None:
+    (row,) = await decide.asked_of_opa(50, 40)
+    assert (row.what, row.statements) == ("OPA, Unix socket", 40)
 
 
 def test_the_floor_knows_the_five_calls_by_their_paths() -> None:

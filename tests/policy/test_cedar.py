@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -16,10 +18,12 @@ from stepwrit.wire import Impact, Origin
 from stepwrit_broker.core.document import credential_question
 from stepwrit_broker.core.errors import Refused
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit
-from stepwrit_broker.policy import cedar
+from stepwrit_broker.policy import cedar, slices
 from stepwrit_broker.policy.cedar import CedarEngine
 from stepwrit_broker.policy.files import compile_policy, load, stance
+from stepwrit_broker.policy.guards import guards, values
 from stepwrit_broker.policy.reads import project, reads
+from stepwrit_broker.policy.slices import Slices
 
 ROOT = Path(__file__).parents[2]
 YES = '@id("yes") permit (principal, action, resource);'
@@ -197,6 +201,120 @@ async def test_an_engine_that_has_answered_before_answers_like_a_new_one(
     for scene, opens in [*asked, *asked]:
         question = opening(scene) if opens else issuing(scene)
         assert await old.decide(question) == await engine(*texts, facts={"amount": "Long"}).decide(question)
+
+
+TERMS = [
+    'context.origin == "model"',
+    'context.origin != "server"',
+    '"server" == context.origin',
+    '"medium" != context.action.impact',
+    'context.action.impact == "low"',
+    'context.attested_by == "jwt"',
+    '(context.attested_by == "x509" || context.origin == "model")',
+    "context.depth > 0",
+    "context.now * 9223372036854775807 == 0",  # errs wherever it is evaluated
+]
+SCOPES = st.tuples(
+    st.sampled_from(["permit", "forbid"]),
+    st.sampled_from(["", f' == Stepwrit::Workload::"{AGENT}"', ' == Stepwrit::Workload::"spiffe://x/y"']),
+    st.sampled_from(
+        ["", ' == Stepwrit::Tool::"ledger/transfer"', ' == Stepwrit::Tool::"a/b"', " is Stepwrit::Tool"]
+    ),
+    st.lists(st.sampled_from(TERMS), max_size=3),
+    st.sampled_from(["", ' unless { context.origin == "server" }']),
+)
+
+
+def _when(terms: list[str]) -> str:
+    return f" when {{ {' && '.join(terms)} }}" if terms else ""
+
+
+class Whole:
+    """Every rule of the action is asked, whomever it is about."""
+
+    def __init__(self, own: Slices) -> None:
+        self.own = own
+
+    def of(self, action: str, principal: str, resource: str, values: Sequence[str | None]) -> slices.Slice:
+        return self.own._whole[action]
+
+
+@given(st.lists(SCOPES, min_size=1, max_size=8))
+async def test_leaving_out_rules_about_others_changes_no_answer(
+    scopes: list[tuple[str, str, str, list[str], str]],
+) -> None:
+    about = 'action in [Stepwrit::Action::"open_step", Stepwrit::Action::"issue_credential"]'
+    texts = [
+        f'@id("r{at}") {effect} (principal{who}, {about}, resource{what}){_when(terms)}{unless};'
+        for at, (effect, who, what, terms, unless) in enumerate(scopes)
+    ]
+    sliced, whole = engine(YES, *texts), engine(YES, *texts)
+    whole._slices = cast("Slices", Whole(whole._slices))
+    scenes = (LOW, replace(LOW, origin="server"), replace(LOW, impact="medium", attested_by="jwt"))
+    for question in [ask(scene) for ask in (opening, issuing) for scene in scenes]:
+        assert await sliced.decide(question) == await whole.decide(question)
+
+
+async def test_rules_about_other_tools_and_workloads_are_not_asked() -> None:
+    rule = '@id("{}") forbid (principal{}, action, resource{}) when {{ context.now > 5 }};'
+    made = engine(
+        YES,
+        rule.format("tool", "", ' == Stepwrit::Tool::"a/b"'),
+        rule.format("who", ' == Stepwrit::Workload::"spiffe://x/y"', ""),
+    )
+    as_is = values(opening(LOW).document)
+    part = made._slices.of("open_step", AGENT, "ledger/transfer", as_is)
+    assert [each.id for each in part.rules] == ["yes"]
+    assert part.reads == frozenset(), "so a verdict is kept whatever the time"
+    assert [each.id for each in made._slices.of("open_step", AGENT, "a/b", as_is).rules] == ["yes", "tool"]
+    assert [each.id for each in made._slices.of("open_step", "spiffe://x/y", "c/d", as_is).rules] == [
+        "yes",
+        "who",
+    ]
+    assert made._slices.of("open_step", "spiffe://x/z", "c/d", as_is) is part, (
+        "names that no rule has share one"
+    )
+
+
+async def test_a_rule_that_begins_with_a_false_comparison_is_not_asked() -> None:
+    made = engine(YES, f'@id("no") forbid ({ACT}) when {{ context.origin == "server" }};')
+    for _ in range(2):
+        assert isinstance(await made.decide(opening(LOW)), Permit)
+        assert isinstance(await made.decide(opening(replace(LOW, origin="server"))), Deny)
+    question = opening(LOW)
+    part = made._slices.of("open_step", question.principal, question.resource, values(question.document))
+    assert [each.id for each in part.rules] == ["yes"]
+
+
+@pytest.mark.parametrize(
+    ("condition", "found"),
+    [
+        ('context.origin == "a"', [(0, "a", False)]),
+        ('"a" != context.origin && context.action.impact == "low"', [(0, "a", True), (2, "low", False)]),
+        (
+            'context.origin == "a" && (context.attested_by == "b" && context.depth > 1)',
+            [(0, "a", False), (1, "b", False)],
+        ),
+        ('context.depth > 1 && context.origin == "a"', []),
+        ('context.origin == "a" || context.depth > 1', []),
+        ('!(context.origin == "a")', []),
+        ('context.tenant == "a"', []),
+        ("context.origin == context.tenant", []),
+    ],
+)
+def test_what_a_rule_tests_first_is_found(condition: str, found: list[tuple[int, str, bool]]) -> None:
+    first = guards(_est(f'@id("x") forbid ({ACT}) when {{ {condition} }};'))  # type: ignore[arg-type]
+    assert [(each.part, each.word, each.negated) for each in first] == found
+    assert not guards(_est(f'@id("x") forbid ({ACT}) unless {{ {condition} }};'))  # type: ignore[arg-type]
+
+
+async def test_slices_are_bounded_and_the_whole_answers_beyond(monkeypatch: pytest.MonkeyPatch) -> None:
+    no = '@id("no") forbid (principal, action, resource == Stepwrit::Tool::"ledger/transfer");'
+    monkeypatch.setattr(slices, "SLICES_MAX", 0)
+    made = engine(YES, no)
+    assert isinstance(await made.decide(opening(LOW)), Deny)
+    assert not made._slices._made
+    assert isinstance(await made.decide(starting(person=True, opener=AGENT)), Permit)
 
 
 async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,45 +1,33 @@
-"""The embedded policy engine: Cedar. Parsed once, sliced by action, and silent means no.
+"""The embedded policy engine: Cedar. Parsed once, sliced by scope, and silent means no.
 
 A permit permits; a forbid forbids, unless every forbid that applies asks for approval and a permit would
-apply without them. A verdict is kept only under everything it was decided on: the engine's own rules, the
-action, the principal, the resource, and every path of the document that a rule reads.
+apply without them. A verdict is kept only under everything it was decided on: the rules that were
+asked, the principal, the resource, and every path of the document that one of them reads.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import cedarpy
 import msgspec
 
 from stepwrit_broker.core.errors import Unavailable
-from stepwrit_broker.core.obligations import EVERY_FACT, redacted, strictest
+from stepwrit_broker.core.obligations import strictest
 from stepwrit_broker.core.terms import together
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit, Question, Verdict
 from stepwrit_broker.policy.demands import SILENT, UNKNOWN, undeclared
 from stepwrit_broker.policy.facts import MISFIT, Facts
-from stepwrit_broker.policy.reads import Reads, project, reads
-from stepwrit_broker.policy.source import ACTIONS, Rule, policy_set
+from stepwrit_broker.policy.guards import values
+from stepwrit_broker.policy.reads import project
+from stepwrit_broker.policy.slices import Slice, Slices
+from stepwrit_broker.policy.source import Rule
 
 _NOBODY: Final = cedarpy.Entities.from_json_str("[]")
 KEPT_MAX: Final = 4096
 _to_json = msgspec.json.Encoder().encode
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Slice:
-    """The policies that speak of one action: all of them, the permits alone, and what they can read.
-
-    redact: facts that any of the permits wants left out of what is kept; so they are of every refusal.
-    """
-
-    all: cedarpy.PolicySet
-    permits: cedarpy.PolicySet
-    reads: Reads
-    redact: frozenset[str]
 
 
 class CedarEngine:
@@ -61,8 +49,8 @@ class CedarEngine:
         self._wrong = frozenset(
             rule.id for rule in self._rules.values() if rule.misstated or undeclared(rule.obligations, facts)
         )
-        self._slices = {action: _slice(self._rules, action, self._wrong) for action in ACTIONS}
-        self._kept: OrderedDict[tuple[str, str, str, str], Verdict] = OrderedDict()
+        self._slices = Slices(self._rules.values(), self._wrong)
+        self._kept: OrderedDict[tuple[Slice, bool, str, str, str], Verdict] = OrderedDict()
 
     @property
     def version(self) -> int:
@@ -71,21 +59,22 @@ class CedarEngine:
 
     async def decide(self, question: Question) -> Verdict:
         """The verdict. Raises Unavailable(rule="policy") when Cedar cannot be asked."""
-        request = self._request(question)
+        part = self._slices.of(
+            question.asking, question.principal, question.resource, values(question.document)
+        )
+        request = self._request(question, part)
         if request is None:
-            return Deny(policies=(), reason=MISFIT, redact=self._slices[question.asking].redact)
+            return Deny(policies=(), reason=MISFIT, redact=part.redact)
         approved = question.document["approval"] is not None
-        asked = f"{question.asking} approved" if approved else question.asking
-        key = (asked, question.principal, question.resource, str(request["context"]))
+        key = (part, approved, question.principal, question.resource, str(request["context"]))
         kept = self._kept.get(key)
         if kept is None:
-            kept = self._kept[key] = self._decided(question, request, approved)
+            kept = self._kept[key] = self._decided(part, request, approved)
             if len(self._kept) > KEPT_MAX:
                 self._kept.popitem(last=False)
         return kept
 
-    def _decided(self, question: Question, request: dict[str, Any], approved: bool) -> Verdict:
-        part = self._slices[question.asking]
+    def _decided(self, part: Slice, request: dict[str, Any], approved: bool) -> Verdict:
         decision, reasons = _ask(request, part.all)
         if decision == "allow":
             return self._permit(reasons, part)
@@ -93,7 +82,7 @@ class CedarEngine:
             return self._forbidden(reasons, request, part, approved)
         return Deny(policies=reasons, reason=SILENT, redact=part.redact)
 
-    def _permit(self, reasons: tuple[str, ...], part: _Slice) -> Permit | Deny:
+    def _permit(self, reasons: tuple[str, ...], part: Slice) -> Permit | Deny:
         """All that the permits which apply demand. One that demands what is not known here denies."""
         wrong = tuple(each for each in reasons if each in self._wrong)
         if wrong:
@@ -102,7 +91,7 @@ class CedarEngine:
         return Permit(policies=reasons, obligations=strictest(demanded))
 
     def _forbidden(
-        self, reasons: tuple[str, ...], request: dict[str, Any], part: _Slice, approved: bool
+        self, reasons: tuple[str, ...], request: dict[str, Any], part: Slice, approved: bool
     ) -> Verdict:
         """approved: the broker found that the terms are met, so a rule that asks for them stops nothing."""
         hard = tuple(each for each in reasons if self._rules[each].terms is None)
@@ -121,7 +110,7 @@ class CedarEngine:
             obligations=permitted.obligations,
         )
 
-    def _request(self, question: Question) -> dict[str, Any] | None:
+    def _request(self, question: Question, part: Slice) -> dict[str, Any] | None:
         document = question.document
         facts = self._facts.shown(cast("Mapping[str, object]", document["facts"]))
         if facts is None:
@@ -131,30 +120,8 @@ class CedarEngine:
             "principal": {"type": "Stepwrit::Workload", "id": question.principal},
             "action": {"type": "Stepwrit::Action", "id": question.asking},
             "resource": {"type": f"Stepwrit::{kind}", "id": question.resource},
-            "context": _to_json(
-                project(_context(document, facts), self._slices[question.asking].reads)
-            ).decode(),
+            "context": _to_json(project(_context(document, facts), part.reads)).decode(),
         }
-
-
-def _slice(rules: Mapping[str, Rule], action: str, wrong: frozenset[str]) -> _Slice:
-    speaking = [rule for rule in rules.values() if action in rule.actions]
-    return _Slice(
-        all=_parsed(speaking),
-        permits=_parsed([rule for rule in speaking if rule.effect == "permit"]),
-        reads=reads([rule.est["conditions"] for rule in speaking]),
-        redact=_redact(speaking, wrong),
-    )
-
-
-def _redact(speaking: list[Rule], wrong: frozenset[str]) -> frozenset[str]:
-    if any(rule.id in wrong for rule in speaking):
-        return frozenset({EVERY_FACT})
-    return redacted(each for rule in speaking for each in rule.obligations)
-
-
-def _parsed(rules: list[Rule]) -> cedarpy.PolicySet:
-    return policy_set({rule.id: rule.est for rule in rules})
 
 
 def _ask(request: dict[str, Any], policies: cedarpy.PolicySet) -> tuple[str, tuple[str, ...]]:
