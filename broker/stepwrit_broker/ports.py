@@ -112,7 +112,8 @@ class OpenCommand:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptCommand:
     """Accept a step's current round. `self_grant`: for a tool that is its own resource, made in the same
-    write.
+    write. `versions`: what it was decided under, None where nothing was; others in force are a Conflict
+    (`stale_version`).
     """
 
     op: Operation
@@ -124,6 +125,7 @@ class AcceptCommand:
     self_grant: Grant | None
     evidence: Evidence
     now: float
+    versions: Versions | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

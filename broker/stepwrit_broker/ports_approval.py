@@ -128,9 +128,10 @@ class Backlog:
 class ApprovalStore(Protocol):
     """Approvals and authenticators. Approvals are asked for in `Store.open`, used in `Store.accept`.
 
-    MUSTs: a signature counts once per identity; the last one that is missing moves the approval to `given`
-    and its step to `opened` in the same write; whatever ends the step ends the approval; a `Given`'s proofs
-    are used up once (Refused `replay`); a passkey's counter is compared and stored in the same write.
+    MUSTs: an identity signs once, unless what it signed with was retired since; the last signature that is
+    missing moves the approval to `given` and its step to `opened` in the same write; whatever ends the step
+    ends the approval; a `Given`'s proofs are used up once (Refused `replay`); a passkey's counter is compared
+    and stored in the same write.
     """
 
     async def approval(self, approval: str) -> ApprovalRecord | None:

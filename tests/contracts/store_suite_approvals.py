@@ -164,9 +164,10 @@ class ApprovalContract:
 
     async def test_the_same_person_twice_is_one(self, house: House) -> None:
         record = await asked(house, Terms(count=2, persons=frozenset({"bob"})))
-        for _ in range(2):
-            after = await of(house).sign(signing(house.make, record.asked))
-        assert (after.state, len(after.signed)) == ("asked", 1)
+        after = await of(house).sign(signing(house.make, record.asked))
+        before = len(house.entries())
+        assert await code(of(house).sign(signing(house.make, record.asked))) == "wrong_state"
+        assert (after.state, len(after.signed), len(house.entries())) == ("asked", 1, before)
 
     async def test_only_what_is_signed_can_be_accepted_and_that_uses_it_up(self, house: House) -> None:
         record = await asked(house)

@@ -147,6 +147,21 @@ async def test_a_tool_without_a_plan_is_decided_again_where_it_is_accepted(rig: 
     await refused(rig, rig.take(ready), "approval_required")
 
 
+async def test_a_policy_that_changes_while_an_accept_is_decided_is_asked_too(rig: Rig) -> None:
+    """Between the decision and the write an operator may have made it stricter: a server to ask is slow."""
+    root = await rig.start()
+    record = await asked(rig, root, "mail/note")
+    await sign(rig, record)
+    ready, before = await poll(rig, record), len(rig.policy.asked)
+    rig.settings.stale = 9
+    await refused(rig, rig.take(ready), "stale_version")
+    rig.settings.stale = 1
+    await rig.take(ready)
+    assert len(rig.policy.asked) - before == 2 * (3 + 2), (
+        "afresh, three times, then once; each in two questions"
+    )
+
+
 # --- who is asked how often
 
 
@@ -232,6 +247,16 @@ async def test_polls_held_for_one_approval_are_few(rig: Rig) -> None:
     await refused(rig, poll(rig, record, 20.0), "slow_down")
     await sign(rig, record)
     await asyncio.wait_for(asyncio.gather(*held), 5)
+
+
+async def test_who_signed_does_not_fill_the_ledger_by_signing_again(rig: Rig) -> None:
+    terms = Terms(count=2, persons=frozenset({"bob"}))
+    record = await asked(rig, await rig.start(), "mail/pay", terms)
+    await sign(rig, record)
+    no = await refused(rig, sign(rig, record), "wrong_state")
+    assert "signed" in no.reason
+    assert len(rig.entries("approval.signed")) == 1
+    assert (await sign(rig, record, BOB)).state == "given"
 
 
 # --- what is shown and what is kept

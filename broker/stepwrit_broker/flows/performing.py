@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stepwrit.tokens import StepToken
 from stepwrit.wire import AcceptRequest, Outcome
@@ -18,7 +18,14 @@ from stepwrit_broker.core.registry import matches
 from stepwrit_broker.core.step import Step, StepRecord, deadline
 from stepwrit_broker.core.verdict import Question
 from stepwrit_broker.flows.asking import check_not_pending, decide_again, is_news
-from stepwrit_broker.flows.house import House, check_performer, decision, operation, same_tenant
+from stepwrit_broker.flows.house import (
+    House,
+    check_performer,
+    decided_afresh,
+    decision,
+    operation,
+    same_tenant,
+)
 from stepwrit_broker.flows.knowing import within
 from stepwrit_broker.ports import AcceptCommand, Evidence, InForce, MoveCommand, Moved, ProofUse
 
@@ -55,31 +62,43 @@ async def accept(
     """
     about: dict[str, object] = {"step": step_id[:64], "round": request.round}
     try:
-        now, force = house.clock.now(), house.settings.now_in_force()
-        token = house.step_tokens.read(request.token, now)
-        about["txn"], about["tool"] = token.txn, token.tool
-        record = same_tenant(await house.store.step(step_id) if is_id("stp", step_id) else None, caller)
-        _check(caller, record.step, token, request)
-        check_not_pending(record)
-        decided = await decided_at_accept(house, force, caller, record.step, now)
-        proof = house.step_tokens.initiated(
-            request.proof,
-            token=request.token,
-            args=request.args,
-            round_=request.round,
-            jkt=record.step.initiator_jkt,
-            now=now,
-        )
-        own, done = await house.store.accept(
-            _command(house, caller, record.step, request, proof, op_id, digest, decided, now)
-        )
-        lives = force.limits.lives
-        ends = deadline(own, accepted_s=lives.accepted_s, waiting_s=lives.waiting_s, lost_s=lives.accepted_s)
-        return Accepted(record=own, self_grant=done, lives=lives, ends_at=ends)
+        return await decided_afresh(lambda: _attempt(house, caller, step_id, request, op_id, digest, about))
     except Problem as problem:
         if not is_news(problem):
             await house.refusals.note(problem, caller, "accept", about)
         raise
+
+
+async def _attempt(
+    house: House,
+    caller: Caller,
+    step_id: str,
+    request: AcceptRequest,
+    op_id: str,
+    digest: str,
+    about: dict[str, object],
+) -> Accepted:
+    now, force = house.clock.now(), house.settings.now_in_force()
+    token = house.step_tokens.read(request.token, now)
+    about["txn"], about["tool"] = token.txn, token.tool
+    record = same_tenant(await house.store.step(step_id) if is_id("stp", step_id) else None, caller)
+    _check(caller, record.step, token, request)
+    check_not_pending(record)
+    decided = await decided_at_accept(house, force, caller, record.step, now)
+    proof = house.step_tokens.initiated(
+        request.proof,
+        token=request.token,
+        args=request.args,
+        round_=request.round,
+        jkt=record.step.initiator_jkt,
+        now=now,
+    )
+    command = _command(house, caller, record.step, request, proof, op_id, digest, decided, now)
+    command = command if decided is None else replace(command, versions=force.versions)
+    own, done = await house.store.accept(command)
+    lives = force.limits.lives
+    ends = deadline(own, accepted_s=lives.accepted_s, waiting_s=lives.waiting_s, lost_s=lives.accepted_s)
+    return Accepted(record=own, self_grant=done, lives=lives, ends_at=ends)
 
 
 def _check(caller: Caller, step: Step, token: StepToken, request: AcceptRequest) -> None:

@@ -34,6 +34,7 @@ def accept(state: State, command: AcceptCommand) -> tuple[StepRecord, Grant | No
     if first is not None:
         return row.record, _self_grant_of(state, first)
     _check_performer(row.record, command)
+    state.check_versions(command.versions)
     life = _taken(row.record.life, command, now)
     check_running(state, row.record, txn, now)
     spend_proofs(state, command.proofs)

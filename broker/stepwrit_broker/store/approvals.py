@@ -11,7 +11,7 @@ import msgspec
 from stepwrit_broker.core import approval, entry, limits
 from stepwrit_broker.core import step as steps
 from stepwrit_broker.core.approval import ApprovalRecord, Ask, Asked, Event, Signed, may_sign, missing
-from stepwrit_broker.core.errors import Refused
+from stepwrit_broker.core.errors import Conflict, Refused
 from stepwrit_broker.core.persons import Identity
 from stepwrit_broker.core.step import Step
 from stepwrit_broker.core.terms import Terms
@@ -101,6 +101,8 @@ def sign(state: State, command: SignCommand) -> ApprovalRecord:
         raise Refused("expired_token", "the approval has expired")
     _check_signer(record.asked, command)
     spend_proofs(state, command.given.proofs)  # first: what is shown twice is a replay, not a clone
+    if any(each.by == command.signed.by and not each.withdrawn for each in record.signed):
+        raise Conflict("wrong_state", "this person has signed it already")
     check_shown(state, command.given)
     made = replace(command.signed, at=now)
     state.conn.execute(
