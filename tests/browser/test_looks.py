@@ -110,7 +110,7 @@ async def test_everything_is_reached_by_the_keyboard_in_the_order_of_the_page(
     news = await stage.asked()
     await alice.open(news["id"])
     seen = []
-    for _ in range(10):
+    for _ in range(11):
         await alice.page.keyboard.press("Tab")
         seen.append(
             await alice.page.evaluate(
@@ -119,7 +119,8 @@ async def test_everything_is_reached_by_the_keyboard_in_the_order_of_the_page(
         )
     assert seen == [
         "Skip to content", "Stepwrit", "Approvals", "My passkeys", "Sign out", "All approvals",
-        "Approve with passkey", "reason", "Deny", "Deny and freeze this transaction",
+        "Approve with passkey", "Approve by signing in with the development issuer",
+        "reason", "Deny", FREEZE,
     ]  # fmt: skip
     outline = "getComputedStyle(document.activeElement).outlineStyle"
     await alice.page.get_by_role("button", name="Approve with passkey").focus()

@@ -41,6 +41,7 @@ async def sign_in(person: Person, path: str, name: str = "alice") -> None:
     await person.page.get_by_role("link", name=f"Sign in with {LABEL}").click()
     await at_the_issuer(person, name)
     await person.page.wait_for_url(person.url(path))
+    await person.page.get_by_role("button", name="Sign out").wait_for()  # not the page that leads to it
 
 
 async def to_the_issuer(person: Person) -> None:
