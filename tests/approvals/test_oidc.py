@@ -202,6 +202,16 @@ async def test_what_is_known_serves_on_while_the_provider_is_away(odd: Odd, http
     assert odd.asked == 2
 
 
+@pytest.mark.parametrize(
+    ("says", "can"), [(["phr", "phrh", 7], {"phr", "phrh"}), ("phr", set()), (None, set()), ([], set())]
+)
+async def test_what_a_provider_says_that_it_can(
+    odd: Odd, http: httpx2.AsyncClient, says: object, can: set[str]
+) -> None:
+    odd.metadata = lambda: JSONResponse(odd.good(acr_values_supported=says))
+    assert await rp(odd.url, http).reached() == can
+
+
 async def test_an_authorization_endpoint_may_have_a_query(odd: Odd, http: httpx2.AsyncClient) -> None:
     odd.metadata = lambda: JSONResponse(odd.good(authorization_endpoint="https://h.example/a?tenant=1"))
     asked = httpx2.URL(await rp(odd.url, http).address(LEAVING))

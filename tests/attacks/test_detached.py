@@ -440,6 +440,27 @@ async def test_a_body_of_no_shape_changes_nothing(stage: ApprovalStage, body: by
     assert (await alice.sign(news["id"])).ok()["state"] == "given"
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", ""), ("DELETE", "/x"), ("POST", "/x"), ("GET", "/x/signatures"), ("POST", "/x/signatures/y")],
+)
+async def test_what_is_no_route_is_not_found(stage: ApprovalStage, method: str, path: str) -> None:
+    alice = await alice_of(stage)
+    reply = await alice.send(method, f"/v1/approvals{path}", b"{}")
+    assert (reply.status, reply.code) == (404, "not_found")
+    (await alice.waiting()).ok()
+
+
+async def test_signatures_that_are_not_base64url_are_no_shape(stage: ApprovalStage) -> None:
+    news, alice = await stage.asked(), await alice_of(stage)
+    path = f"/v1/approvals/{news['id']}/signatures"
+    for attempt, signature in (("%", "AA"), ("AA", "%"), ("AA==", "AA")):
+        body = {"v": 1, "key": alice.id, "attempt": attempt, "signature": signature}
+        reply = await alice.send("POST", path, json.dumps(body).encode(), token="")
+        assert (reply.status, reply.code) == (400, "invalid_request")
+    assert (await alice.sign(news["id"])).ok()["state"] == "given"
+
+
 # --- registration
 
 PRIVATE = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----"

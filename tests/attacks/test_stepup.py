@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -406,6 +407,23 @@ async def test_another_redirect_uri_brings_nothing(
     visit = signing_in._visit(stage.broker.house, right.sealed, answer["state"])
     with pytest.raises(Unproven, match="did not take the code"):
         await elsewhere.redeem(answer, visit.leaving)
+
+
+async def test_a_visit_whose_nonce_is_not_of_its_approval_signs_nothing(
+    stage: ApprovalStage, idp: OidcSignIns
+) -> None:
+    """Nobody can seal one; if ever we did, the signature would be over something else."""
+    news, house = await stage.asked(args={"n": "sealed"}), stage.broker.house
+    going = await begun(stage, idp, news["id"])
+    told = json.loads(house.sealer.open(unb64u(going.sealed), signing_in._CONTEXT))
+    told[1] = "A" * 43
+    other = replace(going, sealed=b64u(house.sealer.seal(json.dumps(told).encode(), signing_in._CONTEXT)))
+    on_time(stage, nonce="A" * 43)
+    await fails(
+        "invalid_proof", "nonce", finished(stage, idp, other, await signed_in(going.address, "alice"))
+    )
+    on_time(stage)
+    assert (await signs(stage, idp, news["id"])).record
 
 
 # --- settings that must not be

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pty
 import subprocess
+import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -187,6 +189,87 @@ async def test_what_is_no_approval_of_an_issuer_is_refused_before_anything_is_se
     run: Run, place: str
 ) -> None:
     assert (await run("approve", place.format("apr_100" + "0" * 26), code=2)).stderr
+
+
+def fake_ssh_keygen(folder: Path) -> Path:
+    """A program of that name that signs with the key that `ssh-agent` would hold: a file `held`."""
+    program = folder / "bin" / "ssh-keygen"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import sys; sys.path.insert(0, '.')\n"
+        "from tests.fakes.sshsig import sign\n"
+        "assert sys.argv[1:4] == ['-q', '-Y', 'sign'], sys.argv\n"
+        f"sign({str(folder / 'held')!r}, sys.argv[7])\n"
+    )
+    program.chmod(0o700)
+    return program.parent
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "p256"])
+async def test_a_key_that_only_ssh_keygen_reaches_signs_by_it(
+    stage: ApprovalStage, run: Run, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    news, key = await stage.asked(args={"n": f"agent {kind}"}), await registered(stage, run, tmp_path, kind)
+    programs = fake_ssh_keygen(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+    away = await run("approve", "--key", f"{key}.pub", code=2)
+    assert "ssh-keygen, which is not here" in away.stderr
+    monkeypatch.setenv("PATH", str(programs))
+    unheld = await run("approve", "--key", f"{key}.pub", code=2)
+    assert "ssh-keygen did not sign" in unheld.stderr
+    key.rename(tmp_path / "held")
+    listed = json.loads((await run("approve", "--key", f"{key}.pub", "--json")).stdout)["waiting"]
+    digest = next(each["digest"] for each in listed if each["id"] == news["id"])
+    done = await run("approve", news["id"], "--key", f"{key}.pub", "--yes", "--digest", digest)
+    assert "is given" in done.stdout
+
+
+def locked_like(public: bytes) -> str:
+    """A file with a passphrase as OpenSSH writes it (PROTOCOL.key), of this key; what is locked is junk."""
+
+    def string(data: bytes) -> bytes:
+        return len(data).to_bytes(4) + data
+
+    options = string(bytes(16)) + (16).to_bytes(4)
+    head = string(b"aes256-ctr") + string(b"bcrypt") + string(options) + (1).to_bytes(4)
+    blob = b"openssh-key-v1\0" + head + string(base64.b64decode(public.split()[1])) + string(bytes(96))
+    text = base64.encodebytes(blob).decode()
+    return f"-----BEGIN OPENSSH PRIVATE KEY-----\n{text}-----END OPENSSH PRIVATE KEY-----\n"
+
+
+async def test_a_key_with_a_passphrase_goes_to_ssh_keygen_which_asks_for_it(
+    stage: ApprovalStage, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await registered(stage, run, tmp_path)
+    key.rename(tmp_path / "held")
+    key.write_text(locked_like(Path(f"{key}.pub").read_bytes()))
+    key.chmod(0o600)
+    monkeypatch.setenv("PATH", str(fake_ssh_keygen(tmp_path)))
+    await run("approve", "--key", key)
+    Path(f"{key}.pub").unlink()
+    assert "to say which it is" in (await run("approve", "--key", key, code=2)).stderr
+
+
+async def test_the_usual_key_is_taken_where_none_is_named(
+    stage: ApprovalStage, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "give --key FILE" in (await run("approve", code=2)).stderr
+    key = await registered(stage, run, tmp_path)
+    (tmp_path / ".ssh").mkdir()
+    key.rename(tmp_path / ".ssh" / "id_ecdsa")
+    await run("approve")
+
+
+async def test_where_no_broker_is_or_something_else_answers_is_told(
+    stage: ApprovalStage, tmp_path: Path
+) -> None:
+    key = write_key(tmp_path, new_key())
+    where = ("--key", str(key), "--ca", str(stage.folder / "tls.crt"))
+    nobody = CliRunner().invoke(app, ["approve", *where, "--url", f"https://localhost:{free_port()}"])
+    assert nobody.exit_code == 3
+    assert "no answer from https://localhost" in nobody.stderr
 
 
 async def test_without_a_broker_the_way_to_name_one_is_told() -> None:

@@ -53,11 +53,14 @@ class Provider:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Endpoints:
-    """Of the provider's own metadata (Discovery 1.0 section 3). sends_iss: as RFC 9207 section 3."""
+    """Of the provider's own metadata (Discovery 1.0 section 3). sends_iss: as RFC 9207 section 3. acr: what
+    it says that it can; empty where it does not say.
+    """
 
     authorization: str
     token: str
     sends_iss: bool
+    acr: frozenset[str]
 
 
 class OidcSignIns:
@@ -88,6 +91,10 @@ class OidcSignIns:
         }
         endpoint = (await self._endpoints()).authorization
         return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(asked)}"
+
+    async def reached(self) -> frozenset[str]:
+        """The `acr` values that the provider says it can, empty where it does not say. Raises Unavailable."""
+        return (await self._endpoints()).acr
 
     def _strength(self, leaving: Leaving) -> dict[str, str]:
         anew = {"prompt": "login", "acr_values": " ".join(self._provider.acr)}
@@ -217,7 +224,13 @@ def _read(metadata: Mapping[str, Any], issuer: str) -> _Endpoints:
         authorization=_url(metadata.get("authorization_endpoint"), issuer),
         token=_url(metadata.get("token_endpoint"), issuer),
         sends_iss=metadata.get("authorization_response_iss_parameter_supported") is True,
+        acr=_words(metadata.get("acr_values_supported")),
     )
+
+
+def _words(value: object) -> frozenset[str]:
+    listed = cast("list[object]", value) if isinstance(value, list) else []
+    return frozenset(each for each in listed if isinstance(each, str))
 
 
 def _url(value: object, issuer: str) -> str:

@@ -15,6 +15,7 @@ from stepwrit.errors import StepwritError
 from stepwrit_broker.cli.check import Check
 from stepwrit_broker.cli.checks_federation import federation_checks
 from stepwrit_broker.cli.checks_opa import opa_check
+from stepwrit_broker.cli.checks_sign_in import sign_in_check
 from stepwrit_broker.cli.checks_spiffe import registry_of, spiffe_checks
 from stepwrit_broker.cli.checks_workflows import workflow_check
 from stepwrit_broker.cli.client import AdminClient, asking
@@ -57,6 +58,7 @@ def all_checks(path: Path | None, at: str | None) -> list[Check]:
         *people(config, registry),
         *opa_check(config),
         *workflow_check(config, registry),
+        *sign_in_check(config),
         tls(config),
         proxy(config),
         disk(config),
