@@ -151,6 +151,46 @@ async def test_it_gives_up_and_says_so(receiver: Receiver, secret_file: Path) ->
     assert len(receiver.got) == 6
 
 
+FAR = "9" * 30
+
+
+@pytest.mark.parametrize(
+    "after", [f"Mon, 01 Jan {FAR} 00:00:00 GMT", f"Mon, 01 Jan 2020 00:00:00 +{FAR}", "١٢"]
+)
+async def test_a_receivers_nonsense_neither_ends_the_worker_nor_makes_it_wait(
+    receiver: Receiver, secret_file: Path, after: str
+) -> None:
+    receiver.answers = [(503, {"retry-after": "7"}), (503, {"retry-after": after})]
+    async with sending(receiver.url, secret_file) as made:
+        made.put()
+        made.put()
+        assert await made.ended(2) == ["sent", "sent"]
+
+    assert made.waits == [7, 4]
+
+
+async def test_an_error_of_ours_costs_one_notice_and_is_told_without_its_words() -> None:
+    counts: list[str] = []
+
+    async def deliver(item: str) -> None:
+        if item == "bad":
+            raise RuntimeError("a secret")
+
+    clock = FakeClock(NOW)
+    outbox: Outbox[str] = Outbox("x", deliver, clock=clock, count=lambda _, outcome: counts.append(outcome))
+    for item in ("good", "bad", "good"):
+        outbox.put(item, NOW + 9.0)
+    worker = asyncio.ensure_future(outbox.run())
+    async with asyncio.timeout(20):
+        while len(counts) < 3 and not worker.done():
+            await asyncio.sleep(0)
+    alive = not worker.done()
+    worker.cancel()
+    await asyncio.gather(worker, return_exceptions=True)
+    assert (counts, alive) == (["sent", "failed", "sent"], True)
+    assert outbox.health()["last_error"] == {"at": NOW, "why": "unexpected: RuntimeError"}
+
+
 @pytest.mark.parametrize("status", [400, 401, 404, 410])
 async def test_a_no_is_a_no(receiver: Receiver, secret_file: Path, status: int) -> None:
     receiver.answers = [(status, {})]

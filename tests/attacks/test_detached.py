@@ -248,6 +248,9 @@ async def test_what_the_owner_of_a_key_was_refused_is_on_record_and_a_strangers_
         "refused", "not_found", "person", news["id"],
     )  # fmt: skip
     assert "carol" not in repr(facts)
+    (entry,) = stage.on_record((await carol.show("x" * 2000)).refusal["ref"])
+    assert entry.facts
+    assert entry.facts["approval"] == "", "what is no name is not kept"
     assert "ref" not in (await eve.show(news["id"])).refusal
     pair, bob = await stage.asked("pair"), await Approver.registered(stage, "bob")
     shown = (await bob.show(pair["id"])).ok()

@@ -35,6 +35,11 @@ class NotDelivered(Exception):  # noqa: N818  reads as a state
         self.after: Final = after
 
 
+def _unexpected(lost: Exception) -> NotDelivered:
+    """An error of ours, or a receiver that makes one: its words may be the receiver's."""
+    return NotDelivered(f"unexpected: {type(lost).__name__}", again=False)
+
+
 class Outbox(Generic[T]):
     """One channel's queue. name: the operator's, in metrics and health."""
 
@@ -74,7 +79,8 @@ class Outbox(Generic[T]):
                 return
             try:
                 await self._deliver(item)
-            except NotDelivered as failed:
+            except Exception as lost:  # noqa: BLE001  one notice may fail; the worker goes on, whatever it was
+                failed = lost if isinstance(lost, NotDelivered) else _unexpected(lost)
                 self._last_error = {"at": self._clock.now(), "why": failed.why}
                 if wait is None or not failed.again:
                     break

@@ -161,5 +161,5 @@ def _after(said: str, now: float) -> float | None:
         return float(said)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - now)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

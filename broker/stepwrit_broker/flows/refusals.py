@@ -104,14 +104,17 @@ class RefusalRecorder(CappedRecorder):
             return  # in doubt, or an entry that cannot be written: the caller hears of the first problem
 
     async def note_person(self, problem: Problem, person: str, verb: str, approval: str) -> None:
-        """The same of somebody who is signed in. person: their opaque id. approval: as they named it."""
+        """The same of somebody who is signed in. person: their opaque id. approval: as they named it, if
+        that is a name: the ledger keeps no text of theirs.
+        """
         if problem.ref is None:
             problem.ref = ids.make_ref(self.entropy.bytes(ids.REF_BYTES))
         self.heard(verb, problem.code, problem.rule or "", "", problem.ref)
         try:
             now = self.clock.now()
             if self._may_write(person, person, problem.code, now):
-                await self.store.record(_refused_person(problem, person, verb, approval, now))
+                named = approval if ids.is_id("apr", approval) else ""
+                await self.store.record(_refused_person(problem, person, verb, named, now))
         except Problem:
             return  # as above
 
