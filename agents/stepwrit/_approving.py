@@ -51,6 +51,16 @@ class Pending:
         while len(self._calls) > REMEMBERED:
             self._calls.popitem(last=False)
 
+    def first(self, call: Call) -> ApprovalAsked | None:
+        """What `take` would give, left where it is."""
+        found = self._calls.get(call)
+        return found[0] if found else None
+
+    def restore(self, call: Call, asked: ApprovalAsked) -> None:
+        """Remember it, unless it is remembered."""
+        if all(each.id != asked.id for each in self._calls.get(call, ())):
+            self.put(call, asked)
+
     def take(self, call: Call) -> ApprovalAsked | None:
         """The oldest one, for this caller alone; None if there is none."""
         found = self._calls.get(call)
@@ -58,6 +68,12 @@ class Pending:
         if not found:
             self._calls.pop(call, None)
         return asked
+
+
+def is_page(issuer: str, url: str) -> bool:
+    """Whether this is the page of an approval at this broker."""
+    name = url.removeprefix(f"{issuer.rstrip('/')}/approvals/apr_")
+    return name != url and name.isascii() and name.isalnum()
 
 
 def approved(sender: Sender, asked: ApprovalAsked, seconds: float) -> Flow[StepOpened]:
@@ -87,8 +103,11 @@ def approved(sender: Sender, asked: ApprovalAsked, seconds: float) -> Flow[StepO
 
 
 def _not_yet(no: RefusedError, asked: ApprovalAsked) -> ApprovalPendingError:
-    """What a poll was told, as what it means. Raises `no` itself where it is an end."""
+    """What a poll was told, as what it means to the caller: `slow_down` is about our polls only.
+
+    Raises `no` itself where it is an end.
+    """
     if no.code not in ("authorization_pending", "slow_down"):
         raise no
     latest = no.refusal.approval or asked
-    return ApprovalPendingError(replace(no.refusal, approval=latest), latest)
+    return ApprovalPendingError(replace(no.refusal, code="authorization_pending", approval=latest), latest)

@@ -7,7 +7,7 @@ asks for to its callbacks; the session sees each round, and each `InputRequiredR
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from stepwrit._outgoing import OutgoingStep, digest_of
@@ -15,23 +15,33 @@ from stepwrit._reply import local
 from stepwrit.errors import ConfigurationError, IdentityUnavailable, RefusedError
 
 if TYPE_CHECKING:
+    from mcp import MCPError
     from mcp_types import CallToolResult
 
 OnRefusal = Literal["result", "raise"]
+Issuer = Callable[[], Awaitable[str]]
 Opener = Callable[[str, str, dict[str, object]], Awaitable[OutgoingStep]]
 
 REMEMBERED: Final = 256  # rounds that nobody may ever come back to
 
 
-def hook(client: object, server: str | None, opener: Opener, on_refusal: OnRefusal) -> SessionHook:
+def hook(
+    client: object,
+    server: str | None,
+    opener: Opener,
+    on_refusal: OnRefusal,
+    issuer: Issuer | None = None,
+) -> SessionHook:
     """Guard an mcp `Client` or `ClientSession`. server: None takes it from a client that knows its URL.
+
+    issuer: of the broker whose pages a server may hand on; None for none.
 
     Raises:
         ConfigurationError: nobody says which server it is, or the session is guarded already.
     """
     session = getattr(client, "session", client)
     name = server or _server_of(client)
-    made = SessionHook(session, name, opener, on_refusal)
+    made = SessionHook(session, name, opener, on_refusal, issuer)
     made.install()
     return made
 
@@ -39,11 +49,14 @@ def hook(client: object, server: str | None, opener: Opener, on_refusal: OnRefus
 class SessionHook:
     """One session's `call_tool`, replaced on the instance until `remove`."""
 
-    def __init__(self, session: Any, server: str, opener: Opener, on_refusal: OnRefusal) -> None:
+    def __init__(
+        self, session: Any, server: str, opener: Opener, on_refusal: OnRefusal, issuer: Issuer | None
+    ) -> None:
         self._session: Final = session
         self._server: Final = server
         self._opener: Final = opener
         self._on_refusal: Final = on_refusal
+        self._issuer: Final = issuer
         self._original: Final = session.call_tool
         self._open: Final[OrderedDict[_Key, list[OutgoingStep]]] = OrderedDict()
 
@@ -77,7 +90,11 @@ class SessionHook:
         self, name: str, arguments: dict[str, Any] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> object:
         from mcp import MCPError  # noqa: PLC0415  the `mcp` extra is needed only by whoever guards a session
-        from mcp_types import HEADER_MISMATCH, InputRequiredResult  # noqa: PLC0415
+        from mcp_types import (  # noqa: PLC0415
+            HEADER_MISMATCH,
+            URL_ELICITATION_REQUIRED,
+            InputRequiredResult,
+        )
 
         digest = digest_of(arguments)
         resumed = kwargs.get("input_responses") is not None or kwargs.get("request_state") is not None
@@ -89,9 +106,12 @@ class SessionHook:
         except MCPError as error:
             if error.code == HEADER_MISMATCH:  # nobody saw the call; the client sends it once more
                 self._remember((*key, "resend"), step)
+            if error.code == URL_ELICITATION_REQUIRED:  # the host shows the page, then calls again
+                _check_inputs(_pages_in(error), await self._own_issuer())
+                self._remember((name, digest, "page"), step)
             raise
         if isinstance(result, InputRequiredResult):
-            _check_inputs(result.input_requests or {})
+            _check_inputs((result.input_requests or {}).values(), await self._own_issuer())
             self._remember((name, digest, True, result.request_state), step)
         return cast("object", result)
 
@@ -101,9 +121,12 @@ class SessionHook:
         unseen = self._recall((*key, "resend"))
         if unseen is not None:
             return unseen, unseen.same_meta()
-        step = self._recall(key) if key[2] else None
+        step = self._recall(key) if key[2] else self._recall((*key[:2], "page"))
         step = step or await self._opener(self._server, name, arguments or {})
         return step, await step.meta()
+
+    async def _own_issuer(self) -> str | None:
+        return None if self._issuer is None else await self._issuer()
 
     def _remember(self, key: _Key, step: OutgoingStep) -> None:
         self._open.setdefault(key, []).append(step)
@@ -121,14 +144,27 @@ class SessionHook:
 _Key = tuple[object, ...]
 
 
-def _check_inputs(requests: Mapping[str, object]) -> None:
-    """Only form elicitation may be handed on. Raises RefusedError (`not_yet_supported`)."""
+def _check_inputs(requests: Iterable[object], issuer: str | None) -> None:
+    """Only forms, and pages of our own broker, may be handed on. Raises RefusedError(`not_yet_supported`)."""
     from stepwrit._mcp_inputs import unsupported  # noqa: PLC0415  needs the `mcp` extra
 
-    for request in requests.values():
-        what = unsupported(request)
+    for request in requests:
+        what = unsupported(request, issuer)
         if what is not None:
             raise RefusedError(local("not_yet_supported", f"the server asked for {what}"))
+
+
+def _pages_in(error: MCPError) -> list[object]:
+    """The pages that an error asks to open; what cannot be read is none of ours."""
+    from mcp import UrlElicitationRequiredError  # noqa: PLC0415  needs the `mcp` extra
+    from mcp_types import ElicitRequest, ElicitRequestURLParams  # noqa: PLC0415
+
+    try:
+        pages = UrlElicitationRequiredError.from_error(error.error).elicitations
+    except (ValueError, TypeError, AttributeError):
+        pages = []
+    asked: list[object] = [ElicitRequest(params=each) for each in pages]
+    return asked or [ElicitRequest(params=ElicitRequestURLParams(message="", url=""))]
 
 
 def _refused(no: RefusedError) -> CallToolResult:

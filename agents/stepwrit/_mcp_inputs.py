@@ -12,6 +12,7 @@ from mcp_types import (
 )
 
 from stepwrit import shape, telemetry
+from stepwrit._approving import is_page
 from stepwrit.digest import body_digest, canonical
 from stepwrit.errors import for_model
 from stepwrit.wire import META_REFUSAL, Refusal
@@ -27,14 +28,18 @@ def refused_result(refusal: Refusal) -> CallToolResult:
     )
 
 
-def unsupported(request: object) -> str | None:
-    """What a server asks its client for that is no step yet; None for form elicitation."""
+def unsupported(request: object, issuer: str | None = None) -> str | None:
+    """What a server asks its client for that is no step yet; None for form elicitation.
+
+    issuer: of the broker whose pages may be opened; None for no page at all.
+    """
     if isinstance(request, CreateMessageRequest):
         return "sampling"
     if isinstance(request, ListRootsRequest):
         return "roots"
     if isinstance(request, ElicitRequest) and not isinstance(request.params, ElicitRequestFormParams):
-        return "URL elicitation"
+        ours = issuer is not None and is_page(issuer, request.params.url)
+        return None if ours else "URL elicitation"
     return None
 
 

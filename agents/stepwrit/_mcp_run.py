@@ -9,8 +9,15 @@ from typing import Any, Final
 import anyio
 from mcp import MCPError
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp_types import URL_ELICITATION_REQUIRED, CallToolResult, InputRequiredResult, TextContent
+from mcp_types import (
+    URL_ELICITATION_REQUIRED,
+    CallToolRequestParams,
+    CallToolResult,
+    InputRequiredResult,
+    TextContent,
+)
 
+from stepwrit._mcp_approval import handed
 from stepwrit._mcp_inputs import refused_result
 from stepwrit._mcp_session import ask_all, guarded
 from stepwrit._reply import local
@@ -26,7 +33,12 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 async def run(
-    broker: Broker, step: Step, ctx: ServerRequestContext[Any, Any], call_next: CallNext, sleep: Sleep
+    broker: Broker,
+    step: Step,
+    params: CallToolRequestParams,
+    ctx: ServerRequestContext[Any, Any],
+    call_next: CallNext,
+    sleep: Sleep,
 ) -> HandlerResult:
     """The tool's result. The step is closed on every way out, except when it waits for its client."""
     outcome: Outcome = "failed"
@@ -34,6 +46,12 @@ async def run(
     try:
         with entered(step):
             result = await _beating(broker, step, call_next, guarded(ctx, step), sleep)
+        page = handed(step, ctx, broker.issuer) if _crashed(step, result) else None
+        if page is not None and await _waiting(broker, step):
+            waits = True
+            if not page.is_modern:
+                raise page.error()
+            return _with_ref(step, page.result(params))
         if isinstance(result, InputRequiredResult):
             result = await _pause(broker, step, result)
             waits = isinstance(result, InputRequiredResult)
@@ -42,7 +60,7 @@ async def run(
             outcome = "failed" if _is_error(result) else "done"
         return _with_ref(step, result)
     except MCPError as error:
-        if error.code != URL_ELICITATION_REQUIRED:
+        if waits or error.code != URL_ELICITATION_REQUIRED:
             raise
         return refused_result(local("not_yet_supported", "URL elicitation from a guarded tool", ref=step.ref))
     except anyio.get_cancelled_exc_class():
@@ -103,12 +121,25 @@ async def _pause(broker: Broker, step: Step, result: InputRequiredResult) -> Han
 
 def _mapped(step: Step, result: HandlerResult) -> HandlerResult:
     """A refusal that the body let pass is told as a refusal, where mcp only tells of a crash."""
-    if step.refused is None or not isinstance(result, CallToolResult) or not result.is_error:
-        return result
+    return refused_result(step.refused) if step.refused is not None and _crashed(step, result) else result
+
+
+def _crashed(step: Step, result: HandlerResult) -> bool:
+    """Whether mcp tells of an exception that the body let pass."""
+    if not isinstance(result, CallToolResult) or not result.is_error:
+        return False
     texts = [each.text for each in result.content if isinstance(each, TextContent)]
-    tool = step.tool.partition("/")[2]
-    crashed = texts == [f"Error executing tool {tool}"]
-    return refused_result(step.refused) if crashed else result
+    return texts == [f"Error executing tool {step.tool.partition('/')[2]}"]
+
+
+async def _waiting(broker: Broker, step: Step) -> bool:
+    """The step waits for its next round; False when the broker would not have it."""
+    try:
+        await broker.wait(step.id, step.round)
+    except (RefusedError, IdentityUnavailable) as no:
+        _log.warning("step %s does not wait for an approval: %s", step.ref, no)
+        return False
+    return True
 
 
 async def _close(broker: Broker, step: Step, outcome: Outcome) -> None:

@@ -103,7 +103,7 @@ class Intent:
                 name, tool, args, wait_for_approval=wait_for_approval, on_approval=on_approval
             )
 
-        self._hooks.append(hook(client, server, opener, on_refusal))
+        self._hooks.append(hook(client, server, opener, on_refusal, self._broker.known_issuer))
 
     async def open(
         self,

@@ -202,6 +202,12 @@ class Broker(Client):
         grant = unverified_jti(request.token)
         return await self._run("redeem", verbs.redeem(self._sender, request, grant=grant))
 
+    async def known_issuer(self) -> str:
+        """The `iss` of the broker's tokens, under which its pages are; asked for once."""
+        if self._ring.published is None:
+            await self._fetch_since(None)
+        return self.issuer
+
     async def keys(self) -> Mapping[str, VerifyKey]:
         """All the broker's public keys by `kid`, asked for now."""
         keys = (await self._fetch()).keys

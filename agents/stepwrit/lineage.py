@@ -12,15 +12,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, Protocol, cast
 
-from stepwrit._approving import Patience
+from stepwrit._approving import Call, Patience
 from stepwrit._hook import OnRefusal, SessionHook, hook
-from stepwrit._outgoing import Opens, OutgoingStep, open_outgoing
+from stepwrit._outgoing import Opens, OutgoingStep, digest_of, open_outgoing
 from stepwrit._reply import local
 from stepwrit._verbs import CredentialGranted
-from stepwrit.errors import RefusedError
+from stepwrit.errors import ApprovalPendingError, RefusedError
 from stepwrit.wire import (
     HEADER_TXN_TOKEN,
     META_STEP,
+    ApprovalAsked,
     HopSpec,
     Origin,
     PlanItem,
@@ -38,6 +39,20 @@ class Performs(Opens, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Awaited:
+    """A call that a step made and that waits for its approval. args: their digest."""
+
+    server: str
+    tool: str
+    args: str
+    asked: ApprovalAsked
+
+    def call_of(self, step: str) -> Call:
+        """How the broker's client remembers it."""
+        return step, self.server, self.tool, self.args
+
+
 class Step:
     """One round of a step that we accepted and perform. Usable until its call ends, then refused."""
 
@@ -45,7 +60,9 @@ class Step:
         self.broker: Final = broker
         self.accepted: Final = accepted
         self.refused: Refusal | None = None
-        self.patience_s = 0.0  # of what it starts, for approvals
+        self.awaited: Awaited | None = None  # to be handed to the client
+        self._signed: Final[list[tuple[Awaited, OutgoingStep]]] = []
+        self.patience_s = 0.0  # for a call whose page the client was handed in the round before
         self._ended: str | None = None
         self._hooks: Final[list[SessionHook]] = []
 
@@ -150,12 +167,28 @@ class Step:
             RefusedError: the broker's no; `closed` and `no_step` as in `check`.
         """
         self.check()
-        patience = Patience(seconds=max(wait_for_approval, self.patience_s))
+        digest = digest_of(args)
+        before = self.broker.pending.first((self.id, server, tool, digest))
+        patience = Patience(
+            seconds=wait_for_approval if before is None else max(wait_for_approval, self.patience_s)
+        )
         try:
-            return await open_outgoing(self.broker, self.id, server, tool, args or {}, patience)
+            made = await open_outgoing(self.broker, self.id, server, tool, args or {}, patience)
+        except ApprovalPendingError as pending:
+            self.refused = pending.refusal
+            if before is None:
+                self.awaited = Awaited(server=server, tool=tool, args=digest, asked=pending.approval)
+            raise
         except RefusedError as no:
             self.refused = no.refusal
             raise
+        if before is not None:
+            self._signed.append((Awaited(server=server, tool=tool, args=digest, asked=before), made))
+        return made
+
+    def unused(self) -> list[Awaited]:
+        """What was signed for this step and has not been sent: its next round goes on with it."""
+        return [awaited for awaited, made in self._signed if made.round == 0]
 
     def guard(self, client: object, server: str | None = None, *, on_refusal: OnRefusal = "result") -> None:
         """Make each tool call of an MCP client or session a child of this step, until this step ends.

@@ -28,6 +28,7 @@ from mcp_types import CallToolRequestParams
 
 from stepwrit._credential import Credential
 from stepwrit._hook import OnRefusal, SessionHook, hook
+from stepwrit._mcp_approval import WAIT_S, resume
 from stepwrit._mcp_arrival import Arrival, accept
 from stepwrit._mcp_inputs import refused_result
 from stepwrit._mcp_run import Sleep, run
@@ -46,19 +47,34 @@ class Stepwrit(Extension):
 
     broker: the way to the broker. name: the server's name in the registry; None leaves the comparison to the
     performer's SPIFFE ID, under which the registry has one server. sleep: seconds, between heartbeats.
+    wait_for_approval: seconds that a call waits for a signature after its client was handed the page.
     """
 
     identifier = "dev.stepwrit/step"
 
-    def __init__(self, broker: Broker, *, name: str | None = None, sleep: Sleep = anyio.sleep) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        name: str | None = None,
+        sleep: Sleep = anyio.sleep,
+        wait_for_approval: float = WAIT_S,
+    ) -> None:
         self.broker: Final = broker
         self.name: Final = name
         self._sleep: Final = sleep
+        self._wait_s: Final = wait_for_approval
 
     @classmethod
-    def from_env(cls, *, name: str | None = None, environ: Mapping[str, str] | None = None) -> Stepwrit:
+    def from_env(
+        cls,
+        *,
+        name: str | None = None,
+        environ: Mapping[str, str] | None = None,
+        wait_for_approval: float = WAIT_S,
+    ) -> Stepwrit:
         """By SPIFFE_ENDPOINT_SOCKET, STEPWRIT_BROKER and STEPWRIT_BROKER_ID. Raises ConfigurationError."""
-        return cls(Broker.from_env(environ), name=name)
+        return cls(Broker.from_env(environ), name=name, wait_for_approval=wait_for_approval)
 
     async def intercept_tool_call(
         self, params: CallToolRequestParams, ctx: ServerRequestContext[Any, Any], call_next: CallNext
@@ -70,7 +86,8 @@ class Stepwrit(Extension):
             return refused_result(no.refusal)
         except StepwritError as doubt:
             return refused_result(local("unavailable", str(doubt)))
-        return await run(self.broker, step, ctx, call_next, self._sleep)
+        resume(step, params, self._wait_s)
+        return await run(self.broker, step, params, ctx, call_next, self._sleep)
 
     @asynccontextmanager
     async def lifespan(self, _server: object = None) -> AsyncGenerator[dict[str, Any]]:
