@@ -1,7 +1,8 @@
 """Text kept unreadable in the store's file: AES-256-GCM under a key derived from the broker's secret.
 
 The secret lies in the same store, so this hides nothing from whoever has the whole file: it keeps what
-persons are to read out of searches and dumps of it, and out of free pages once it is erased.
+persons are to read out of searches and dumps of it. To erase a row is not to erase the medium: the sealed
+bytes can stay in free pages, in the write-ahead log until it is written over, and in backups.
 """
 
 from __future__ import annotations
