@@ -191,6 +191,33 @@ async def test_an_error_of_ours_costs_one_notice_and_is_told_without_its_words()
     assert outbox.health()["last_error"] == {"at": NOW, "why": "unexpected: RuntimeError"}
 
 
+async def test_a_clock_in_doubt_ends_no_worker() -> None:
+    """What cannot be dated is tried again, and goes out once the clock is believed."""
+    counts: list[str] = []
+    clock = FakeClock(NOW)
+
+    async def deliver(_: str) -> None:
+        clock.now()
+
+    async def believed_again(_: float) -> None:
+        clock.doubt = False
+
+    outbox: Outbox[str] = Outbox(
+        "x", deliver, clock=clock, count=lambda _, outcome: counts.append(outcome), sleep=believed_again
+    )
+    worker = asyncio.ensure_future(outbox.run())
+    for count, doubt in ((1, False), (2, True), (3, False)):
+        clock.doubt = doubt
+        outbox.put("notice", NOW + 9.0)
+        async with asyncio.timeout(20):
+            while len(counts) < count and not worker.done():
+                await asyncio.sleep(0)
+    alive = not worker.done()
+    worker.cancel()
+    await asyncio.gather(worker, return_exceptions=True)
+    assert (counts, alive) == (["sent", "sent", "sent"], True)
+
+
 @pytest.mark.parametrize("status", [400, 401, 404, 410])
 async def test_a_no_is_a_no(receiver: Receiver, secret_file: Path, status: int) -> None:
     receiver.answers = [(status, {})]

@@ -7,9 +7,11 @@ it, and the approval itself is where it always was.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final, Generic, TypeVar
 
+from stepwrit_broker.core.errors import Unavailable
 from stepwrit_broker.ports import Clock
 
 T = TypeVar("T")
@@ -36,8 +38,8 @@ class NotDelivered(Exception):  # noqa: N818  reads as a state
 
 
 def _unexpected(lost: Exception) -> NotDelivered:
-    """An error of ours, or a receiver that makes one: its words may be the receiver's."""
-    return NotDelivered(f"unexpected: {type(lost).__name__}", again=False)
+    """An error of ours, or a receiver that makes one: its words may be the receiver's. Doubt passes."""
+    return NotDelivered(f"unexpected: {type(lost).__name__}", again=isinstance(lost, Unavailable))
 
 
 class Outbox(Generic[T]):
@@ -58,6 +60,7 @@ class Outbox(Generic[T]):
         self._queue: Final[asyncio.Queue[tuple[T, float]]] = asyncio.Queue(size)
         self._counts: Final[dict[str, int]] = {"sent": 0, "failed": 0, "dropped": 0, "late": 0}
         self._last_error: dict[str, object] | None = None
+        self._seen = 0.0
 
     def put(self, item: T, until: float) -> None:
         """Queue it, or count it as dropped. until: seconds since the epoch after which nobody needs it."""
@@ -74,14 +77,14 @@ class Outbox(Generic[T]):
 
     async def _one(self, item: T, until: float) -> None:
         for wait in (*WAITS_S, None):
-            if self._clock.now() >= until:
+            if self._now() >= until:
                 self._note("late")
                 return
             try:
                 await self._deliver(item)
             except Exception as lost:  # noqa: BLE001  one notice may fail; the worker goes on, whatever it was
                 failed = lost if isinstance(lost, NotDelivered) else _unexpected(lost)
-                self._last_error = {"at": self._clock.now(), "why": failed.why}
+                self._last_error = {"at": self._now(), "why": failed.why}
                 if wait is None or not failed.again:
                     break
                 await self._sleep(min(max(wait, failed.after or 0.0), AFTER_MAX_S))
@@ -89,6 +92,12 @@ class Outbox(Generic[T]):
                 self._note("sent")
                 return
         self._note("failed")
+
+    def _now(self) -> float:
+        """The clock's last good word: a clock in doubt ends no worker, and a late notice opens nothing."""
+        with contextlib.suppress(Unavailable):
+            self._seen = self._clock.now()
+        return self._seen
 
     def _note(self, outcome: str) -> None:
         self._counts[outcome] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, Final
 from stepwrit_broker.approvals.mail import CHANNEL, Mail, Mailer, MailServer, deliver
 from stepwrit_broker.approvals.outbox import Outbox
 from stepwrit_broker.approvals.webhook import Hook, Message, Webhook
-from stepwrit_broker.core.errors import Malformed
+from stepwrit_broker.core.errors import Malformed, Unavailable
 from stepwrit_broker.core.persons import Identity
 from stepwrit_broker.core.registry import Registry
 from stepwrit_broker.observe import Metrics
@@ -36,6 +37,7 @@ class Notifying:
     ) -> None:
         self._registry, self._clock, self._metrics = registry, clock, metrics
         self._outboxes: list[Outbox[Any]] = []
+        self._seen = 0.0
         self._mailer: Mailer | None = None
         self.channels: list[Callable[[Notice], None]] = [self._hook(each, stack) for each in hooks]
         if server is not None:
@@ -51,7 +53,7 @@ class Notifying:
 
         def channel(notice: Notice) -> None:
             if hook.wants(notice):
-                outbox.put(webhook.message(notice), _until(notice, self._clock.now()))
+                outbox.put(webhook.message(notice), _until(notice, self._now()))
 
         return channel
 
@@ -62,6 +64,12 @@ class Notifying:
         except ValueError as bad:
             raise Malformed("invalid_request", f"mail.sender: {bad}") from bad
         return self._mailer
+
+    def _now(self) -> float:
+        """The clock's last good word: telling people goes on while the broker refuses for doubt."""
+        with contextlib.suppress(Unavailable):
+            self._seen = self._clock.now()
+        return self._seen
 
     def _name_of(self, who: Identity) -> str | None:
         return self._registry().persons.name(who)
@@ -80,7 +88,7 @@ class Notifying:
 
     async def _flush(self) -> None:
         while self._mailer is not None:
-            self._mailer.flush(self._clock.now())
+            self._mailer.flush(self._now())
             await asyncio.sleep(FLUSH_S)
 
     def health(self) -> dict[str, object]:
