@@ -18,6 +18,7 @@ from tests.fakes.clock import START
 from stepwrit.wire import REDEEM_REPEAT_S
 from stepwrit_broker.core.errors import Problem, Refused
 from stepwrit_broker.core.grant import Grant, GrantRecord
+from stepwrit_broker.core.influence import EXACT_MAX
 from stepwrit_broker.core.limits import ConcurrencyLimit, Limits
 from stepwrit_broker.core.obligations import Obligation
 from stepwrit_broker.core.step import Label, StepRecord
@@ -300,6 +301,14 @@ class PastContract:
         assert await house.store.past(root.step.txn) == before
         await house.child(root)
         assert len((await house.store.past(root.step.txn)).steps) == 4
+
+    async def test_a_long_past_is_the_same_when_it_is_read_again(self, house: House) -> None:
+        root = await house.root()
+        await asyncio.gather(*(house.child(root) for _ in range(EXACT_MAX + 4)))
+        before = await house.store.past(root.step.txn)
+        assert (len(before.steps), sum(each.times for each in before.later.values())) == (EXACT_MAX, 4)
+        await house.reopen()
+        assert await house.store.past(root.step.txn) == before
 
     async def test_a_refused_step_is_no_part_of_the_past(self, house: House) -> None:
         root = await house.root()

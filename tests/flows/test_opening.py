@@ -15,6 +15,7 @@ from stepwrit.digest import args_digest
 from stepwrit.wire import Budget, CeilingSpec
 from stepwrit_broker.core.declared import Declared, Workflow
 from stepwrit_broker.core.errors import Conflict, Problem, Refused, Unavailable, Unproven
+from stepwrit_broker.core.influence import EXACT_MAX
 from stepwrit_broker.core.step import Label, StepRecord
 from stepwrit_broker.core.verdict import Deny, Permit
 from stepwrit_broker.flows.opening import open_step, renew_token
@@ -525,3 +526,21 @@ async def test_of_many_at_once_no_more_than_declared_are_told_so(rig: Rig) -> No
     labels = [each.record.step.label for each in ready]
     assert labels.count(Label("books", "read")) == 2
     assert labels.count(None) == 8
+
+
+async def test_beyond_the_cap_all_that_was_before_counts_and_nothing_is_left_out(rig: Rig) -> None:
+    rig.believe(AGENT)
+    root = await rig.start(budget=Budget(steps=1000))
+    first = (await rig.open(root, "files/read")).record.step
+    for _ in range(EXACT_MAX - 2):
+        await rig.open(root, "mail/note", influence=())
+    await rig.open(root, "mail/note", influence=(first.id,))
+    taken = await rig.open(root)
+    assert (taken.record.step.influence, influences(rig)) == (
+        "*",
+        [("files/read", "model", 1), ("mail/note", "model", EXACT_MAX - 1)],
+    )
+    await refused(rig, "influence_claimed", root, influence=(first.id,))
+    record = (await rig.take(taken)).record
+    await rig.credential(record)
+    assert ("files/read", "model", 1) in influences(rig)
