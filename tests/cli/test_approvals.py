@@ -89,7 +89,7 @@ def test_without_waiting_the_call_says_how_to_wait(cli: Cli, dev: Dev) -> None:
     result = cli(*call, "--impact", "high")
     try:
         assert result.exit_code == 1
-        assert "say --wait SECONDS" in result.stdout
+        assert "say --wait 300" in result.stdout
         said = json.loads(cli(*call, "--json").stdout)
         assert said["refusal"]["approval"]["url"].startswith("http")
     finally:

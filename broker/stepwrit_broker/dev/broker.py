@@ -48,6 +48,7 @@ concurrency:
   - {name: outstanding-per-workload, per: [workload], max: 100}
 transaction: {steps: 200, depth: 8, fan_out: 50, server_steps: 20}
 life: {step_token: 60s, accepted: 15m, waiting: 15m, credential: 60s, intent: 1h}
+approvals: {per_requester: 100, per_initiator: 100, cooldown: 1s}  # whoever tries things out asks often
 count: 3
 """
 DEV_LINES = (
