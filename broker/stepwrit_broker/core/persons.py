@@ -31,17 +31,20 @@ class Persons:
 
     links: Mapping[str, frozenset[Identity]]
     tenants: Mapping[str, str] = field(default_factory=dict)
+    _names: Mapping[Identity, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        """Index once: whose an identity is, is asked of each person of the list for each notice."""
         seen: dict[Identity, str] = {}
         for name, identities in self.links.items():
             for each in identities:
                 if seen.setdefault(each, name) != name:
                     raise ValueError(f"one identity belongs to {seen[each]} and to {name}")
+        object.__setattr__(self, "_names", seen)
 
     def name(self, identity: Identity) -> str | None:
         """The person of the list whose identity it is; None if nobody said."""
-        return next((name for name, theirs in self.links.items() if identity in theirs), None)
+        return self._names.get(identity)
 
     def identities(self, who: Identity) -> frozenset[Identity]:
         """Every identity of this person, this one included."""

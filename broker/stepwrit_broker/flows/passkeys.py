@@ -19,9 +19,7 @@ _SIGN_IN = "sign in"
 
 async def of_person(house: House, who: Identity) -> Sequence[Authenticator]:
     """Everything that one person signs with, whichever of their identities it belongs to; oldest first."""
-    persons = house.settings.now_in_force().registry.persons
-    name = persons.name(who)
-    theirs = {who} if name is None else {who, *persons.links[name]}
+    theirs = house.settings.now_in_force().registry.persons.identities(who)
     found = [each for identity in sorted(theirs) for each in await house.approvals.authenticators(identity)]
     return sorted(found, key=lambda each: each.proposed_at)
 
