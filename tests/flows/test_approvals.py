@@ -23,7 +23,7 @@ from stepwrit_broker.core.step import StepRecord
 from stepwrit_broker.core.terms import Terms
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit
 from stepwrit_broker.flows import approving, opening
-from stepwrit_broker.flows.approving import ATTEMPT_S
+from stepwrit_broker.flows.attempts import ATTEMPT_S
 from stepwrit_broker.ledger.sqlite_log import SqliteLog
 from stepwrit_broker.ledger.view import SqliteLedgerView
 from stepwrit_broker.ports_approval import Given, RefuseCommand, SignCommand, Sought

@@ -5,28 +5,24 @@ To a person who may not sign an approval it looks like none: an id opens nothing
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from stepwrit.wire import MarkRequest
 from stepwrit_broker.core.approval import ApprovalRecord, Signed, may_sign, missing
 from stepwrit_broker.core.approval_text import text_digest
-from stepwrit_broker.core.errors import Conflict, Refused, Unavailable, Unproven
+from stepwrit_broker.core.errors import Conflict, Refused, Unavailable
 from stepwrit_broker.core.ids import is_id
 from stepwrit_broker.core.persons import Identity, Persons
-from stepwrit_broker.flows import revoke
+from stepwrit_broker.flows import attempts, revoke
 from stepwrit_broker.flows.asking import notice, signer_subjects
 from stepwrit_broker.flows.house import House
 from stepwrit_broker.ports import ProofUse
 from stepwrit_broker.ports_approval import Given, RefuseCommand, SignCommand, Sought
 
-ATTEMPT_S: Final = 300.0
 REASON_MAX: Final = 300
-_RANDOM, _UNTIL, _MAC = 16, 8, 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,15 +36,6 @@ class View:
     text: tuple[str, ...] | None = field(repr=False)
     missing: int
     has_signed: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """One try to sign. nonce: made here, good once, `until` then. challenge: what an authenticator signs."""
-
-    nonce: bytes = field(repr=False)
-    challenge: bytes
-    until: float
 
 
 async def view(house: House, who: Identity, name: str) -> View:
@@ -93,17 +80,15 @@ async def waiting(house: House, who: Identity) -> Sequence[ApprovalRecord]:
     return [each for each in newest if may_sign(each.asked, who, persons)]
 
 
-async def begin(house: House, who: Identity, name: str) -> Attempt:
+async def begin(house: House, who: Identity, name: str) -> attempts.Try:
     """A nonce for one attempt of this person at this approval.
 
     Raises Refused(`not_found`, `access_denied`, `expired_token`), Conflict(`wrong_state`).
     """
     record, now = await _mine(house, who, name), house.clock.now()
     _check_open(record, now)
-    until = now + ATTEMPT_S
-    head = house.entropy.bytes(_RANDOM) + int(until).to_bytes(_UNTIL)
-    nonce = head + _mac(house, who, name, head)
-    return Attempt(nonce=nonce, challenge=record.asked.challenge(nonce), until=until)
+    nonce, until = attempts.make_nonce(house, *_tried(who, name))
+    return attempts.Try(nonce=nonce, challenge=record.asked.challenge(nonce), until=until)
 
 
 async def challenge_of(house: House, who: Identity, name: str, nonce: bytes) -> tuple[bytes, ProofUse]:
@@ -112,14 +97,9 @@ async def challenge_of(house: House, who: Identity, name: str, nonce: bytes) -> 
     Raises Unproven(`invalid_proof`) for a nonce that was not made here for this, or is too old; before
     anything is said of the approval, since whoever hands one in may have proved nothing yet.
     """
-    head, mac = nonce[: _RANDOM + _UNTIL], nonce[_RANDOM + _UNTIL :]
-    until = int.from_bytes(head[_RANDOM:])
-    if not hmac.compare_digest(mac, _mac(house, who, name, head)):
-        raise Unproven("invalid_proof", "this attempt was not begun here", rule="nonce")
-    if house.clock.now() >= until:
-        raise Unproven("invalid_proof", "this attempt took too long; begin again", rule="nonce")
+    use = attempts.check_nonce(house, nonce, *_tried(who, name), kind="approval")
     record = await _mine(house, who, name)
-    return record.asked.challenge(nonce), ProofUse(kind="approval", key=nonce.hex(), until=float(until))
+    return record.asked.challenge(nonce), use
 
 
 async def sign(house: House, name: str, given: Given) -> ApprovalRecord:
@@ -189,12 +169,14 @@ async def tell_expired(house: House, name: str) -> bool:
     return record is None or record.state not in ("asked", "given")
 
 
-async def _refuse(house: House, name: str, verb: str, by: str, reason: str) -> ApprovalRecord:
+async def _refuse(
+    house: House, name: str, verb: Literal["deny", "cancel"], by: str, reason: str
+) -> ApprovalRecord:
     ref = house.ref()
     after = await house.approvals.refuse(
         RefuseCommand(
             approval=name,
-            verb="deny" if verb == "deny" else "cancel",
+            verb=verb,
             by=by,
             reason=reason[:REASON_MAX],
             ref=ref,
@@ -239,6 +221,5 @@ def _tell(house: House, event: str, record: ApprovalRecord, ref: str) -> None:
     house.notices.tell(notice(house, event, record, ref))
 
 
-def _mac(house: House, who: Identity, name: str, head: bytes) -> bytes:
-    said = json.dumps(["stepwrit approval attempt", name, who.issuer, who.subject, head.hex()])
-    return hmac.new(house.pepper, said.encode(), hashlib.sha256).digest()[:_MAC]
+def _tried(who: Identity, name: str) -> tuple[str, ...]:
+    return "approval", name, who.issuer, who.subject

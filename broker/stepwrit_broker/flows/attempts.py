@@ -30,21 +30,33 @@ class Try:
 
 def begin(house: House, *what: str) -> Try:
     """A try at `what`, for five minutes."""
-    until = house.clock.now() + ATTEMPT_S
-    head = house.entropy.bytes(_RANDOM) + int(until).to_bytes(_UNTIL)
-    nonce = head + _mac(house, what, head)
+    nonce, until = make_nonce(house, *what)
     return Try(nonce=nonce, challenge=_challenge(what, nonce), until=until)
 
 
 def end(house: House, nonce: bytes, *what: str) -> tuple[bytes, ProofUse]:
     """What was to be signed, and the nonce's use. Raises Unproven(`invalid_proof`)."""
+    return _challenge(what, nonce), check_nonce(house, nonce, *what, kind="attempt")
+
+
+def make_nonce(house: House, *what: str) -> tuple[bytes, float]:
+    """A nonce for one try at `what`, and its end in seconds since the epoch. The first word says for what
+    kind of thing, so that a nonce for one is none for another.
+    """
+    until = house.clock.now() + ATTEMPT_S
+    head = house.entropy.bytes(_RANDOM) + int(until).to_bytes(_UNTIL)
+    return head + _mac(house, what, head), until
+
+
+def check_nonce(house: House, nonce: bytes, *what: str, kind: str) -> ProofUse:
+    """The use of a nonce made here for this, while it is young. Raises Unproven(`invalid_proof`)."""
     head, mac = nonce[: _RANDOM + _UNTIL], nonce[_RANDOM + _UNTIL :]
     until = int.from_bytes(head[_RANDOM:])
     if not hmac.compare_digest(mac, _mac(house, what, head)):
         raise Unproven("invalid_proof", "this attempt was not begun here", rule="nonce")
     if house.clock.now() >= until:
         raise Unproven("invalid_proof", "this attempt took too long; begin again", rule="nonce")
-    return _challenge(what, nonce), ProofUse(kind="attempt", key=nonce.hex(), until=float(until))
+    return ProofUse(kind=kind, key=nonce.hex(), until=float(until))
 
 
 def _challenge(what: tuple[str, ...], nonce: bytes) -> bytes:

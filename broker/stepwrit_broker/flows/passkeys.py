@@ -59,7 +59,7 @@ async def sign_in(house: House, passkeys: Passkeys, nonce: bytes, said: str) -> 
 
 async def begin_approval(
     house: House, passkeys: Passkeys, who: Identity, name: str
-) -> tuple[approving.Attempt, Mapping[str, object]]:
+) -> tuple[attempts.Try, Mapping[str, object]]:
     """An attempt at an approval and what the browser is asked. Raises as `approving.begin`."""
     attempt = await approving.begin(house, who, name)
     return attempt, passkeys.request(attempt.challenge, await usable(house, who))
