@@ -42,6 +42,22 @@ def _unexpected(lost: Exception) -> NotDelivered:
     return NotDelivered(f"unexpected: {type(lost).__name__}", again=isinstance(lost, Unavailable))
 
 
+class LastGood:
+    """A clock's last good word: while it refuses for doubt, people are told nevertheless.
+
+    A late notice opens nothing; before the first word it is 0, and so nothing is late.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._seen = clock, 0.0
+
+    def now(self) -> float:
+        """Seconds since the epoch. Never raises."""
+        with contextlib.suppress(Unavailable):
+            self._seen = self._clock.now()
+        return self._seen
+
+
 class Outbox(Generic[T]):
     """One channel's queue. name: the operator's, in metrics and health."""
 
@@ -56,11 +72,11 @@ class Outbox(Generic[T]):
         size: int = QUEUE_MAX,
     ) -> None:
         self.name: Final = name
-        self._deliver, self._clock, self._count, self._sleep = deliver, clock, count, sleep
+        self._deliver, self._count, self._sleep = deliver, count, sleep
+        self._clock: Final = LastGood(clock)
         self._queue: Final[asyncio.Queue[tuple[T, float]]] = asyncio.Queue(size)
         self._counts: Final[dict[str, int]] = {"sent": 0, "failed": 0, "dropped": 0, "late": 0}
         self._last_error: dict[str, object] | None = None
-        self._seen = 0.0
 
     def put(self, item: T, until: float) -> None:
         """Queue it, or count it as dropped. until: seconds since the epoch after which nobody needs it."""
@@ -77,14 +93,14 @@ class Outbox(Generic[T]):
 
     async def _one(self, item: T, until: float) -> None:
         for wait in (*WAITS_S, None):
-            if self._now() >= until:
+            if self._clock.now() >= until:
                 self._note("late")
                 return
             try:
                 await self._deliver(item)
             except Exception as lost:  # noqa: BLE001  one notice may fail; the worker goes on, whatever it was
                 failed = lost if isinstance(lost, NotDelivered) else _unexpected(lost)
-                self._last_error = {"at": self._now(), "why": failed.why}
+                self._last_error = {"at": self._clock.now(), "why": failed.why}
                 if wait is None or not failed.again:
                     break
                 await self._sleep(min(max(wait, failed.after or 0.0), AFTER_MAX_S))
@@ -92,12 +108,6 @@ class Outbox(Generic[T]):
                 self._note("sent")
                 return
         self._note("failed")
-
-    def _now(self) -> float:
-        """The clock's last good word: a clock in doubt ends no worker, and a late notice opens nothing."""
-        with contextlib.suppress(Unavailable):
-            self._seen = self._clock.now()
-        return self._seen
 
     def _note(self, outcome: str) -> None:
         self._counts[outcome] += 1

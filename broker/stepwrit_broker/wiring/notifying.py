@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final
 
 from stepwrit_broker.approvals.mail import CHANNEL, Mail, Mailer, MailServer, deliver
-from stepwrit_broker.approvals.outbox import Outbox
+from stepwrit_broker.approvals.outbox import LastGood, Outbox
 from stepwrit_broker.approvals.webhook import Hook, Message, Webhook
-from stepwrit_broker.core.errors import Malformed, Unavailable
+from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.core.persons import Identity
 from stepwrit_broker.core.registry import Registry
 from stepwrit_broker.observe import Metrics
@@ -37,7 +36,7 @@ class Notifying:
     ) -> None:
         self._registry, self._clock, self._metrics = registry, clock, metrics
         self._outboxes: list[Outbox[Any]] = []
-        self._seen = 0.0
+        self._steady: Final = LastGood(clock)
         self._mailer: Mailer | None = None
         self.channels: list[Callable[[Notice], None]] = [self._hook(each, stack) for each in hooks]
         if server is not None:
@@ -53,7 +52,7 @@ class Notifying:
 
         def channel(notice: Notice) -> None:
             if hook.wants(notice):
-                outbox.put(webhook.message(notice), _until(notice, self._now()))
+                outbox.put(webhook.message(notice), _until(notice, self._steady.now()))
 
         return channel
 
@@ -64,12 +63,6 @@ class Notifying:
         except ValueError as bad:
             raise Malformed("invalid_request", f"mail.sender: {bad}") from bad
         return self._mailer
-
-    def _now(self) -> float:
-        """The clock's last good word: telling people goes on while the broker refuses for doubt."""
-        with contextlib.suppress(Unavailable):
-            self._seen = self._clock.now()
-        return self._seen
 
     def _name_of(self, who: Identity) -> str | None:
         return self._registry().persons.name(who)
@@ -88,7 +81,7 @@ class Notifying:
 
     async def _flush(self) -> None:
         while self._mailer is not None:
-            self._mailer.flush(self._now())
+            self._mailer.flush(self._steady.now())
             await asyncio.sleep(FLUSH_S)
 
     def health(self) -> dict[str, object]:
