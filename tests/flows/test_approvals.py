@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.flows.rig import AGENT, ARGS, FILES, IDP, MAIL, Rig
+from tests.flows.rig import AGENT, ARGS, CRON, FILES, IDP, MAIL, Rig
 
 from stepwrit_broker.core.approval import ApprovalRecord
 from stepwrit_broker.core.approval_text import text_digest
@@ -515,6 +515,31 @@ async def test_a_refused_asking_leaves_no_step_and_no_count(rig: Rig) -> None:
     assert fresh.life.children == 0
     await rig.open(root)
     assert await rig.store.approvals.approvals(Sought()) == []
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        Terms(persons=frozenset({"nobody-listed"}), requester=False),
+        Terms(count=2, persons=frozenset({"nobody-listed"})),
+        Terms(count=3, persons=frozenset({"bob", "nobody-listed"})),
+    ],
+)
+async def test_what_too_few_persons_could_sign_is_refused_at_once(rig: Rig, terms: Terms) -> None:
+    root = await rig.start()
+    await asked(rig, root, "mail/pay", Terms(count=2, persons=frozenset({"bob", "nobody-listed"})))
+    rig.policy.says = needs(terms)
+    no = await refused(rig, rig.open(root), "approval_required")
+    assert "`persons` in registry.yaml" in (no.who_can_change_it or "")
+
+
+async def test_a_triggers_owner_who_is_nowhere_listed_is_not_waited_for(rig: Rig) -> None:
+    listed = Persons({**LISTED.links, "team": frozenset({Identity(IDP, "t")})}, LISTED.tenants)
+    rig.settings.registry = replace(rig.settings.registry, persons=listed)
+    root = await rig.start(CRON)
+    await asked(rig, root, who=CRON)
+    rig.settings.registry = replace(rig.settings.registry, persons=LISTED)
+    await refused(rig, rig.open(root, who=CRON), "approval_required")
 
 
 # --- parties

@@ -177,6 +177,15 @@ def missing(
     return max(_missing(asked, valid, persons, each) for each in _of(asked, terms))
 
 
+def out_of_reach(asked: Asked, persons: Persons) -> int:
+    """How many signatures would still be missing if everyone signed who is known; 0 where it can be given."""
+    everyone = {each for identities in persons.links.values() for each in identities}
+    wants = asked.step.intent.requester
+    if wants is not None:
+        everyone.add(Identity(wants.issuer, wants.subject))
+    return max(_missing(asked, everyone, persons, each) for each in asked.terms)
+
+
 def _of(asked: Asked, terms: tuple[Terms, ...] | None) -> tuple[Terms, ...]:
     if terms == ():
         raise ValueError("an approval that nobody need sign")

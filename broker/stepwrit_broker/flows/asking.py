@@ -8,7 +8,7 @@ from typing import Final
 
 from stepwrit.wire import ApprovalAsked
 from stepwrit_broker.core import marks
-from stepwrit_broker.core.approval import ApprovalRecord, Ask, Asked, Signed, may_sign, missing
+from stepwrit_broker.core.approval import ApprovalRecord, Ask, Asked, Signed, may_sign, missing, out_of_reach
 from stepwrit_broker.core.approval_text import text_digest, text_of
 from stepwrit_broker.core.document import Party
 from stepwrit_broker.core.errors import Problem, Refused
@@ -38,7 +38,8 @@ def ask_for(
 ) -> Ask:
     """The approval to be asked for with this step. Its text is made here and sealed at once.
 
-    hidden, looked_at: JSON pointers of arguments, as `text_of` takes them.
+    hidden, looked_at: JSON pointers of arguments, as `text_of` takes them. Raises
+    Refused(`approval_required`) where too few persons are known for it ever to be given.
     """
     action, until = step.action, step.approve_by
     if action is None or until is None:
@@ -67,7 +68,20 @@ def ask_for(
         expires_at=int(until),
         text=text_digest(lines),
     )
+    _check_reach(asked, force.registry.persons)
     return Ask(asked=asked, sealed=house.sealer.seal(json.dumps(lines).encode(), name))
+
+
+def _check_reach(asked: Asked, persons: Persons) -> None:
+    """Nobody is made to wait for a signature that cannot come."""
+    if out_of_reach(asked, persons) > 0:
+        raise Refused(
+            "approval_required",
+            "this needs the signatures of more persons than are known here",
+            rule=rule_of(asked.versions["policy"], asked.policies),
+            who_can_change_it="the operator (`persons` in registry.yaml must have the approvers and the "
+            "triggers' owners that policy and registry name)",
+        )
 
 
 def hidden_places(tool: Tool, redacted: frozenset[str]) -> frozenset[str]:
