@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -27,6 +28,7 @@ from stepwrit_broker.wiring.ledgering import Ledgering
 from stepwrit_broker.wiring.waiting import Expiries
 
 _log = structlog.get_logger("stepwrit.broker")
+RESTART_S: Final = 1.0  # until a worker that died begins again
 
 
 class Background:
@@ -41,24 +43,44 @@ class Background:
         async def forever() -> None:
             while True:
                 await asyncio.sleep(seconds)
-                try:
-                    await job()
-                except Problem as problem:
-                    _log.warning("background work", job=job.__name__, why=str(problem))
-                except Exception:  # noqa: BLE001  the loop must go on; the log has it
-                    _log.error("background work", job=job.__name__, exception=traceback.format_exc())
+                await _tried(job)
 
-        self.spawn(forever())
+        self.spawn(forever)
 
-    def spawn(self, work: Awaitable[None]) -> None:
-        """Once, from now on."""
-        task = asyncio.ensure_future(work)
+    def keep(self, job: Callable[[], Awaitable[None]], *, pause_s: float = RESTART_S) -> None:
+        """A worker that runs until the end; one that dies is logged, and begins again after a pause."""
+
+        async def forever() -> None:
+            while True:
+                if await _tried(job):
+                    return
+                await asyncio.sleep(pause_s)
+
+        self.spawn(forever)
+
+    def spawn(self, job: Callable[[], Awaitable[None]]) -> None:
+        """Once, from now on; what fails is logged."""
+        task = asyncio.ensure_future(_tried(job))
 
         async def stop() -> None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
         self._stack.push_async_callback(stop)
+
+
+async def _tried(job: Callable[[], Awaitable[None]]) -> bool:
+    """Whether it came to its end; what fails is logged by its kind of failure."""
+    name = getattr(job, "__qualname__", type(job).__name__)
+    try:
+        await job()
+    except Problem as problem:
+        _log.warning("background work", job=name, why=str(problem))
+    except Exception:  # noqa: BLE001  whatever it is, the broker goes on; the log has it
+        _log.error("background work", job=name, exception=traceback.format_exc())
+    else:
+        return True
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)

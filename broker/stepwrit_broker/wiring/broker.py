@@ -248,7 +248,7 @@ class Broker:
         return entry is not None and name in entry.tools
 
     def _published(self, kid: str, thumbprint: str) -> None:
-        self._background.spawn(self.say("key.published", {"kid": kid, "thumbprint": thumbprint}))
+        self._background.spawn(partial(self.say, "key.published", {"kid": kid, "thumbprint": thumbprint}))
 
     def _served(self) -> Served:
         return Served(
@@ -351,5 +351,5 @@ class Broker:
         background.every(1.0, self.federating.gauge)
         self.federating.say = self.say
         for run in (*self.federating.runs(), *self.notifying.runs()):
-            background.spawn(run)
-        background.spawn(self.rehearsal.shadow.resume())
+            background.keep(run)
+        background.spawn(self.rehearsal.shadow.resume)

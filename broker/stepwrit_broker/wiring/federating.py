@@ -60,9 +60,9 @@ class Federating:
                 ) from bad
         self.federation.at(self._clock.now())
 
-    def runs(self) -> list[Awaitable[None]]:
+    def runs(self) -> list[Callable[[], Awaitable[None]]]:
         """The work of all feeds, to be run until the end."""
-        return [feed.run() for feed in self.federation.feeds]
+        return [feed.run for feed in self.federation.feeds]
 
     def health(self) -> dict[str, object]:
         """For `/healthz?verbose=true`: by trust domain."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final
@@ -75,9 +75,9 @@ class Notifying:
         self._outboxes.append(made)
         return made
 
-    def runs(self) -> list[Coroutine[Any, Any, None]]:
+    def runs(self) -> list[Callable[[], Awaitable[None]]]:
         """The workers; each runs until cancelled."""
-        return [*(each.run() for each in self._outboxes), self._flush()]
+        return [*(each.run for each in self._outboxes), self._flush]
 
     async def _flush(self) -> None:
         while self._mailer is not None:
