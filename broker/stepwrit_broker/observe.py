@@ -68,6 +68,12 @@ class Metrics:
         self._opened = Counter(
             "stepwrit_steps_opened", "Steps opened by origin", ("origin",), registry=self.registry
         )
+        self._caused = Counter(
+            "stepwrit_intents_caused",
+            "Intents that a step of another transaction caused, by the trigger that passed its event on",
+            ("trigger",),
+            registry=self.registry,
+        )
         self._closed = Counter(
             "stepwrit_steps_closed", "Steps closed by final state", ("state",), registry=self.registry
         )
@@ -296,6 +302,10 @@ class Metrics:
     def opened(self, origin: str) -> None:
         """A step or a root was opened."""
         self._count("opened", self._opened, origin)
+
+    def caused(self, trigger: str) -> None:
+        """A trigger, by its registered name, passed on the event of a step."""
+        self._count("caused", self._caused, trigger)
 
     def advised(self, answer: str) -> None:
         """A question was answered: `permit`, or the code of why not."""

@@ -254,7 +254,9 @@ class Store(Protocol):
         opened by its performer, within its transaction's bounds, and the versions (Conflict
         `stale_version`). With `ask` the step waits for its approval, and MUST be refused (`limit`) where
         its persons are asked too much. With `times` fewer steps of its label MUST be under its parent
-        (Conflict `stale_version`): it is then decided afresh.
+        (Conflict `stale_version`): it is then decided afresh. A root with a cause MUST be held to it
+        (`core.causes.inherit`, with the cause's fan-out, which counts it), and the cause's story MUST tell of
+        it.
         """
         ...
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.contracts import store_suite, store_suite_approvals, store_suite_rules
+from tests.contracts import store_suite, store_suite_approvals, store_suite_causes, store_suite_rules
 from tests.contracts.store_suite import Entry, House
 from tests.fakes import build
 from tests.fakes.entropy import SeededEntropy
@@ -56,6 +56,10 @@ class TestOperations(store_suite.OperationContract):
 
 
 class TestOpen(store_suite.OpenContract):
+    pass
+
+
+class TestCauses(store_suite_causes.CauseContract):
     pass
 
 

@@ -7,14 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.fakes import build
 from tests.flows.rig import AGENT, BANK, CRON, FILES, IDP, ISSUER, MAIL, OTHER_AGENT, PURPOSE, Rig
 
 from stepwrit.wire import Budget, CeilingSpec
 from stepwrit_broker.core.errors import Conflict, Malformed, Problem, Refused, Unavailable, Unproven
+from stepwrit_broker.core.limits import RateLimit
 from stepwrit_broker.core.obligations import Obligation
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit
+from stepwrit_broker.flows.explain import explain
 from stepwrit_broker.flows.house import requester_of
 from stepwrit_broker.flows.intent import IntentStarted, bound_nonce, start_intent
+from stepwrit_broker.ledger.view import SqliteLedgerView
 
 
 async def start(rig: Rig, *, token: str | None = "new", op: str = "", **changes: Any) -> IntentStarted:
@@ -81,19 +85,74 @@ async def test_a_nonce_that_binds_agent_ceiling_purpose_and_end_makes_the_proof_
 
 
 async def test_a_triggers_intent_has_an_owner_a_cause_and_its_registered_ceiling(rig: Rig) -> None:
-    record = await rig.start(CRON, cause="stp_100" + "0" * 26, ceiling=CeilingSpec(tools=("*",)))
+    cause = (await rig.accepted()).step.id
+    record = await rig.start(CRON, cause=cause, ceiling=CeilingSpec(tools=("*",)))
     intent = record.step.intent
     assert (record.step.origin, intent.requester, intent.owner, intent.cause, intent.proof) == (
         "server",
         None,
         "team",
-        "stp_100" + "0" * 26,
+        cause,
         None,
     )
     assert record.step.ceiling.tools == {"mail/pay"}
     started = await start_intent(rig.house, rig.caller(CRON), rig.wish(), None, rig.op(), "d")
     token = rig.steps.read(started.token, rig.clock.time)
     assert (token.subject, token.intent_origin) == (CRON, "server")
+
+
+async def test_what_a_step_caused_is_told_at_both_ends(rig: Rig) -> None:
+    cause = await rig.accepted()
+    caused = await rig.start(CRON, cause=cause.step.id)
+    view = SqliteLedgerView(rig.path)
+    try:
+        before, after = explain(view, cause.step.ref, None), explain(view, caused.step.ref, None)
+    finally:
+        view.close()
+    assert after["root"]["cause"] == {"step": cause.step.id, "txn": cause.step.txn}  # type: ignore[index]
+    (step,) = before["steps"][0]["children"]  # type: ignore[index]
+    assert [(each["step"], each["txn"], each["by"]) for each in step["caused"]] == [
+        (caused.step.id, caused.step.txn, CRON)
+    ]
+    assert step["state"] == "accepted"
+    assert after["txn"] == caused.step.txn
+
+
+async def test_a_persons_intent_has_no_cause(rig: Rig) -> None:
+    cause = (await rig.accepted()).step.id
+    await rig.start(CRON, cause=cause)
+    await refused(rig, "invalid_request", cause=cause)
+
+
+async def test_a_trigger_that_needs_a_cause_starts_nothing_without_one(rig: Rig) -> None:
+    cause = (await rig.accepted()).step.id
+    await rig.start(CRON)
+    entries = tuple(replace(each, needs_cause=each.id == CRON) for each in rig.settings.registry.entries)
+    rig.settings.registry = replace(rig.settings.registry, entries=entries)
+    await rig.start(CRON, cause=cause)
+    with pytest.raises(Refused) as no:
+        await rig.start(CRON)
+    assert (no.value.code, no.value.rule) == ("no_step", "registry needs_cause")
+
+
+async def test_events_are_counted_by_trigger_and_by_who_made_them(rig: Rig) -> None:
+    cause = (await rig.accepted()).step.id
+    limits = build.limits()
+    per_cause = RateLimit(
+        name="events", on="intents", per=("workload", "cause"), match=(), count=2, period_s=60.0, burst=2
+    )
+    rig.settings.limits = replace(limits, rates=(*limits.rates, per_cause))
+    rig.store.use(rig.settings.limits, lambda: 0)
+    for _ in range(2):
+        await rig.start(CRON, cause=cause)
+    with pytest.raises(Refused) as no:
+        await rig.start(CRON, cause=cause)
+    assert (no.value.code, no.value.rule) == ("limit", "limits v0 events")
+    for _ in range(3):
+        await rig.start(CRON)  # what no step caused is not counted with it
+    other = await rig.open(await rig.start(), "files/read")
+    await rig.take(other, who=FILES)
+    await rig.start(CRON, cause=other.record.step.id)  # nor are another workload's events
 
 
 async def test_a_trigger_cannot_act_for_a_person(rig: Rig) -> None:

@@ -113,6 +113,8 @@ def _grow(above: Tree, step: Json, story: Json, facts: Told) -> None:
         node.add(_credential(credential, story, facts))
     for refusal in step.get("refusals") or ():
         node.add(_refusal(refusal, story, facts))
+    for caused in step.get("caused") or ():
+        node.add(_caused(caused, facts))
     for child in step.get("children") or ():
         _grow(node, child, story, facts)
 
@@ -122,6 +124,14 @@ def _label(step: Json, story: Json, facts: Told) -> Text:
         line = Text("? a step whose story is in an export", style="yellow")
         return _tail(line, step, story, facts)
     return _root(step, story, facts) if step.get("tool") is None else _step(step, story, facts)
+
+
+def _caused(caused: Json, facts: Told) -> Text:
+    """Another transaction that came of this step, by way of a trigger's event."""
+    line = Text("⤷ caused ", style="bold yellow")
+    line.append(f"{caused.get('txn')}")
+    line.append(f"\nby an event that {facts.short(caused.get('by'))} passed on", style="dim")
+    return line.append(f"\n{facts.after(caused.get('at'))}", style="dim")
 
 
 def _root(step: Json, story: Json, facts: Told) -> Text:
@@ -134,6 +144,9 @@ def _root(step: Json, story: Json, facts: Told) -> Text:
     if isinstance(ceiling, Mapping):
         tools = ", ".join(map(str, ceiling.get("tools") or ())) or "nothing"
         line.append(f"\nceiling {tools}, up to {ceiling.get('impact')} impact", style="dim")
+    cause = root.get("cause")
+    if isinstance(cause, Mapping):
+        line.append(f"\ncaused by {cause.get('step')} in {cause.get('txn')}", style="yellow")
     return _tail(line, step, story, facts)
 
 

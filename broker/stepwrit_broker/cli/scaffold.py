@@ -212,6 +212,7 @@ entries:
   #   role: trigger
   #   name: nightly
   #   owner: ops@prod.example
+  #   needs_cause: true               # its events come from steps, and name them
   #   may_start: {{tools: [ledger/whoami], impact: low}}
 
   # A gateway that asks for advice about the tools behind it (AuthZEN), and does nothing else.
@@ -240,6 +241,7 @@ version: 1
 rates:
   - {{name: intents-per-workload, on: intents, per: [workload], rate: 60/min, burst: 20}}
   - {{name: intents-human, on: intents, per: [requester], match: {{origin: human}}, rate: 10/min, burst: 5}}
+  - {{name: events-per-cause, on: intents, per: [workload, cause], rate: 30/min, burst: 10}}
   - {{name: steps-per-workload, on: steps, per: [workload, origin], rate: 600/min, burst: 100}}
   - {{name: steps-by-servers, on: steps, per: [workload], match: {{origin: server}}, rate: 60/min, burst: 20}}
   - {{name: credentials-per-workload, on: credentials, per: [workload, origin], rate: 600/min, burst: 100}}
@@ -252,5 +254,5 @@ transaction: {{steps: 200, depth: 8, fan_out: 50, server_steps: 20}}
 # How long things live. Caps: step_token 5m, accepted and credential 15m, waiting and intent 24h.
 life: {{step_token: 60s, accepted: 15m, waiting: 15m, credential: 60s, intent: 1h}}
 # The number of rates, always the last line: a file that was cut off cannot pass.
-count: 7
+count: 8
 """

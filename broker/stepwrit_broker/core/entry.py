@@ -19,7 +19,7 @@ SALT_BYTES = 16
 MAX_BYTES = 65_535  # C2SP tlog-tiles: an entry's length is a uint16
 EntryKind = Literal[
     "intent.opened", "step.opened", "step.accepted", "step.waiting", "step.resumed", "step.closed",
-    "step.expired",
+    "step.expired", "step.caused",
     "grant.issued", "grant.self", "grant.redeemed", "grant.expired",
     "approval.asked", "approval.signed", "approval.given", "approval.denied", "approval.cancelled",
     "approval.expired", "approval.used", "authenticator.proposed", "authenticator.approved",
@@ -87,6 +87,7 @@ def step_facts(step: Step, salt: bytes) -> dict[str, object]:
         "owner": intent.owner,
         "proof": intent.proof,
         "cause": intent.cause,
+        "cause_txn": intent.cause_txn,
         "tool": action.tool if action else None,
         "impact": action.impact if action else None,
         "args": salted(salt, action.args) if action else None,

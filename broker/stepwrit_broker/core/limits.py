@@ -13,7 +13,7 @@ from typing import Literal
 from stepwrit_broker.core.errors import Refused
 
 On = Literal["intents", "steps", "credentials", "questions"]
-Dimension = Literal["workload", "tool", "resource", "requester", "origin", "tenant"]
+Dimension = Literal["workload", "tool", "resource", "requester", "origin", "tenant", "cause"]
 _SLACK = 1e-3  # of one interval: sums of times in doubles are off by a little, never by a whole cell
 
 
@@ -33,7 +33,10 @@ class Denied:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimit:
-    """`count` per `period_s` seconds, `burst` at once, for each combination of `per`, where `match` fits."""
+    """`count` per `period_s` seconds, `burst` at once, for each combination of `per`, where `match` fits.
+
+    One per `cause` counts only what a step caused: the workload that performed it is the value.
+    """
 
     name: str
     on: On
@@ -42,6 +45,11 @@ class RateLimit:
     count: int
     period_s: float
     burst: int
+
+    def counts(self, what: Charge) -> bool:
+        """Whether it speaks of this charge."""
+        needs_cause = "cause" in self.per and "cause" not in what.values
+        return self.on == what.on and what.fits(self.match) and not needs_cause
 
     @property
     def text(self) -> str:
@@ -183,7 +191,7 @@ def charge(limits: Limits, what: Charge, tats: Mapping[str, float], now: float) 
     spent: dict[str, float] = {}
     worst: tuple[float, RateLimit] | None = None
     for limit in limits.rates:
-        if limit.on != what.on or not what.fits(limit.match):
+        if not limit.counts(what):
             continue
         key = what.key(limit.name, limit.per)
         outcome = spend(limit, tats.get(key, 0.0), now)
@@ -223,6 +231,17 @@ def outstanding_keys(limits: Limits, what: Charge, live: Mapping[str, int]) -> t
             )
         keys.append(key)
     return tuple(keys)
+
+
+def within_fan_out(limits: Limits, children: int) -> None:
+    """One more thing comes of a step; `children` is the count before it. Raises Refused(`limit`)."""
+    if children >= limits.transaction.fan_out:
+        raise Refused(
+            "limit",
+            f"fan_out of this step: at most {limits.transaction.fan_out}",
+            rule=f"limits v{limits.version} transaction.fan_out",
+            who_can_change_it=limits.owner,
+        )
 
 
 def within_transaction(

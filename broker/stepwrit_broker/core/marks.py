@@ -110,8 +110,11 @@ def subjects_of_grant(grant: Grant) -> tuple[str, ...]:
 
 
 def subjects_of_step(step: Step) -> tuple[str, ...]:
-    """The targets that stop a step: itself, all above, everyone, every tool and opener's key in its chain."""
+    """The targets that stop a step: itself, all above, everyone, every tool and opener's key in its chain,
+    and what stops its transaction from outside.
+    """
     names = {f"txn:{step.txn}", f"step:{step.id}", f"tenant:{step.tenant}", "everything:all"}
+    names.update(step.intent.outside)
     names.update(f"key:{key}" for key in (step.initiator_jkt, *step.keys_above))
     names.update(f"step:{ancestor}" for ancestor in step.ancestors)
     for workload in {step.initiator, step.performer, *_workloads(step)}:

@@ -60,7 +60,8 @@ class Entry:
     resource redeems for. attest: how it may prove who it is. owner: the approver of record of a trigger.
     person_claims: the audience may see the person's own identifiers. may_ask: patterns of the tools about
     which it may ask for advice; a gateway does nothing else. narrows_influence: an
-    agent's word on which results a step came of is taken, within what the broker knows.
+    agent's word on which results a step came of is taken, within what the broker knows. needs_cause: every
+    event of a trigger comes from a step, which it names.
     """
 
     id: str
@@ -78,6 +79,7 @@ class Entry:
     person_claims: bool = False
     may_ask: frozenset[str] = frozenset()
     narrows_influence: bool = False
+    needs_cause: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,7 +92,11 @@ class Action:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """A transaction's root: who wants what, until when. It has no action and never yields a credential."""
+    """A transaction's root: who wants what, until when. It has no action and never yields a credential.
+
+    cause, cause_txn: the step of another transaction that made a trigger's event. outside: what else stops
+    it, as targets of marks: what stops its cause.
+    """
 
     txn: str
     requester: Requester | None
@@ -103,6 +107,8 @@ class Intent:
     steps_max: int
     server_steps_max: int
     depth_max: int
+    cause_txn: str | None = None
+    outside: tuple[str, ...] = ()
 
 
 class Label(NamedTuple):

@@ -86,10 +86,17 @@ def _root(entries: Sequence[LoggedEntry], decisions: Mapping[str, object]) -> Js
         "origin": facts.get("origin"),
         "proof": facts.get("proof"),
         "owner": facts.get("owner"),
+        "cause": _cause(facts),
         "requester": kept.get("requester"),
         "purpose": kept.get("purpose"),
         "ceiling": facts.get("ceiling"),
     }
+
+
+def _cause(facts: Mapping[str, object]) -> Json | None:
+    """The step of another transaction that made the event, and that transaction."""
+    step = facts.get("cause")
+    return None if step is None else {"step": step, "txn": facts.get("cause_txn")}
 
 
 def _tree(entries: Sequence[LoggedEntry]) -> list[Json]:
@@ -129,6 +136,7 @@ def _node(entry: LoggedEntry) -> Json:
         "approval": None,
         "credentials": [],
         "refusals": [],
+        "caused": [],
         "children": [],
     }
 
@@ -147,6 +155,9 @@ def _add(node: Json, entry: LoggedEntry) -> None:
         _credential(node, entry)
     elif entry.kind.startswith("approval."):
         _approval(node, entry)
+    elif entry.kind == "step.caused":
+        caused: Json = {"step": facts.get("caused"), "txn": facts.get("caused_txn"), "by": facts.get("by")}
+        cast("list[Json]", node["caused"]).append({**caused, "at": entry.at})
     elif entry.kind.startswith("step."):
         node["state"] = facts.get("state") or facts.get("outcome") or entry.kind.partition(".")[2]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from stepwrit import intents
 from stepwrit.wire import IntentRequest, Origin, Proof
 from stepwrit_broker.core.caller import Caller
+from stepwrit_broker.core.causes import performer_of
 from stepwrit_broker.core.ceiling import Ceiling
 from stepwrit_broker.core.document import intent_question
 from stepwrit_broker.core.errors import Malformed, Problem, Refused
@@ -54,13 +55,29 @@ async def start_intent(
     try:
         if not request.purpose.strip() or len(request.purpose) > PURPOSE_MAX:
             raise Malformed("invalid_request", f"purpose: 1 to {PURPOSE_MAX} characters")
-        if request.cause is not None and not is_id("stp", request.cause):
-            raise Malformed("invalid_request", "cause: the id of the step that made the event")
+        _check_cause(caller, request)
         proof = await _person(house, caller, id_token)
         return await decided_afresh(lambda: _attempt(house, caller, request, proof, op_id, digest))
     except Problem as problem:
         await house.refusals.note(problem, caller, "intent", {"purpose_given": bool(request.purpose)})
         raise
+
+
+def _check_cause(caller: Caller, request: IntentRequest) -> None:
+    """A cause is named by a trigger, and always by one whose events come from steps alone."""
+    if request.cause is None:
+        if caller.entry.needs_cause:
+            raise Refused(
+                "no_step",
+                "this trigger passes on events of steps alone: name the step as `cause`",
+                rule="registry needs_cause",
+                who_can_change_it="the operator (registry.yaml)",
+            )
+        return
+    if not is_id("stp", request.cause):
+        raise Malformed("invalid_request", "cause: the id of the step that made the event")
+    if caller.entry.role != "trigger":
+        raise Malformed("invalid_request", "cause: only a trigger's intent has one")
 
 
 async def _person(house: House, caller: Caller, id_token: str | None) -> PersonProof | None:
@@ -102,6 +119,7 @@ async def _attempt(
 ) -> IntentStarted:
     now, force = house.clock.now(), house.settings.now_in_force()
     step = _place(house, caller, request, proof, force, now)  # 2
+    cause = await _cause(house, caller, request)
     question = intent_question(caller=caller, step=step, home=house.trust_domain, now=now)
     verdict = await settle(force, question)  # 3, 4
     record = await house.store.open(  # 5
@@ -110,7 +128,7 @@ async def _attempt(
             step=obliged(step, verdict),
             proofs=(*proof_uses(caller), *_once(proof)),
             subjects=caller_subjects(caller),
-            charge=Charge(on="intents", values=_values(step, caller)),
+            charge=Charge(on="intents", values=_values(step, caller) | cause),
             versions=force.versions,
             evidence=Evidence(
                 facts={"svid": caller.workload.serial},
@@ -133,6 +151,13 @@ def _once(proof: PersonProof | None) -> tuple[ProofUse, ...]:
     return (
         () if proof is None else (ProofUse(kind="id_token", key=proof.digest, until=proof.until + 86_400.0),)
     )
+
+
+async def _cause(house: House, caller: Caller, request: IntentRequest) -> dict[Dimension, str]:
+    """Who performed the step that made the event, to be counted by."""
+    if request.cause is None:
+        return {}
+    return {"cause": performer_of(await house.store.step(request.cause), caller.entry.tenant)}
 
 
 def _values(step: Step, caller: Caller) -> dict[Dimension, str]:

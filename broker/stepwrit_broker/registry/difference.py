@@ -132,6 +132,8 @@ def _entry(target: str, was: Entry, now: Entry) -> Iterator[Change]:
     if was.narrows_influence != now.narrows_influence:
         word: What = "changed" if now.narrows_influence else "narrowed"
         yield Change(what=word, target=target, detail="narrows_influence")
+    if was.needs_cause != now.needs_cause:
+        yield Change(what="narrowed" if now.needs_cause else "changed", target=target, detail="needs_cause")
     for name in ("name", "role", "tenant", "url", "audience", "owner", "person_claims"):
         if getattr(was, name) != getattr(now, name):
             yield Change(

@@ -70,6 +70,7 @@ def _entry(read: dict[str, Any], tenant: str) -> Entry:
         person_claims=read.get("person_claims", False),
         may_ask=frozenset(read.get("may_ask", ())),
         narrows_influence=read.get("narrows_influence", False),
+        needs_cause=read.get("needs_cause", False),
     )
 
 

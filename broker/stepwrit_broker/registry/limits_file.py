@@ -88,6 +88,7 @@ def limits_problems(doc: dict[str, Any]) -> list[Problem]:
         problems
         + _twice(doc)
         + _of_questions(doc)
+        + _of_causes(doc)
         + _too_long("life", doc.get("life", {}), _LIVES)
         + _too_long("approvals", doc.get("approvals", {}), _APPROVALS)
     )
@@ -102,6 +103,17 @@ def _of_questions(doc: dict[str, Any]) -> list[Problem]:
         for key in ("per", "match")
         for name in each.get(key, ())
         if name not in ("workload", "tenant")
+    ]
+
+
+def _of_causes(doc: dict[str, Any]) -> list[Problem]:
+    """Only an intent has a cause: elsewhere such a limit would count nothing."""
+    return [
+        (("rates", number, key), "only intents are counted by their cause")
+        for number, each in enumerate(doc["rates"])
+        if each["on"] not in ("intents", "questions")
+        for key in ("per", "match")
+        if "cause" in each.get(key, ())
     ]
 
 

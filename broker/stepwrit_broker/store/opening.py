@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from stepwrit_broker.core import entry, limits, standing
+from stepwrit_broker.core import causes, entry, limits, standing
 from stepwrit_broker.core.errors import Conflict, Refused
 from stepwrit_broker.core.influence import EXACT_MAX, Past
 from stepwrit_broker.core.limits import Limits
 from stepwrit_broker.core.step import Life, Step, StepRecord
-from stepwrit_broker.ports import OpenCommand
+from stepwrit_broker.ports import Evidence, OpenCommand
 from stepwrit_broker.store import approvals
 from stepwrit_broker.store.common import (
     SALT_BYTES,
@@ -24,7 +24,7 @@ from stepwrit_broker.store.common import (
     write_entry,
 )
 from stepwrit_broker.store.past import NO_PAST, find_past
-from stepwrit_broker.store.reading import count_step, find_step, get_step, put_step, put_txn
+from stepwrit_broker.store.reading import count_caused, count_step, find_step, get_step, put_step, put_txn
 from stepwrit_broker.store.rows import StepRow, Txn
 from stepwrit_broker.store.state import State
 
@@ -65,6 +65,7 @@ def _again(state: State, first: str) -> StepRecord:
 
 def _root(state: State, command: OpenCommand, now: float) -> StepRecord:
     """A root is accepted from the start, by its initiator: nobody else is to perform it."""
+    command = _caused(state, command)
     root = command.step
     if now >= root.expires_at:
         raise Refused("expired", "the intent has expired")
@@ -95,7 +96,42 @@ def _root(state: State, command: OpenCommand, now: float) -> StepRecord:
     )
     record = put_step(state, root, life, root.expires_at)
     _tell(state, "intent.opened", command, txn, now)
+    _tell_cause(state, root, now)
     return record
+
+
+def _caused(state: State, command: OpenCommand) -> OpenCommand:
+    """The root as its cause lets it be. One more thing that came of the cause: its fan-out counts it."""
+    root = command.step
+    if root.intent.cause is None:
+        return command
+    cause, txn = get_step(state, root.intent.cause)
+    check_marks(state, (), cause)
+    made = causes.inherit(root, cause.record, steps=txn.steps, server_steps=txn.server_steps)
+    limits.within_fan_out(state.limits(), cause.record.life.children)
+    standing.within_step(cause.record)
+    count_caused(state, cause)
+    return replace(command, step=made)
+
+
+def _tell_cause(state: State, root: Step, now: float) -> None:
+    """In the cause's own story: what came of it."""
+    found = None if root.intent.cause is None else find_step(state, root.intent.cause)
+    if found is None:
+        return
+    cause, txn = found[0].record.step, found[1]
+    facts = {**entry.hop_facts(cause), "caused": root.id, "caused_txn": root.txn, "by": root.initiator}
+    write_entry(
+        state,
+        "step.caused",
+        cause.ref,
+        now,
+        facts,
+        Evidence(),
+        txn=txn.txn,
+        salt=txn.salt,
+        tenant=cause.tenant,
+    )
 
 
 def _child(state: State, command: OpenCommand, now: float) -> StepRecord:

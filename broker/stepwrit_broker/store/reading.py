@@ -108,9 +108,14 @@ def count_step(state: State, txn: Txn, parent: StepRow, *, is_server: bool) -> N
     more = replace(txn, steps=txn.steps + 1, server_steps=txn.server_steps + is_server)
     state.conn.execute(_COUNT_TXN, (more.steps, more.server_steps, txn.txn))
     state.txns.put(txn.txn, more)
-    life = replace(parent.record.life, children=parent.record.life.children + 1)
-    state.conn.execute(_COUNT_CHILD, (life.children, parent.seq))
-    _hold(state, parent, life)
+    count_caused(state, parent)
+
+
+def count_caused(state: State, above: StepRow) -> None:
+    """One more child of a step, or one more transaction that it caused."""
+    life = replace(above.record.life, children=above.record.life.children + 1)
+    state.conn.execute(_COUNT_CHILD, (life.children, above.seq))
+    _hold(state, above, life)
 
 
 def put_step(state: State, step: Step, life: Life, due: float) -> StepRecord:

@@ -78,13 +78,15 @@ def encode_intent(intent: Intent) -> str:
             intent.steps_max,
             intent.server_steps_max,
             intent.depth_max,
+            intent.cause_txn,
+            intent.outside,
         )
     )
 
 
 def decode_txn(row: Row, salt: bytes) -> Txn:
     """From `txn, root, intent, steps, server_steps, expires_at`."""
-    who, owner, proof, purpose, cause, steps_max, server_steps_max, depth_max = _loads(row[2])
+    who, owner, proof, purpose, cause, steps_max, server_steps_max, depth_max, *later = _loads(row[2])
     requester = None if who is None else Requester(opaque=who[0], issuer=who[1], subject=who[2])
     intent = Intent(
         txn=row[0],
@@ -96,6 +98,8 @@ def decode_txn(row: Row, salt: bytes) -> Txn:
         steps_max=steps_max,
         server_steps_max=server_steps_max,
         depth_max=depth_max,
+        cause_txn=later[0] if later else None,
+        outside=tuple(later[1]) if later else (),
     )
     return Txn(
         txn=row[0],

@@ -79,6 +79,8 @@ class TokenEndpoint:
         asked = shaped(IntentRequest, form.get("request_details", ""))
         started = await start_intent(self._house, caller, asked, id_token, operation, request.digest)
         self._metrics.opened(started.record.step.origin)
+        if started.record.step.intent.cause is not None:
+            self._metrics.caused(caller.entry.name)
         return Response(status=200, value=_started(started))
 
 
