@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, cast
 
 from stepwrit import lineage
+from stepwrit._mcp_stepless import NO_STEP, Stepless
 from stepwrit._reply import local
 from stepwrit.client import Broker
 from stepwrit.digest import DigestError, args_digest, parse_json
@@ -36,15 +37,19 @@ class Arrival:
     headers: Sequence[str] = field(repr=False, default=())
 
 
-async def accept(broker: Broker, arrival: Arrival, server: str | None) -> Step:
+async def accept(broker: Broker, arrival: Arrival, server: str | None, stepless: Stepless) -> Step:
     """The accepted step. server: our registry name, None to leave that to the performer's SPIFFE ID.
+
+    stepless: asked for a call that carries no step at all; one that carries a bad one is refused.
 
     Raises:
         RefusedError: why not, with the `ref` of its record where there is one.
     """
     carried = lineage.from_meta(arrival.meta)
+    if carried is None and not arrival.headers:
+        return await stepless.accept(broker, arrival.tool, arrival.arguments)
     if carried is None:
-        raise RefusedError(local("no_step", "the call carries no step token: the caller must open a step"))
+        raise RefusedError(local("no_step", NO_STEP))
     try:
         claims = await broker.step_claims(carried.token)
     except TokenRefused as bad:

@@ -20,6 +20,7 @@ from mcp_types import (
 from stepwrit._mcp_approval import handed
 from stepwrit._mcp_inputs import refused_result
 from stepwrit._mcp_session import ask_all, guarded
+from stepwrit._mcp_stepless import close_root
 from stepwrit._reply import local
 from stepwrit.client import Broker
 from stepwrit.errors import IdentityUnavailable, RefusedError, StepwritError, UnavailableError
@@ -46,7 +47,7 @@ async def run(
     try:
         with entered(step):
             result = await _beating(broker, step, call_next, guarded(ctx, step), sleep)
-        page = handed(step, ctx, broker.issuer) if _crashed(step, result) else None
+        page = handed(step, ctx, broker.issuer) if _crashed(step, result) and step.root is None else None
         if page is not None and await _waiting(broker, step):
             waits = True
             if not page.is_modern:
@@ -54,7 +55,8 @@ async def run(
             return _with_ref(step, page.result(params))
         if isinstance(result, InputRequiredResult):
             result = await _pause(broker, step, result)
-            waits = isinstance(result, InputRequiredResult)
+            waits = isinstance(result, InputRequiredResult) and step.root is None
+            outcome = "failed" if isinstance(result, CallToolResult) else "done"
         else:
             result = _mapped(step, result)
             outcome = "failed" if _is_error(result) else "done"
@@ -111,7 +113,8 @@ async def _pause(broker: Broker, step: Step, result: InputRequiredResult) -> Han
     """The step waits for its client's answer; each form that the person is shown is a step of ours."""
     try:
         await ask_all(step, (result.input_requests or {}).values())
-        await broker.wait(step.id, step.round)
+        if step.root is None:  # else the answer comes as a call of its own
+            await broker.wait(step.id, step.round)
     except RefusedError as no:
         return refused_result(no.refusal)
     except IdentityUnavailable as missing:
@@ -149,6 +152,8 @@ async def _close(broker: Broker, step: Step, outcome: Outcome) -> None:
             await broker.close_step(step.id, outcome)
         except StepwritError as failed:
             _log.warning("step %s was not closed: %s", step.ref, failed)
+    if step.root is not None:
+        await close_root(broker, step.root, outcome)
 
 
 def _is_error(result: HandlerResult) -> bool:

@@ -117,6 +117,7 @@ class Txn:
     origin: Origin
     purpose: str
     expires_at: float
+    without_step: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -39,6 +39,7 @@ from stepwrit.wire import (
     TOKEN_TYPE_ID,
     TOKEN_TYPE_STEP,
     TOKEN_TYPE_TXN,
+    TOKEN_TYPE_UNSIGNED,
     AcceptRequest,
     CloseRequest,
     IntentRequest,
@@ -201,7 +202,7 @@ class FakeBroker(Using):
         if form.get("grant_type") != GRANT_TOKEN_EXCHANGE:
             raise No("unsupported_grant_type", "grant_type is not token exchange")
         wanted = form.get("requested_token_type"), form.get("subject_token_type")
-        if wanted == (TOKEN_TYPE_TXN, TOKEN_TYPE_ID):
+        if wanted in ((TOKEN_TYPE_TXN, TOKEN_TYPE_ID), (TOKEN_TYPE_TXN, TOKEN_TYPE_UNSIGNED)):
             return self._intent_answer(who, form)
         if wanted == (TOKEN_TYPE_ACCESS, TOKEN_TYPE_STEP):
             return self._credential_answer(who, form)
@@ -211,7 +212,11 @@ class FakeBroker(Using):
         if form.get("audience", TRUST_DOMAIN) != TRUST_DOMAIN:
             raise No("invalid_target", "audience is not the trust domain")
         details = read_members(form.get("request_details", "").encode())
-        row, token = self.intent(who, form.get("subject_token", ""), read_shape(IntentRequest, details))
+        subject, asked = form.get("subject_token", ""), read_shape(IntentRequest, details)
+        if form.get("subject_token_type") == TOKEN_TYPE_ID:
+            row, token = self.intent(who, subject, asked)
+        else:
+            row, token = self.stepless(who, asked)
         return {
             "access_token": token,
             "issued_token_type": TOKEN_TYPE_TXN,
@@ -223,6 +228,7 @@ class FakeBroker(Using):
             "ref": row.ref,
             "origin": row.origin,
             "proof": row.txn.proof,
+            "tool": row.txn.without_step,
         }
 
     def _credential_answer(self, who: Caller, form: Mapping[str, str]) -> object:

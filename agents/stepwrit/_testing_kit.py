@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -86,6 +86,10 @@ class Kit:
         )
         self.broker.registry.bans.append(Ban(tool=tool, refusal=refusal, at=at))
 
+    def without_step(self, tool: str) -> None:
+        """Let this tool be called without a step: its server starts a transaction of its own for that."""
+        self.broker.registry.stepless.add(tool if "/" in tool else f"*/{tool}")
+
     def need_approval(self, tool: str, *, then: Literal["wait", "approve", "deny"] = "wait") -> None:
         """Let a person have to sign this tool's steps. then: what they do as soon as they are asked."""
         self.broker.registry.demands.append(Demand(tool=tool, then=then))
@@ -126,12 +130,14 @@ class Kit:
         era: Era = "2026-07-28",
         on_refusal: Literal["result", "raise"] = "result",
         wait_for_approval: float = 0.0,
+        guarded: bool = True,
         **options: Any,
     ) -> AsyncGenerator[Client]:
         """An in-memory mcp client of this server, guarded, with a person's intent for all tools.
 
         server: an `MCPServer` with the `Stepwrit` extension. era: the protocol version spoken. on_refusal,
-        wait_for_approval: as for `Intent.guard`. options: as for `mcp.Client`.
+        wait_for_approval: as for `Intent.guard`. guarded: False for a client that knows nothing of steps.
+        options: as for `mcp.Client`.
 
         Raises:
             ConfigurationError: the server has no `Stepwrit` extension: it would not be guarded at all.
@@ -143,13 +149,13 @@ class Kit:
         before, extension.broker = extension.broker, self.workload(name)
         self.broker.registry.servers[name] = Server(name=name, spiffe_id=_server_id(name))
         try:
-            async with (
-                Client(server, mode=_MODE[era], **options) as client,
-                self.agent().intent(
-                    self.broker.id_token(agent=AGENT), purpose="a test", tools=["*"]
-                ) as intent,
-            ):
-                intent.guard(client, name, on_refusal=on_refusal, wait_for_approval=wait_for_approval)
+            async with AsyncExitStack() as stack:
+                client = await stack.enter_async_context(Client(server, mode=_MODE[era], **options))
+                if guarded:
+                    token = self.broker.id_token(agent=AGENT)
+                    wanted = self.agent().intent(token, purpose="a test", tools=["*"])
+                    intent = await stack.enter_async_context(wanted)
+                    intent.guard(client, name, on_refusal=on_refusal, wait_for_approval=wait_for_approval)
                 yield client
         finally:
             extension.broker = before

@@ -136,6 +136,9 @@ class Opening:
         server = self.registry.server(request.server)
         tool = self.registry.tool(server, request.tool)
         self.registry.test(tool, "open")
+        called = parent.txn.without_step
+        if called is not None and parent.tool is None and tool.name != called:
+            raise No("ceiling", f"this transaction is for one call of {called}")
         origin: Origin = "model" if caller.spiffe_id in self.registry.agents else "server"
         origin = min(origin, parent.origin, key=lambda each: _ORIGIN_RANK[each])
         if server.name != CLIENT and not parent.ceiling.allows(tool):

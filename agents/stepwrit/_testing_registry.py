@@ -12,12 +12,14 @@ from stepwrit.wire import PlanItem
 @dataclass(slots=True, kw_only=True)
 class Registry:
     """Workloads by role, tools by `server/tool`. lenient: unknown tools are low and `self`. narrowing: agents
-    whose word on what influenced a step is taken.
+    whose word on what influenced a step is taken. stepless: tools (`server/tool`, `*/tool`) that may be
+    called without a step.
     """
 
     agents: set[str] = field(default_factory=set)
     operators: set[str] = field(default_factory=set)
     narrowing: set[str] = field(default_factory=set)
+    stepless: set[str] = field(default_factory=set)
     servers: dict[str, Server] = field(default_factory=dict)
     tools: dict[str, Tool] = field(default_factory=dict)
     redeemers: dict[str, set[str]] = field(default_factory=dict)
@@ -46,6 +48,16 @@ class Registry:
         if self.lenient:
             return Tool(name=full)
         raise No("not_registered", "no such tool at this server")
+
+    def own_tool(self, caller: str, name: str) -> Tool:
+        """A tool of the calling server that may be called without a step. Raises No."""
+        own = next((each for each in self.servers.values() if each.spiffe_id == caller), None)
+        if own is None:
+            raise No("invalid_request", "only a tool's own server has calls without a step")
+        tool = self.tool(own, name)
+        if self.stepless.isdisjoint((tool.name, f"*/{name}")) or tool.impact != "low":
+            raise No("no_step", "the registry lets no call of this tool come without a step")
+        return tool
 
     def test(self, tool: Tool | None, at: str) -> None:
         """Pass unless a knob refuses this tool at this verb. Raises No."""

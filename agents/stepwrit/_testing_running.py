@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from stepwrit._testing_books import GrantRow, No, StepRow
-from stepwrit._testing_opening import TRUST_DOMAIN, Caller, Opening
+from stepwrit._testing_opening import TRUST_DOMAIN, Caller
+from stepwrit._testing_stepless import Stepless
 from stepwrit.dpop import verify_step_proof
 from stepwrit.jws import TokenRefused
 from stepwrit.tokens import StepToken
@@ -23,7 +24,7 @@ from stepwrit.wire import (
 _DEAD = frozenset({"done", "failed", "cancelled"})
 
 
-class Running(Opening):
+class Running(Stepless):
     """A step between accept and close."""
 
     def accept(self, caller: Caller, step: str, request: AcceptRequest) -> StepAccepted:

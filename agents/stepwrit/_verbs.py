@@ -56,7 +56,9 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntentGranted:
-    """The answer to an intent. expires_in: seconds that the root's token lives."""
+    """The answer to an intent. expires_in: seconds that the root's token lives. tool: `server/tool` of the
+    call without a step that it was started for.
+    """
 
     step: str
     txn: str
@@ -66,6 +68,7 @@ class IntentGranted:
     expires_in: int
     proof: Proof | None = None
     scope: str | None = None
+    tool: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,6 +62,7 @@ class Step:
         self.refused: Refusal | None = None
         self.awaited: Awaited | None = None  # to be handed to the client
         self._signed: Final[list[tuple[Awaited, OutgoingStep]]] = []
+        self.root: str | None = None  # of our own, for a call that came without a step; it ends with the call
         self.patience_s = 0.0  # for a call whose page the client was handed in the round before
         self._ended: str | None = None
         self._hooks: Final[list[SessionHook]] = []

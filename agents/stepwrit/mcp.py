@@ -7,8 +7,9 @@
         async with httpx2.AsyncClient(auth=bank, base_url="https://bank.example") as http:
             return (await http.post("/v1/transfers", json={"cents": amount * 100})).text
 
-Every tool call is a step: accepted when the body starts, closed when it ends. Of MCP's requests only
-`tools/call` is guarded. Start-up costs nothing; the first call waits for the SVID and the connection
+Every tool call is a step: accepted when the body starts, closed when it ends. A call that carries none is
+refused, unless the registry says `without_step: root` of the tool. Of MCP's requests only `tools/call` is
+guarded. Start-up costs nothing; the first call waits for the SVID and the connection
 (`lifespan` moves that to the server's start). With several workers on 2026-07-28, give the server
 `RequestStateSecurity(keys=…)`: the answer may arrive at another worker.
 """
@@ -32,6 +33,7 @@ from stepwrit._mcp_approval import WAIT_S, resume
 from stepwrit._mcp_arrival import Arrival, accept
 from stepwrit._mcp_inputs import refused_result
 from stepwrit._mcp_run import Sleep, run
+from stepwrit._mcp_stepless import Stepless
 from stepwrit._outgoing import OutgoingStep
 from stepwrit._reply import local
 from stepwrit.client import Broker
@@ -64,6 +66,7 @@ class Stepwrit(Extension):
         self.name: Final = name
         self._sleep: Final = sleep
         self._wait_s: Final = wait_for_approval
+        self._stepless: Final = Stepless()
 
     @classmethod
     def from_env(
@@ -81,12 +84,13 @@ class Stepwrit(Extension):
     ) -> HandlerResult:
         """Mcp's seam. A refusal is an `isError` result; nothing of ours raises out of here."""
         try:
-            step = await accept(self.broker, _arrival(params, ctx), self.name)
+            step = await accept(self.broker, _arrival(params, ctx), self.name, self._stepless)
         except RefusedError as no:
             return refused_result(no.refusal)
         except StepwritError as doubt:
             return refused_result(local("unavailable", str(doubt)))
-        resume(step, params, self._wait_s)
+        if step.root is None:
+            resume(step, params, self._wait_s)
         return await run(self.broker, step, params, ctx, call_next, self._sleep)
 
     @asynccontextmanager

@@ -140,6 +140,7 @@ class IntentRequest:
     v: int = V
     budget: Budget = field(default_factory=Budget)
     cause: str | None = None  # id of the step that made a trigger's event
+    without_step: str | None = None  # name of a server's own tool, for a call that came without a step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

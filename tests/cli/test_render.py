@@ -147,6 +147,19 @@ def test_a_trigger_has_an_owner_and_no_person():
     assert "a trigger that ops@prod.example answers for, via agent/chat" in shown
 
 
+def test_a_call_without_a_step_is_told_as_nobodys():
+    facts = dict(ENTRIES[0].facts or {}) | {
+        "origin": "server",
+        "proof": None,
+        "owner": None,
+        "without_step": "ledger/ping",
+        "decision": None,
+    }
+    shown = printed(lineage_tree(story(entries=[replace(ENTRIES[0], facts=facts)])))
+    assert "■ SERVER intent" in shown
+    assert "a call of ledger/ping that came without a step, nobody behind it, via agent/chat" in shown
+
+
 def test_tail_tells_of_a_question_who_asked_what_and_what_was_said() -> None:
     facts = {"asking": "open_step", "tool": "ledger/pay", "caller": "spiffe://home.test/gateway/edge"}
     entry = {"seq": 7, "at": 1.0, "ref": "C2DKVV3BDW", "kind": "question.answered"}

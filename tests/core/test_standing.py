@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
 from tests.fakes.build import Maker
 
 from stepwrit_broker.core import grant, standing, step
-from stepwrit_broker.core.errors import Problem
+from stepwrit_broker.core.errors import Problem, Refused
 from stepwrit_broker.core.grant import GrantRecord
 from stepwrit_broker.core.step import Life, StepRecord
 
@@ -71,3 +72,13 @@ def test_each_clock_ends_it(ends_at: float, txn_ends_at: float) -> None:
     with pytest.raises(Problem) as no:
         standing.check_step(record(), ends_at=ends_at, txn_ends_at=txn_ends_at, now=NOW)
     assert no.value.code == "expired"
+
+
+def test_a_root_for_one_call_has_one_child() -> None:
+    own = record()
+    intent = replace(own.step.intent, without_step="mail/ping")
+    own = replace(own, step=replace(own.step, intent=intent))
+    standing.within_step(own)
+    with pytest.raises(Refused, match="one step"):
+        standing.within_step(replace(own, life=replace(own.life, children=1)))
+    standing.within_step(replace(record(), life=replace(own.life, children=1)))

@@ -79,6 +79,18 @@ def test_less_is_called_narrowed_and_more_is_called_changed() -> None:
     )
 
 
+def test_who_may_call_without_a_step_is_told() -> None:
+    let_in = registry(("whoami: {impact: low,", "whoami: {impact: low, without_step: root,"))
+    [change] = difference(registry(), let_in).changes
+    assert (change.what, change.target, change.detail) == (
+        "changed",
+        "tool:ledger/whoami",
+        "without_step refuse to root",
+    )
+    [change] = difference(let_in, registry()).changes
+    assert (change.what, change.detail) == ("narrowed", "without_step root to refuse")
+
+
 def test_every_other_difference_is_called_changed() -> None:
     for old, new in (
         ("name: alice}", "name: alicia}"),

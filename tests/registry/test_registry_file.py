@@ -117,6 +117,9 @@ def test_a_file_that_was_cut_off_cannot_pass(keep: int) -> None:
         ("name: chat", "name: client", "entries[3].name: client is a reserved name"),
         ("    mode: require", "    mode: observe", "entries[0].mode: must be one of require"),
         ("    without_step: refuse", "    without_step: root", "must be one of refuse"),
+        ("impact: low, plan: self", "impact: medium, plan: self, without_step: root",
+         "whoami.without_step: root is for tools of low impact; this one's is medium"),
+        ("impact: low, plan: self", "impact: low, without_step: yes", "must be one of refuse, root"),
         ("max_auth_age: 30m", "max_auth_age: 1800", "max_auth_age: must be text"),
         ("max_auth_age: 30m", "max_auth_age: 30 minutes", "must be a duration such as 1h"),
         ("max_auth_age: 30m", "max_auth_age: 2d", "must be at most 24h"),
@@ -256,3 +259,14 @@ def test_a_bearer_is_admitted_entry_by_entry_and_never_for_roles_that_operate_or
     assert {entry.name: set(entry.attest) for entry in registry.entries}["ledger"] == {"x509"}
     for line in ("name: alice", "name: bank"):
         assert changed(line, f"{line}, attest: [jwt]"), line
+
+
+def test_a_tool_of_low_impact_may_be_called_without_a_step_and_the_line_is_named_where_it_may_not() -> None:
+    _, registry = load_registry(REGISTRY.replace("plan: self}", "plan: self, without_step: root}"), name="r")
+    server = registry.server("ledger")
+    assert server is not None
+    assert {name for name, tool in server.tools.items() if tool.may_be_root} == {"whoami"}
+    bad = REGISTRY.replace("{impact: low, plan: self}", "{impact: high, plan: self, without_step: root}")
+    line = 1 + bad[: bad.index("without_step: root")].count("\n")
+    with pytest.raises(Malformed, match=f"r:{line}:"):
+        load_registry(bad, name="r")

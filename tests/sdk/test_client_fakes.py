@@ -162,6 +162,8 @@ class FakeBroker:
                 "access_token": f"credential-{self.count}", "issued_token_type": "x", "token_type": "DPoP",
                 "expires_in": 60, "authorization_details": [], "grant": f"grt_{self.count}", "ref": "REF",
             }  # fmt: skip
+        if "without_step" in form["request_details"] and '"without_step":null' not in form["request_details"]:
+            return refused("no_step", 400)
         row = self.add(None, "", "", {}, jkt, who)
         human = form["subject_token_type"].endswith(":id_token")
         return {

@@ -86,7 +86,7 @@ async def test_a_call_without_a_step_token_is_refused(rig: Rig, steps: list[Step
         result = await client.call_tool("transfer", {"amount": 5})
 
     assert result.is_error
-    assert text_of(result) == "refused: no_step."
+    assert text_of(result) == "refused: no_step. ref REFUSED"
     assert len(steps) == 1
 
 

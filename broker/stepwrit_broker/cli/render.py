@@ -155,6 +155,8 @@ def _started_by(root: Json) -> str:
     if isinstance(person, Mapping):
         proof = _PROOFS.get(str(root.get("proof")), "no proof")
         return f"{person.get('subject')} of {person.get('issuer')}, {proof}"
+    if root.get("without_step"):
+        return f"a call of {root['without_step']} that came without a step, nobody behind it,"
     if root.get("owner"):
         return f"a trigger that {root['owner']} answers for,"
     return "a person whose name has been erased," if root.get("proof") else "a trigger,"

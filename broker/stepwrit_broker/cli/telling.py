@@ -170,7 +170,8 @@ def _summary(kind: str, facts: Mapping[str, Any]) -> str:  # noqa: PLR0911  one 
             who = f"{facts.get('initiator')} → {facts.get('performer')}"
             return f"{facts.get('tool')} ({facts.get('impact')})  {who}"
         case "intent.opened":
-            return f"{facts.get('proof') or 'trigger'}  {facts.get('initiator')}"
+            by = facts.get("proof") or ("without a step" if facts.get("without_step") else "trigger")
+            return f"{by}  {facts.get('initiator')}"
         case "mark.set" | "mark.lifted":
             return f"{facts.get('verb')} {facts.get('target')} by {facts.get('by')}: {facts.get('reason')}"
         case "version.applied":

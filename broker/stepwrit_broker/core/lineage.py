@@ -50,6 +50,22 @@ def check_action(parent: Step, action: Action, may_start: Ceiling | None) -> Non
         check_may_start(action.tool, action.impact, may_start)
 
 
+def is_own_call(parent: Step, tool: str, *, may_be_root: bool) -> bool:
+    """Whether this is the call for which a server started its own root; anything else below that is refused.
+
+    Such a root has one child: the tool that was called, for as long as the registry lets it be called without
+    a step. Raises Refused(`ceiling`).
+    """
+    called = parent.intent.without_step
+    if called is None or parent.action is not None:
+        return False
+    if tool != called or not may_be_root:
+        raise Refused(
+            "ceiling", f"this transaction is for one call of {called}", rule="registry without_step"
+        )
+    return True
+
+
 def check_may_start(tool: str, impact: Impact, may_start: Ceiling) -> None:
     """The registry lets the opener start this tool, under whatever step. Raises Refused(`ceiling`)."""
     if not may_start.allows(tool, impact):

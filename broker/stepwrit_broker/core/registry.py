@@ -18,6 +18,7 @@ from stepwrit_broker.core.persons import Persons
 from stepwrit_broker.core.workload import AttestedBy, SpiffeId
 
 Returns = Literal["trusted", "untrusted"]
+WithoutStep = Literal["refuse", "root"]
 Declaration = tuple[Workflow, Declared]
 
 
@@ -31,7 +32,8 @@ class Tool:
     """One tool. `name` is `server/tool`; `facts`: name → JSON pointer (RFC 6901) into the arguments.
 
     `is_self`: the tool is its own resource. An empty plan and not `is_self`: no credential. returns: whether
-    the operator vouches for the content of its results.
+    the operator vouches for the content of its results. without_step: `root`: a call without a step token
+    makes its server start a transaction of its own.
     """
 
     name: str
@@ -41,6 +43,12 @@ class Tool:
     is_self: bool = False
     facts: tuple[tuple[str, str], ...] = ()
     returns: Returns = "untrusted"
+    without_step: WithoutStep = "refuse"
+
+    @property
+    def may_be_root(self) -> bool:
+        """Whether its server may start it for a call that came without a step; high impact never."""
+        return self.without_step == "root" and self.impact == "low"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

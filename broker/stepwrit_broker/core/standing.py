@@ -65,8 +65,10 @@ def within_intent(intent: Intent, *, steps: int, server_steps: int, depth: int, 
 def within_step(parent: StepRecord) -> None:
     """What policy said the parent may open when it was opened itself, counting those before the new step.
 
-    Raises Refused(`limit`).
+    A root that a server started for one call has one child. Raises Refused(`limit`).
     """
+    if parent.step.action is None and parent.step.intent.without_step is not None and parent.life.children:
+        raise Refused("limit", "a call without a step is one step", rule="registry without_step")
     most = cap(parent.step.obligations, "fan_out")
     if most is not None and parent.life.children >= int(most.value):
         raise Refused(

@@ -96,6 +96,7 @@ class Intent:
 
     cause, cause_txn: the step of another transaction that made a trigger's event. outside: what else stops
     it, as targets of marks: what stops its cause.
+    without_step: the one tool of the server that started it by itself, for a call that came without a step.
     """
 
     txn: str
@@ -109,6 +110,7 @@ class Intent:
     depth_max: int
     cause_txn: str | None = None
     outside: tuple[str, ...] = ()
+    without_step: str | None = None
 
 
 class Label(NamedTuple):

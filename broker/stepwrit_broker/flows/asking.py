@@ -44,6 +44,8 @@ def ask_for(
     action, until = step.action, step.approve_by
     if action is None or until is None:
         raise Refused("approval_required", "an intent cannot be approved")
+    if step.intent.without_step is not None:
+        raise Refused("approval_required", "no person is asked for a call that came without a step")
     lines = text_of(
         step=step,
         action=action,

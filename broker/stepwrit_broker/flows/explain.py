@@ -87,6 +87,7 @@ def _root(entries: Sequence[LoggedEntry], decisions: Mapping[str, object]) -> Js
         "proof": facts.get("proof"),
         "owner": facts.get("owner"),
         "cause": _cause(facts),
+        "without_step": facts.get("without_step"),
         "requester": kept.get("requester"),
         "purpose": kept.get("purpose"),
         "ceiling": facts.get("ceiling"),

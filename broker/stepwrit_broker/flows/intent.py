@@ -1,4 +1,4 @@
-"""Start a transaction: a person's intent by an agent, or a trigger's."""
+"""Start a transaction: an agent's for a person, a trigger's, or a server's for a call without a step."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from stepwrit_broker.core.errors import Malformed, Problem, Refused
 from stepwrit_broker.core.ids import is_id
 from stepwrit_broker.core.limits import Charge, Dimension, Limits
 from stepwrit_broker.core.step import Intent, Step, StepRecord
+from stepwrit_broker.flows import stepless
 from stepwrit_broker.flows.house import (
     House,
     caller_subjects,
@@ -50,13 +51,13 @@ async def start_intent(
 ) -> IntentStarted:
     """One root in one write; a repeat of the same operation gets the same root.
 
-    Raises: Malformed, Refused(`human_proof`, `ceiling`, `policy`, `limit`, …), Unavailable.
+    Raises: Malformed, Refused(`human_proof`, `ceiling`, `no_step`, `policy`, `limit`, …), Unavailable.
     """
     try:
         if not request.purpose.strip() or len(request.purpose) > PURPOSE_MAX:
             raise Malformed("invalid_request", f"purpose: 1 to {PURPOSE_MAX} characters")
         _check_cause(caller, request)
-        proof = await _person(house, caller, id_token)
+        proof = await _person(house, caller, request, id_token)
         return await decided_afresh(lambda: _attempt(house, caller, request, proof, op_id, digest))
     except Problem as problem:
         await house.refusals.note(problem, caller, "intent", {"purpose_given": bool(request.purpose)})
@@ -80,8 +81,13 @@ def _check_cause(caller: Caller, request: IntentRequest) -> None:
         raise Malformed("invalid_request", "cause: only a trigger's intent has one")
 
 
-async def _person(house: House, caller: Caller, id_token: str | None) -> PersonProof | None:
-    """Who is behind it: a person for an agent, nobody for a trigger; anyone else starts nothing."""
+async def _person(
+    house: House, caller: Caller, request: IntentRequest, id_token: str | None
+) -> PersonProof | None:
+    """Who is behind it: a person for an agent, nobody for a trigger or a call without a step."""
+    if request.without_step is not None:
+        stepless.check(caller, request.without_step, id_token)
+        return None
     if caller.entry.role == "trigger":
         if id_token is not None:
             raise Refused("human_proof", "a trigger cannot act for a person")
@@ -131,7 +137,7 @@ async def _attempt(
             charge=Charge(on="intents", values=_values(step, caller) | cause),
             versions=force.versions,
             evidence=Evidence(
-                facts={"svid": caller.workload.serial},
+                facts={"svid": caller.workload.serial, **stepless.facts(step.intent)},
                 decision=_decided(step, decision(question, verdict, force)),
             ),
             now=now,
@@ -180,6 +186,8 @@ def _place(
     now: float,
 ) -> Step:
     ends = min(float(request.exp), now + force.limits.lives.intent_s)
+    if request.without_step is not None:
+        ends = min(ends, now + force.limits.lives.accepted_s)
     if ends <= now:
         raise Malformed("invalid_request", "exp is in the past")
     origin: Origin = "server" if proof is None else "human"
@@ -206,6 +214,8 @@ def _place(
 
 
 def _ceiling(caller: Caller, request: IntentRequest) -> Ceiling:
+    if request.without_step is not None:
+        return stepless.ceiling(caller, request.without_step)
     registered, asked = caller.entry.may_start, Ceiling.of(request.ceiling)
     if registered is None:
         raise Refused("ceiling", "the registry lets this workload start nothing", rule="registry may_start")
@@ -225,16 +235,18 @@ def _intent(
     house: House, caller: Caller, request: IntentRequest, proof: PersonProof | None, txn: str, limits: Limits
 ) -> Intent:
     bounds, budget = limits.transaction, request.budget
+    tool = None if request.without_step is None else stepless.name(caller, request.without_step)
     return Intent(
         txn=txn,
         requester=None if proof is None else requester_of(house.pepper, proof.issuer, proof.subject),
         owner=caller.entry.owner,
         proof=None if proof is None else _kind_of(proof, caller, request),
-        purpose=request.purpose,
+        purpose=request.purpose if tool is None else stepless.purpose(tool),
         cause=request.cause,
         steps_max=_least(budget.steps, bounds.steps),
         server_steps_max=_least(budget.server_steps, bounds.server_steps),
         depth_max=_least(budget.depth, bounds.depth),
+        without_step=tool,
     )
 
 

@@ -177,8 +177,9 @@ def place(
     lineage.check_opener(parent, caller.workload.id, caller.entry.role)
     performer, tool, entry = _target(force, caller, request, parent)
     action = _action(request, performer, tool)
+    is_own = lineage.is_own_call(parent.step, tool.name, may_be_root=tool.may_be_root)
     if entry is not None:
-        lineage.check_action(parent.step, action, caller.entry.may_start or NOTHING)
+        lineage.check_action(parent.step, action, None if is_own else caller.entry.may_start or NOTHING)
     child = house.id("stp", shard_of(parent.step.id))
     origin = lineage.derive_origin(parent.step.origin, caller.entry.role)
     asked = None if request.ceiling is None else Ceiling.of(request.ceiling)

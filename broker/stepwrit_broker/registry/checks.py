@@ -37,6 +37,7 @@ def registry_problems(doc: dict[str, Any]) -> list[Problem]:
             *_named(entry.get("may_start", {}).get("tools", ()), (*at, "may_start", "tools"), tenant, tools),
             *_named(entry.get("may_ask", ()), (*at, "may_ask"), tenant, tools),
             *_plans(entry, at, tenant, audiences),
+            *_without_step(entry, at),
         ]
     return [*found, *workflow_problems(doc, default)]
 
@@ -178,6 +179,14 @@ def _plans(entry: Entry, at: Path, tenant: str, audiences: dict[str, str]) -> It
                     (*path, "request"),
                     "segments are literal and normalised, or {name}; none is empty, . or ..",
                 )
+
+
+def _without_step(entry: Entry, at: Path) -> Iterator[Problem]:
+    """Nobody stands behind a call without a step, so nothing much may come of it."""
+    for name, tool in entry.get("tools", {}).items():
+        if tool.get("without_step") == "root" and tool["impact"] != "low":
+            path: Path = (*at, "tools", name, "without_step")
+            yield path, f"root is for tools of low impact; this one's is {tool['impact']}"
 
 
 def _is_template(request: str) -> bool:

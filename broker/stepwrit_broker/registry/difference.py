@@ -111,6 +111,11 @@ def _tool(target: str, was: Tool, now: Tool) -> Iterator[Change]:
         less_trusted = now.returns == "untrusted"
         detail = f"returns {was.returns} to {now.returns}"
         yield Change(what="narrowed" if less_trusted else "changed", target=target, detail=detail)
+    if was.without_step != now.without_step:
+        word: What = "narrowed" if now.without_step == "refuse" else "changed"
+        yield Change(
+            what=word, target=target, detail=f"without_step {was.without_step} to {now.without_step}"
+        )
     for name in ("schema", "facts"):
         if getattr(was, name) != getattr(now, name):
             yield Change(what="changed", target=target, detail=name)

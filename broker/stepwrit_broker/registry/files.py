@@ -91,6 +91,7 @@ def _tool(name: str, read: dict[str, Any]) -> Tool:
         is_self=plan == "self",
         facts=tuple(sorted(read.get("facts", {}).items())),
         returns=read.get("returns", "untrusted"),
+        without_step=read.get("without_step", "refuse"),
     )
 
 

@@ -80,6 +80,7 @@ def encode_intent(intent: Intent) -> str:
             intent.depth_max,
             intent.cause_txn,
             intent.outside,
+            intent.without_step,
         )
     )
 
@@ -100,6 +101,7 @@ def decode_txn(row: Row, salt: bytes) -> Txn:
         depth_max=depth_max,
         cause_txn=later[0] if later else None,
         outside=tuple(later[1]) if later else (),
+        without_step=later[2] if len(later) > 2 else None,
     )
     return Txn(
         txn=row[0],

@@ -112,6 +112,7 @@ def _started(started: IntentStarted) -> dict[str, object]:
         "ref": step.ref,
         "origin": step.origin,
         "proof": step.intent.proof,
+        "tool": step.intent.without_step,
         "ceiling": write(step.ceiling.spec()),
         "ends_at": step.expires_at,
     }

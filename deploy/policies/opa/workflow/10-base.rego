@@ -16,6 +16,14 @@ permit contains "start-by-trigger" if {
 	input.owner
 }
 
+# A call that came without a step, of a tool that the registry lets be called so: nobody is behind it.
+permit contains "start-without-step" if {
+	input.asking == "start_intent"
+	input.initiator.role == "mcp-server"
+	not input.requester
+	input.ceiling.impact == "low"
+}
+
 # The registry's ceilings and plans, and the operator's limits, hold beside this.
 permit contains "registered-tools" if acts
 
