@@ -174,8 +174,13 @@ def _refused(no: RefusedError) -> CallToolResult:
 
 
 def _server_of(client: object) -> str:
-    """The registry knows a server by its URL too; an in-process one goes by its name."""
-    target = getattr(client, "server", None)
+    """The registry knows a server by its URL too; an in-process one goes by its name.
+
+    FastMCP's client keeps both in its transport.
+    """
+    transport = getattr(client, "transport", None)
+    target = getattr(client, "server", None) or getattr(transport, "url", None)
+    target = target or getattr(transport, "server", None)
     if isinstance(target, str):
         return target
     name = getattr(target, "name", None)

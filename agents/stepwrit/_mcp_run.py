@@ -131,8 +131,13 @@ def _crashed(step: Step, result: HandlerResult) -> bool:
     """Whether mcp tells of an exception that the body let pass."""
     if not isinstance(result, CallToolResult) or not result.is_error:
         return False
-    texts = [each.text for each in result.content if isinstance(each, TextContent)]
-    return texts == [f"Error executing tool {step.tool.partition('/')[2]}"]
+    return result.content == crash(step.tool.partition("/")[2]).content
+
+
+def crash(tool: str) -> CallToolResult:
+    """What mcp tells of a tool that raised: that it did, and nothing else."""
+    text = f"Error executing tool {tool}"
+    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
 
 
 async def _waiting(broker: Broker, step: Step) -> bool:

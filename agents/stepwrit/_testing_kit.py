@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, Final, Literal, cast
 from urllib.parse import urlsplit
 
 import httpx2
@@ -19,9 +20,6 @@ from stepwrit.errors import ConfigurationError
 from stepwrit.flow import Retry
 from stepwrit.guard import StepwritGuard
 from stepwrit.wire import DOC_BASE, Code, Impact, PlanItem, Refusal
-
-if TYPE_CHECKING:
-    from mcp import Client
 
 AGENT: Final = f"spiffe://{TRUST_DOMAIN}/agent"
 Era = Literal["2026-07-28", "2025-11-25"]
@@ -132,25 +130,24 @@ class Kit:
         wait_for_approval: float = 0.0,
         guarded: bool = True,
         **options: Any,
-    ) -> AsyncGenerator[Client]:
-        """An in-memory mcp client of this server, guarded, with a person's intent for all tools.
+    ) -> AsyncGenerator[Any]:
+        """An in-memory client of this server, guarded, with a person's intent for all tools.
 
-        server: an `MCPServer` with the `Stepwrit` extension. era: the protocol version spoken. on_refusal,
-        wait_for_approval: as for `Intent.guard`. guarded: False for a client that knows nothing of steps.
-        options: as for `mcp.Client`.
+        server: an `MCPServer` with the `Stepwrit` extension gets an `mcp.Client`, a `FastMCP` with the
+        `Stepwrit` middleware a `fastmcp.Client`; options: as for that. era: the protocol version spoken.
+        on_refusal, wait_for_approval: as for `Intent.guard`. guarded: False for a client that knows nothing
+        of steps.
 
         Raises:
-            ConfigurationError: the server has no `Stepwrit` extension: it would not be guarded at all.
+            ConfigurationError: the server has no `Stepwrit` of ours: it would not be guarded at all.
         """
-        from mcp import Client  # noqa: PLC0415  the `mcp` extra is needed only here
-
         extension = _extension(server)
         name: str = extension.name or server.name
         before, extension.broker = extension.broker, self.workload(name)
         self.broker.registry.servers[name] = Server(name=name, spiffe_id=_server_id(name))
         try:
             async with AsyncExitStack() as stack:
-                client = await stack.enter_async_context(Client(server, mode=_MODE[era], **options))
+                client = await stack.enter_async_context(_client(server, _MODE[era], options))
                 if guarded:
                     token = self.broker.id_token(agent=AGENT)
                     wanted = self.agent().intent(token, purpose="a test", tools=["*"])
@@ -205,11 +202,23 @@ def _item(line: str | PlanItem) -> PlanItem:
     )
 
 
+def _client(server: Any, mode: Any, options: dict[str, Any]) -> AbstractAsyncContextManager[Any]:
+    fastmcp = sys.modules.get("fastmcp")  # whoever has such a server has imported it
+    if fastmcp is not None and isinstance(server, fastmcp.FastMCP):
+        return cast("AbstractAsyncContextManager[Any]", fastmcp.Client(server, mode=mode, **options))
+    from mcp import Client  # noqa: PLC0415  the `mcp` extra is needed only here
+
+    return Client(server, mode=mode, **options)
+
+
 def _extension(server: Any) -> Any:
-    """The server's guard, found where mcp keeps extensions; it offers no public way to them."""
+    """The server's guard: FastMCP's middleware has one, mcp offers no public way to its extensions."""
     from stepwrit.mcp import Stepwrit  # noqa: PLC0415  needs the `mcp` extra
 
-    for extension in getattr(server, "_extensions", ()):
-        if isinstance(extension, Stepwrit):
-            return extension
-    raise ConfigurationError("this server has no Stepwrit extension: MCPServer(…, extensions=[Stepwrit…])")
+    stands = [getattr(each, "guarded_by", None) for each in getattr(server, "middleware", ())]
+    for each in (*getattr(server, "_extensions", ()), *stands):
+        if isinstance(each, Stepwrit):
+            return each
+    raise ConfigurationError(
+        "this server has no Stepwrit: MCPServer(extensions=[Stepwrit…]) or FastMCP(middleware=[Stepwrit…])"
+    )

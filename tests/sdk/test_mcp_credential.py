@@ -1,4 +1,4 @@
-"""The handle in the real SDK: one credential per request sent, none before, none after."""
+"""The handle in both real SDKs: one credential per request sent, none before, none after."""
 
 import asyncio
 from typing import Annotated, Any
@@ -6,31 +6,32 @@ from urllib.parse import parse_qs
 
 import httpx2
 import pytest
-from mcp.server.mcpserver import Context, Elicit, Resolve
+from fastmcp import Context as FastMCPContext
+from mcp.server.mcpserver import Context
 from mcp_types import ElicitResult
-from pydantic import BaseModel
 from tests.sdk.test_client_fakes import refused
-from tests.sdk.test_mcp_rig import ERAS, Rig, text_of
+from tests.sdk.test_mcp_asking import asking
+from tests.sdk.test_mcp_rig import ERAS, SDKS, Rig, text_of
 
 from stepwrit import sync
 from stepwrit.digest import body_digest
 from stepwrit.dpop import token_hash, verify_proof
 from stepwrit.errors import ConfigurationError, RefusedError
-from stepwrit.mcp import Credential, credential
+from stepwrit.mcp import Credential
 from stepwrit.wire import META_REFUSAL
 
 pytestmark = pytest.mark.parametrize("era", ERAS)
 BANK = "https://bank.example"
-Bank = Annotated[Credential, credential(BANK)]
 
 
-class Yes(BaseModel):
-    yes: bool
+@pytest.fixture(params=SDKS)
+def rig(request: pytest.FixtureRequest) -> Rig:
+    return Rig(sdk=str(request.param))
 
 
-@pytest.fixture
-def rig() -> Rig:
-    return Rig()
+def bank_of(rig: Rig, kind: type[Credential] = Credential) -> Any:
+    """What a tool's parameter is annotated with."""
+    return Annotated[kind, rig.adapter.credential(BANK, kind=kind)]
 
 
 @pytest.fixture
@@ -57,6 +58,8 @@ def details(rig: Rig) -> list[dict[str, Any]]:
 async def test_one_credential_per_request_sent_bound_to_that_request(
     rig: Rig, bank: httpx2.MockTransport, arrived: list[httpx2.Request], era: str
 ) -> None:
+    Bank = bank_of(rig)
+
     @rig.server.tool()
     async def transfer(amount: int, right: Bank) -> str:
         async with httpx2.AsyncClient(auth=right, base_url=BANK, transport=bank) as http:
@@ -87,6 +90,8 @@ async def test_one_credential_per_request_sent_bound_to_that_request(
 
 
 async def test_the_handle_is_no_argument_of_the_tool(rig: Rig, era: str) -> None:
+    Bank = bank_of(rig)
+
     @rig.server.tool()
     async def transfer(amount: int, right: Bank) -> str:
         return "ok"
@@ -100,15 +105,14 @@ async def test_the_handle_is_no_argument_of_the_tool(rig: Rig, era: str) -> None
 async def test_nothing_is_minted_for_a_tool_that_sends_nothing_or_while_a_person_reads(
     rig: Rig, bank: httpx2.MockTransport, era: str
 ) -> None:
+    Bank = bank_of(rig)
     minted_when_asked: list[int] = []
 
-    async def confirm() -> Elicit[Yes]:
-        return Elicit("Pay?", Yes)
-
-    @rig.server.tool()
-    async def pay(right: Bank, yes: Annotated[Yes, Resolve(confirm)]) -> str:
+    async def send(right: Credential) -> str:
         async with httpx2.AsyncClient(auth=right, base_url=BANK, transport=bank) as http:
             return (await http.post("/v1/transfers", json={})).text
+
+    asking(rig, Bank, send)
 
     async def answer(_ctx: object, _params: object) -> ElicitResult:
         minted_when_asked.append(len(details(rig)))
@@ -116,13 +120,14 @@ async def test_nothing_is_minted_for_a_tool_that_sends_nothing_or_while_a_person
 
     rig.elicited = answer  # type: ignore[method-assign]
     async with rig.guarded(era) as (client, _):
-        assert text_of(await client.call_tool("pay")) == "ok"
+        assert text_of(await client.call_tool("pay", {"amount": 5})) == "ok"
 
     assert minted_when_asked == [0]
     assert len(details(rig)) == 1
 
 
 async def test_token_serves_other_http_clients(rig: Rig, era: str) -> None:
+    Bank = bank_of(rig)
     shown: list[str] = []
 
     @rig.server.tool()
@@ -138,6 +143,8 @@ async def test_token_serves_other_http_clients(rig: Rig, era: str) -> None:
 
 
 async def test_a_refused_credential_is_told_as_a_refusal(rig: Rig, era: str) -> None:
+    Bank = bank_of(rig)
+
     @rig.server.tool()
     async def transfer(right: Bank) -> str:
         rig.fake.instead["token"] = [lambda _: refused("plan", 403, ref="7Q2K")]
@@ -164,6 +171,7 @@ async def test_a_refused_credential_is_told_as_a_refusal(rig: Rig, era: str) -> 
 
 
 async def test_the_handle_is_dead_after_the_call(rig: Rig, era: str) -> None:
+    Bank = bank_of(rig)
     kept: list[Credential] = []
     tasks: list[asyncio.Task[str]] = []
 
@@ -195,6 +203,7 @@ async def test_the_handle_is_dead_after_the_call(rig: Rig, era: str) -> None:
 
 
 async def test_the_handle_serves_no_other_step(rig: Rig, era: str) -> None:
+    Bank = bank_of(rig)
     kept: list[Credential] = []
     release = asyncio.Event()
     ready = asyncio.Event()
@@ -225,6 +234,8 @@ async def test_the_handle_serves_no_other_step(rig: Rig, era: str) -> None:
 
 
 async def test_a_tool_called_inside_a_tool_gets_no_credential(rig: Rig, era: str) -> None:
+    Bank = bank_of(rig)
+
     @rig.server.tool()
     async def inner(right: Bank) -> str:
         return "in"
@@ -242,7 +253,7 @@ async def test_a_plain_function_uses_the_same_handle(
     rig: Rig, arrived: list[httpx2.Request], bank: httpx2.MockTransport, era: str
 ) -> None:
     @rig.server.tool()
-    def transfer(right: Annotated[sync.Credential, sync.credential(BANK)]) -> str:
+    def transfer(right: bank_of(rig, sync.Credential)) -> str:  # type: ignore[valid-type]
         token, _ = right.token_sync("GET", f"{BANK}/v1/accounts")
         with httpx2.Client(auth=right, base_url=BANK, transport=bank) as http:
             return http.post("/v1/transfers", json={"cents": 5}).text + str(len(token) > 0)
@@ -257,6 +268,8 @@ async def test_a_plain_function_uses_the_same_handle(
 async def test_a_sync_client_in_an_async_tool_is_told_what_to_do(
     rig: Rig, bank: httpx2.MockTransport, era: str
 ) -> None:
+    Bank = bank_of(rig)
+
     @rig.server.tool()
     async def transfer(right: Bank) -> str:
         with (
@@ -271,9 +284,13 @@ async def test_a_sync_client_in_an_async_tool_is_told_what_to_do(
 
 
 async def test_the_context_of_the_tool_is_still_its_own(rig: Rig, era: str) -> None:
-    @rig.server.tool()
-    async def who(right: Bank, ctx: Context) -> str:
-        return ctx.request_context.protocol_version
+    Bank = bank_of(rig)
+
+    async def who(right: Bank, ctx: Any) -> str:
+        return str(ctx.request_context.protocol_version)
+
+    who.__annotations__["ctx"] = FastMCPContext if rig.sdk == "fastmcp" else Context
+    rig.server.tool()(who)
 
     async with rig.guarded(era) as (client, _):
         assert text_of(await client.call_tool("who")) == client.protocol_version

@@ -8,24 +8,28 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from tests.sdk.test_client_fakes import AGENT
 from tests.sdk.test_mcp import carried
-from tests.sdk.test_mcp_rig import ERAS, Rig, text_of
+from tests.sdk.test_mcp_rig import ERAS, SDKS, Rig, text_of
 
 from stepwrit.lineage import current_step
 
 URL = "http://127.0.0.1:8000/mcp"
 
 
+@pytest.mark.parametrize("sdk", SDKS)
 @pytest.mark.parametrize("era", ERAS)
-async def test_in_mcp_the_header_may_only_repeat_the_token(era: str) -> None:
-    rig = Rig()
+async def test_in_mcp_the_header_may_only_repeat_the_token(sdk: str, era: str) -> None:
+    rig = Rig(sdk=sdk)
 
     @rig.server.tool()
     async def transfer(amount: int) -> str:
         return current_step().id
 
-    app = rig.server.streamable_http_app(stateless_http=True, json_response=True)
+    is_fastmcp = sdk == "fastmcp"
+    make = rig.server.http_app if is_fastmcp else rig.server.streamable_http_app
+    app = make(stateless_http=True, json_response=True)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(rig.server.session_manager.run())
+        running = app.router.lifespan_context(app) if is_fastmcp else rig.server.session_manager.run()
+        await stack.enter_async_context(running)
 
         async def call(headers: dict[str, str], token: str | None) -> str:
             transport = httpx2.ASGITransport(app)

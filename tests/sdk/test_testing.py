@@ -244,7 +244,7 @@ async def test_an_elicitation_is_a_step_of_the_server(stepwrit: Kit, era: Era) -
 async def test_a_server_without_the_extension_is_no_guarded_server(stepwrit: Kit) -> None:
     async with stepwrit.client(tools()):
         pass
-    with pytest.raises(ConfigurationError, match="Stepwrit extension"):
+    with pytest.raises(ConfigurationError, match="has no Stepwrit"):
         async with stepwrit.client(MCPServer("bare")):
             pass
 
