@@ -130,6 +130,13 @@ class Ledger:
     checkpoint_every_s: Annotated[
         float, Means(text="How often a checkpoint is signed.", unit="seconds", least=0.1)
     ] = 1.0
+    tiles_for: Annotated[
+        Literal["auditors", "everyone"],
+        Means(
+            text="Who reads checkpoint and hash tiles (`/tlog`): operators and auditors on `mtls` and "
+            "`admin`, or also `everyone` on `tls`. Entries are never served on `tls`."
+        ),
+    ] = "auditors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

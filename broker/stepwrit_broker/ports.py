@@ -563,5 +563,11 @@ class LedgerView(Protocol):
         ...
 
     def inclusion(self, seq: int) -> Mapping[str, object]:
-        """The entry's inclusion proof under the newest checkpoint (RFC 9162 section 2.1.3)."""
+        """The entry's inclusion proof (RFC 9162 section 2.1.3) under the smallest checkpoint that covers it,
+        of those with a quorum of cosignatures if there is one.
+        """
+        ...
+
+    def body(self, seq: int) -> bytes | None:
+        """The entry's bytes, as the tree commits to them; None once they are in an export only."""
         ...

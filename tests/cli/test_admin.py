@@ -221,7 +221,9 @@ def test_a_rate_is_set_explained_and_undone(cli: Cli, called: Called):
     assert "did you mean per-workload?" in wrong.stderr
 
 
-def test_the_ledger_of_a_running_broker_verifies_and_proves(cli: Cli, dev: Dev, called: Called):
+def test_the_ledger_of_a_running_broker_verifies_and_proves(
+    cli: Cli, dev: Dev, called: Called, tmp_path: Path
+):
     assert cli("ledger", "verify").stdout.startswith("✓ whole")
     vkey = cli("ledger", "key").stdout.strip()
     store = dev.folder / "store" / "stepwrit.db"
@@ -233,6 +235,14 @@ def test_the_ledger_of_a_running_broker_verifies_and_proves(cli: Cli, dev: Dev, 
     assert proved.exit_code == 0
     assert proved.stdout.startswith(f"✓ proved  entry {size - 1} is in the log of ")
     assert cli("ledger", "proof", 10**6).exit_code == 1
+    made = cli("ledger", "prove", size - 1, "--into", tmp_path, "--json")
+    (files,) = json.loads(made.stdout)
+    vkey = cli("ledger", "key").stdout.strip()
+    assert cli("ledger", "verify", "--proof", files["proof"], "--key", vkey).exit_code == 0
+    assert "anyone can check it" in cli("ledger", "prove", size - 1, "--into", tmp_path).stdout
+    Path(files["entry"]).write_bytes(b"{}")
+    assert cli("ledger", "verify", "--proof", files["proof"], "--key", vkey).exit_code == 1
+    assert cli("ledger", "prove", "0000000000", "--into", tmp_path).exit_code == 1
 
 
 def test_a_proof_that_does_not_hold_is_refused_here(cli: Cli, monkeypatch: pytest.MonkeyPatch):

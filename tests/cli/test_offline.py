@@ -10,7 +10,9 @@ import pytest
 from tests.cli.conftest import Cli
 from tests.ledger.helpers import KEY, ORIGIN, OTHER_KEY, SEED, Ledger
 
+from stepwrit_broker.core.tlog import LogProof
 from stepwrit_broker.ledger import keys
+from stepwrit_broker.ledger.cosignature import CosignatureSigner
 from stepwrit_broker.ledger.report import FindingKind
 
 VKEY = KEY.verifier.vkey
@@ -186,3 +188,44 @@ def test_a_store_that_a_broker_holds_is_not_adopted(cli: Cli, restored: tuple[ob
     assert result.exit_code == 3
     assert "another process has this store open" in result.stderr
     assert cli(*restored).exit_code == 1
+
+
+def written(folder: Path, ledger: Ledger) -> tuple[Path, CosignatureSigner]:
+    """An entry with its proof, as `ledger prove` writes them, cosigned by one witness."""
+    witness = CosignatureSigner.from_seed("witness.example/w1", b"1" * 32)
+    reader = ledger.reader()
+    note = reader.newest_checkpoint()
+    assert note is not None
+    note += witness.line(note.partition("\n\n")[0] + "\n", 1_760_000_000)
+    proof = LogProof(index=3, path=reader.inclusion(3, 7).path, checkpoint=note)
+    entry = folder / "entry-3.json"
+    entry.write_bytes(b"3")
+    shown = folder / "entry-3.json.tlog-proof"
+    shown.write_text(proof.text())
+    return shown, witness
+
+
+def test_one_entry_is_proved_from_two_files(cli: Cli, ledger: Ledger, tmp_path: Path):
+    proof, witness = written(tmp_path, ledger)
+    result = cli("ledger", "verify", "--proof", proof, "--key", VKEY)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert f"entry 3 of {ORIGIN}, in the log of 7 entries" in result.stdout
+    assert "signed by the log alone" in result.stdout
+    given = ("--witness", witness.verifier.vkey)
+    result = cli("ledger", "verify", "--proof", proof, "--key", VKEY, *given)
+    assert "cosigned by witness.example/w1, 2025-10-09" in result.stdout
+    told = json.loads(cli("ledger", "verify", "--proof", proof, "--key", VKEY, *given, "--json").stdout)
+    assert (told["ok"], told["seq"], told["cosigned"][0]["name"]) == (True, 3, "witness.example/w1")
+
+
+def test_a_proof_of_another_entry_or_without_its_witness_is_refused(cli: Cli, ledger: Ledger, tmp_path: Path):
+    proof, _ = written(tmp_path, ledger)
+    given = ("ledger", "verify", "--proof", proof, "--key", VKEY)
+    assert cli(*given).exit_code == 0
+    other = CosignatureSigner.from_seed("witness.example/w2", b"2" * 32)
+    assert cli(*given, "--witness", other.verifier.vkey).exit_code == 1
+    (tmp_path / "other").write_bytes(b"4")
+    assert cli(*given, "--entry", tmp_path / "other").exit_code == 1
+    (tmp_path / "entry-3.json").unlink()
+    result = cli(*given)
+    assert (result.exit_code, "--entry FILE" in result.stderr) == (2, True)

@@ -355,6 +355,7 @@ class Stage:
         self.entries = ENTRIES if entries is None else entries
         self.limits, self.domain, self.policy, self.rules = limits, domain, policy, rules or {}
         self.folder = Path(tempfile.mkdtemp(prefix="sw-"))  # short: Unix sockets live below it
+        self.tuned: dict[str, Any] = {}  # broker settings that differ, from the next start on
         self.trust: DevTrustDomain
         self.issuer: DevIssuer
         self.broker: Broker
@@ -424,7 +425,7 @@ class Stage:
         folder = self.folder
         cert, key = write_tls_files(folder)
         me = self.given.environment("stepwrit/broker")
-        return BrokerSettings(
+        settings = BrokerSettings(
             trust_domain=self.domain,
             issuer=self.issuer_url,
             broker_id=self.broker_id,
@@ -449,6 +450,7 @@ class Stage:
             partners=self.partners,
             mtls_url=self.proxy_url,
         )
+        return replace(settings, **self.tuned)
 
     def write_registry(self, entries: list[dict[str, Any]]) -> None:
         read = [self._entry(each) for each in json.loads(json.dumps(entries))]

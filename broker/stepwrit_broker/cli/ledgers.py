@@ -14,6 +14,15 @@ from stepwrit_broker.cli.failures import REFUSED
 from stepwrit_broker.cli.locate import At, Json
 from stepwrit_broker.cli.offline import Database, Key, database, local_files, public_key
 from stepwrit_broker.cli.output import NO, YES, examples, out, print_json, print_pairs, say
+from stepwrit_broker.cli.proofs import (
+    EntryFile,
+    Proof,
+    Quorum,
+    Witnesses,
+    prove,
+    verify_proof_file,
+    witness_keys,
+)
 from stepwrit_broker.core.merkle import parse_checkpoint, verify_inclusion
 from stepwrit_broker.ledger import keys
 from stepwrit_broker.ledger.anchor import Anchor, AnchorFile
@@ -34,6 +43,7 @@ app = typer.Typer(
     epilog=examples(
         "stepwrit ledger verify --db stepwrit.db --key log.vkey --anchor log.anchor",
         "stepwrit ledger verify --export 2026-10.jsonl --export 2026-11.jsonl",
+        "stepwrit ledger verify --proof entry-1041.json.tlog-proof --key log.vkey --witness witness.vkey",
     )
 )
 def verify(
@@ -59,13 +69,20 @@ def verify(
             help="The anchor, which shows a log that was cut off.",
         ),
     ] = None,
+    proof: Proof = None,
+    entry: EntryFile = None,
+    witness: Witnesses = None,
+    quorum: Quorum = None,
     as_json: Json = False,
 ) -> None:
     """Check every entry, hash and signature, offline. Exit code 1 on any finding.
 
     No broker is asked and nothing in the file is believed: each leaf is hashed again, and only checkpoints
-    that the given key signed count.
+    that the given key signed count. With --proof, one entry only, from two files.
     """
+    if proof is not None:
+        verify_proof_file(proof, entry, public_key(key), witness_keys(witness), quorum, as_json=as_json)
+        return
     vkey, exports = public_key(key), tuple(export or ())
     if db is None and exports:
         held = None if anchor is None else anchor_of(anchor)
@@ -171,6 +188,9 @@ def _check_proof(said: Mapping[str, Any], vkey: str | None) -> None:
     verify_inclusion(
         leaf=bytes.fromhex(said["leaf"]), index=said["seq"], size=signed.size, path=path, root=signed.root
     )
+
+
+app.command(epilog=examples("stepwrit ledger prove 7Q2K9MZX4D --into evidence"))(prove)
 
 
 @app.command(

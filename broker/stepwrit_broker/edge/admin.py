@@ -17,6 +17,7 @@ from stepwrit_broker.core.versions import StoredVersion, VersionKind
 from stepwrit_broker.edge.admin_approvals import approvals_routes
 from stepwrit_broker.edge.admin_keys import key_routes
 from stepwrit_broker.edge.admin_people import people_routes
+from stepwrit_broker.edge.admin_proofs import proof_routes
 from stepwrit_broker.edge.operator import (
     Reader,
     asking,
@@ -113,6 +114,7 @@ def admin_router(ports: AdminPorts) -> APIRouter:
     rehearsal_routes(router, ports.house, ports.shadow, ports.impact)
     key_routes(router, ports.house, ports.keys)
     people_routes(router, ports.house)
+    proof_routes(router, ports.ledger)
     _versions(router, ports)
     _limits(router, ports)
     _ledger(router, ports)

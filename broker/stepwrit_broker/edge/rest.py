@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -29,6 +29,7 @@ def rest_app(
     jwks: Callable[[], dict[str, object]] | None,
     admin: tuple[AdminPorts, Asked] | None,
     advice: Callable[[], dict[str, object]] | None = None,
+    tlog: APIRouter | None = None,
 ) -> FastAPI:
     """One listener's quiet routes; a part that is None is not served there."""
     app = FastAPI(
@@ -51,6 +52,8 @@ def rest_app(
         app.state.reader = admin[1]
         app.state.refusals = admin[0].house.refusals
         app.include_router(admin_router(admin[0]))
+    if tlog is not None:
+        app.include_router(tlog)
     return app
 
 

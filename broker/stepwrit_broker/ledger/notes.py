@@ -10,7 +10,7 @@ import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -98,6 +98,14 @@ class Note:
     signed_by: tuple[NoteVerifier, ...]
 
 
+class SignatureLine(NamedTuple):
+    """One line under a note, not verified. blob: key ID and signature. text: the line with its newline."""
+
+    name: str
+    blob: bytes
+    text: str
+
+
 def key_id(name: str, public: bytes) -> bytes:
     """Four bytes that, with the name, tell keys apart; no protection against collisions."""
     return sha256(name.encode() + b"\n" + ED25519 + public).digest()[:4]
@@ -156,6 +164,17 @@ def open_note(unverified: str | bytes, known: Sequence[NoteVerifier]) -> Note:
     if not signed_by:
         _refuse("no known key signed this note")
     return Note(text=text, signed_by=tuple(signed_by.values()))
+
+
+def signature_lines(unverified: str | bytes) -> tuple[str, list[SignatureLine]]:
+    """A note's text and its signature lines, none verified; NoteRefused for what is no note."""
+    text, lines = _split(_decode(unverified))
+    return text, [SignatureLine(*_parse_line(line), line + "\n") for line in lines]
+
+
+def split_vkey(unverified: str) -> tuple[str, str, bytes]:
+    """Name, declared key ID (hexadecimal) and typed key of a `name+id+key` line, none checked yet."""
+    return _three_parts(unverified)
 
 
 def _decode(unverified: str | bytes) -> str:

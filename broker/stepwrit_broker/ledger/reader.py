@@ -10,18 +10,19 @@ from typing import Final
 from urllib.parse import quote
 
 from stepwrit_broker.core.merkle import ProofRefused, consistency_proof, inclusion_proof, root_at
-from stepwrit_broker.ledger.schema import in_doubt, node_getter, stored_size
+from stepwrit_broker.ledger.schema import COSIGNED, in_doubt, node_getter, stored_size
 
 MAX_PAGE: Final = 1_000  # entries
 _COLUMNS: Final = "SELECT seq, at, kind, txn, ref, tenant, leaf, body FROM entries"
-_NEWEST_CHECKPOINT: Final = (
-    "SELECT note FROM checkpoints WHERE origin = (SELECT value FROM log_meta WHERE name = 'origin')"
-    " ORDER BY size DESC LIMIT 1"
+_ORIGIN: Final = "(SELECT value FROM log_meta WHERE name = 'origin')"
+_LINES: Final = "SELECT line FROM cosignatures WHERE origin = ? AND size = ? ORDER BY witness"
+_CHECKPOINT: Final = f"SELECT note, origin, size FROM checkpoints AS c WHERE origin = {_ORIGIN}"  # noqa: S608  a constant
+_NEWEST_CHECKPOINT: Final = f"{_CHECKPOINT} ORDER BY size DESC LIMIT 1"
+_NEXT_CHECKPOINT: Final = f"{_CHECKPOINT} AND size >= ? ORDER BY size LIMIT 1"
+_HAS_QUORUM: Final = (
+    "(SELECT count(*) FROM cosignatures AS w WHERE w.origin = c.origin AND w.size = c.size) >= ?"
 )
-_NEXT_CHECKPOINT: Final = (
-    "SELECT note FROM checkpoints WHERE origin = (SELECT value FROM log_meta WHERE name = 'origin')"
-    " AND size >= ? ORDER BY size LIMIT 1"
-)
+_NEXT_COSIGNED: Final = f"{_CHECKPOINT} AND size >= ? AND {_HAS_QUORUM} ORDER BY size LIMIT 1"
 
 Row = tuple[int, float, str, str | None, str | None, str | None, bytes, bytes | None]
 
@@ -129,14 +130,32 @@ class LogReader:
         return tuple(consistency_proof(first, second, self._get))
 
     def checkpoint(self, *, at_least: int = 0) -> str | None:
-        """The smallest signed checkpoint of this origin with that size or more; None when there is none."""
-        row: tuple[str] | None = self._conn.execute(_NEXT_CHECKPOINT, (at_least,)).fetchone()
-        return None if row is None else row[0]
+        """The smallest signed checkpoint of this origin with that size or more; None when there is none.
+
+        With the cosignatures that were kept, as `newest_checkpoint` has them.
+        """
+        return self._noted(self._conn.execute(_NEXT_CHECKPOINT, (at_least,)).fetchone())
+
+    def cosigned_checkpoint(self, *, at_least: int, quorum: int) -> str | None:
+        """As `checkpoint`, but one with so many cosignatures; None when there is none (yet)."""
+        if not self._has_cosignatures():
+            return None
+        return self._noted(self._conn.execute(_NEXT_COSIGNED, (at_least, quorum)).fetchone())
 
     def newest_checkpoint(self) -> str | None:
         """The newest signed checkpoint of this origin; None before the first."""
-        row: tuple[str] | None = self._conn.execute(_NEWEST_CHECKPOINT).fetchone()
-        return None if row is None else row[0]
+        return self._noted(self._conn.execute(_NEWEST_CHECKPOINT).fetchone())
+
+    def _noted(self, row: tuple[str, str, int] | None) -> str | None:
+        if row is None:
+            return None
+        note, origin, size = row
+        lines = self._conn.execute(_LINES, (origin, size)) if self._has_cosignatures() else ()
+        return note + "".join(line for (line,) in lines)
+
+    def _has_cosignatures(self) -> bool:
+        """An older database has no table of them."""
+        return self._conn.execute(COSIGNED).fetchone() is not None
 
     def _entries(self, query: str, values: tuple[object, ...]) -> list[Entry]:
         rows: list[Row] = self._conn.execute(query, values).fetchall()

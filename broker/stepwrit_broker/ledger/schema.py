@@ -27,6 +27,10 @@ CREATE TABLE IF NOT EXISTS checkpoints (
     origin TEXT NOT NULL, size INTEGER NOT NULL, at REAL NOT NULL, note TEXT NOT NULL,
     PRIMARY KEY (origin, size)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cosignatures (
+    origin TEXT NOT NULL, size INTEGER NOT NULL, witness TEXT NOT NULL, at INTEGER NOT NULL,
+    line TEXT NOT NULL, PRIMARY KEY (origin, size, witness)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS salts (txn TEXT PRIMARY KEY, salt BLOB) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS decisions (
     digest TEXT PRIMARY KEY, txn TEXT, doc BLOB NOT NULL
@@ -37,6 +41,9 @@ CREATE TABLE IF NOT EXISTS log_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)
 
 _LEAVES = "SELECT leaf FROM entries WHERE seq >= ? AND seq < ? ORDER BY seq"
 _TOPS = "SELECT hash FROM nodes WHERE level = ? AND idx >= ? AND idx < ? ORDER BY idx"
+
+
+COSIGNED = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'cosignatures'"
 
 
 def in_doubt(reason: str) -> Unavailable:

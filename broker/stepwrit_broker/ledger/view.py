@@ -21,9 +21,10 @@ _KEPT: Final = (
 
 
 class SqliteLedgerView:
-    """Reads committed entries of the database at `path`."""
+    """Reads committed entries of the database at `path`. quorum: cosignatures that make a checkpoint good."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, quorum: int = 1) -> None:
+        self._quorum: Final = quorum
         self._conn: sqlite3.Connection = open_reader(path)
         self._reader = LogReader(self._conn)
 
@@ -80,8 +81,12 @@ class SqliteLedgerView:
         }
 
     def inclusion(self, seq: int) -> Mapping[str, object]:
-        """Under the newest checkpoint. Raises Refused(`not_found`)."""
-        note = self._reader.checkpoint(at_least=seq + 1)
+        """Under the smallest checkpoint that covers it, a cosigned one if there is.
+
+        Raises Refused(`not_found`).
+        """
+        note = self._reader.cosigned_checkpoint(at_least=seq + 1, quorum=self._quorum)
+        note = note or self._reader.checkpoint(at_least=seq + 1)
         if note is None:
             raise Refused("not_found", "no checkpoint covers this entry yet")
         size = parse_checkpoint(note.partition("\n\n")[0] + "\n").size
@@ -94,6 +99,11 @@ class SqliteLedgerView:
             "root": proof.root.hex(),
             "checkpoint": note,
         }
+
+    def body(self, seq: int) -> bytes | None:
+        """None once it is in an export only, and for a number that is none."""
+        entry = self._reader.entry(seq)
+        return None if entry is None else entry.body
 
 
 def logged(entry: Entry) -> LoggedEntry:

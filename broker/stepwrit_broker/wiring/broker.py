@@ -26,10 +26,12 @@ from stepwrit_broker.flows.advice import Adviser, AnswerRecorder
 from stepwrit_broker.flows.house import House
 from stepwrit_broker.flows.refusals import RefusalRecorder
 from stepwrit_broker.flows.settings import Live
+from stepwrit_broker.flows.tiles import Tiles
 from stepwrit_broker.keys.keyring import Keyring
 from stepwrit_broker.keys.sealing import AesSealer
 from stepwrit_broker.keys.tokens import OwnCredentials, OwnStepTokens
 from stepwrit_broker.kinds.action_token import ActionToken
+from stepwrit_broker.ledger.tiles import SqliteTiles
 from stepwrit_broker.ledger.view import SqliteLedgerView
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports_approval import Notice
@@ -130,6 +132,8 @@ class Broker:
         self.say = Recorder(store=self.store, clock=self.clock, entropy=self.entropy)
         self.ledger = SqliteLedgerView(settings.store_path)
         self._stack.callback(self.ledger.close)
+        self._tile_log = SqliteTiles(settings.store_path, self.ledgering.signed)
+        self._stack.callback(self._tile_log.close)
         self._stack.push_async_callback(self._sign_last)
         self._federate()
 
@@ -274,6 +278,7 @@ class Broker:
                 self.ledgering,
                 self.rehearsal,
             ),
+            tiles=Tiles(self._tile_log),
             sign_ins=self._sign_ins,
             ready=self._not_ready,
             health=self._health,

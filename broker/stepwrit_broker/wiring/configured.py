@@ -59,6 +59,7 @@ def settings_of(config: Config) -> BrokerSettings:
         ledger_key=config.ledger.key_file,
         ledger_origin=config.ledger.origin,
         checkpoint_every_s=config.ledger.checkpoint_every_s,
+        tiles_for=config.ledger.tiles_for,
         registry=config.files.registry,
         limits=config.files.limits,
         policy=config.files.policy,

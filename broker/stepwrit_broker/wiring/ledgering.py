@@ -24,6 +24,7 @@ from stepwrit_broker.ledger.notes import NoteSigner
 from stepwrit_broker.ledger.schema import node_getter
 from stepwrit_broker.ledger.sqlite_log import SqliteLog
 from stepwrit_broker.ports import Clock, Entropy
+from stepwrit_broker.ports_ledger import Published
 from stepwrit_broker.store.sqlite import SqliteStore
 
 
@@ -43,6 +44,11 @@ class Ledgering:
         self.key = key
         self._anchor = AnchorFile(anchor)
         self._checkpointer = Checkpointer(key, self._anchor)
+        self._signed: Published | None = None
+
+    def signed(self) -> Published | None:
+        """The newest checkpoint that is durable and anchored; None before the first."""
+        return self._signed
 
     @property
     def vkey(self) -> str:
@@ -57,6 +63,8 @@ class Ledgering:
         verdict = check(reached, self._anchor.read())
         if not isinstance(verdict, AnchorHolds):
             raise _outrun(verdict)
+        if verdict.anchor is not None and verdict.anchor.note is not None:
+            self._signed = Published(verdict.anchor.size, verdict.anchor.note)
         if self.log.origin is None:
             self.log.name_log(conn, self.key.name)
 
@@ -67,6 +75,7 @@ class Ledgering:
             signed = self._checkpointer.sign(
                 conn, self.log, epoch=store.epoch, high_water=store.high_water, at=store.high_water
             )
+            self._signed = Published(signed.checkpoint.size, signed.note)
             return signed.note
 
         return await store.between(between)

@@ -35,10 +35,12 @@ from stepwrit_broker.edge.oauth.token_8693 import TokenEndpoint
 from stepwrit_broker.edge.operator import by_socket, by_svid
 from stepwrit_broker.edge.proving import ByAssertion, ByCertificate, Proving
 from stepwrit_broker.edge.rest import ops_app, rest_app
+from stepwrit_broker.edge.tlog import public_tlog, readers_tlog
 from stepwrit_broker.edge.verbs import Verbs
 from stepwrit_broker.flows.advice import Adviser
 from stepwrit_broker.flows.house import House
 from stepwrit_broker.flows.settings import Live
+from stepwrit_broker.flows.tiles import Tiles
 from stepwrit_broker.keys.keyring import Keyring
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import Clock
@@ -52,8 +54,9 @@ from stepwrit_broker.wiring.settings import BrokerSettings
 class Served:
     """What the listeners are made of.
 
-    authorities: begins to watch the JWT authorities. sign_ins: where persons may sign in besides. ready: why
-    this process is not, or None. health: what `/healthz?verbose=true` adds.
+    authorities: begins to watch the JWT authorities. tiles: the log as its readers see it. sign_ins: where
+    persons may sign in besides. ready: why this process is not, or None. health: what `/healthz?verbose=true`
+    adds.
     """
 
     settings: BrokerSettings
@@ -69,6 +72,7 @@ class Served:
     nonces: Nonces
     rings: tuple[Keyring, ...]
     admin: AdminPorts
+    tiles: Tiles
     sign_ins: SignIns | None
     ready: Callable[[], str | None]
     health: Callable[[], dict[str, object]]
@@ -119,7 +123,13 @@ class Listening:
         settings.admin.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         await self._serve(
             unix_listener(settings.admin, mode=0o666 if settings.admin_uids else 0o600),
-            rest_app(title="Stepwrit admin", metadata=None, jwks=None, admin=(admin, by_socket(uids))),
+            rest_app(
+                title="Stepwrit admin",
+                metadata=None,
+                jwks=None,
+                admin=(admin, by_socket(uids)),
+                tlog=readers_tlog(self._served.tiles, self._served.house),
+            ),
         )
 
     async def _open_tls(self) -> None:
@@ -213,13 +223,16 @@ class Listening:
 
     def _quiet(self, operators: Callers | None) -> Asgi:
         """The routes that are not hot. operators: how a listener knows them, if it serves any."""
-        admin = None if operators is None else (self._served.admin, by_svid(operators))
+        served = self._served
+        admin = None if operators is None else (served.admin, by_svid(operators))
+        public = public_tlog(served.tiles) if served.settings.tiles_for == "everyone" else None
         return rest_app(
             title="Stepwrit",
             metadata=self._metadata,
             jwks=self._jwks,
             admin=admin,
             advice=None if operators is None else lambda: configuration(self.mtls_url),
+            tlog=public if operators is None else readers_tlog(served.tiles, served.house),
         )
 
     async def _serve(self, listener: Listener, app: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from stepwrit_broker.approvals.mail import MailServer
 from stepwrit_broker.approvals.oidc import Provider
@@ -33,7 +34,7 @@ class BrokerSettings:
     hooks, mail: who is told of approvals. opa: who evaluates policies in Rego. rehearsal_opa_url: another one
     for policies that are not in force. activation: what it takes to put a policy in force. spiffe_hint: which
     of the broker's SVIDs; None takes the first. session_s: how long a person who signed in sees the pages.
-    sign_in: where they may sign in besides.
+    sign_in: where they may sign in besides. tiles_for: who reads checkpoint and hash tiles.
     """
 
     trust_domain: str
@@ -68,6 +69,7 @@ class BrokerSettings:
     refused_domains: frozenset[str] = field(default_factory=frozenset)
     bundle_max_age_s: float = 600.0
     checkpoint_every_s: float = 1.0
+    tiles_for: Literal["auditors", "everyone"] = "auditors"
     reap_every_s: float = 1.0
     watch_every_s: float = 2.0
     ready_timeout_s: float = 30.0
