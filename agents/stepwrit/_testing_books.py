@@ -141,6 +141,7 @@ class StepRow:
     round: int = 0
     tokens: set[str] = field(default_factory=set)  # jti of every step token that still counts
     approval: ApprovalRow | None = None
+    attended: set[str] = field(default_factory=set)  # jti of every proof over its task
 
     def line(self) -> list[StepRow]:
         """This step and all above it."""

@@ -50,6 +50,7 @@ from stepwrit.wire import (
     StepOpened,
     WaitRequest,
 )
+from stepwrit.wire_tasks import AttendRequest
 
 _OAUTH: Final = {  # RFC 6749 section 5.2, RFC 8693 section 2.2.2, RFC 9396 section 5, RFC 9449 section 5
     "invalid_proof": "invalid_dpop_proof",
@@ -191,6 +192,7 @@ class FakeBroker(Using):
             "accept": lambda: self.accept(who, step, read_shape(AcceptRequest, body)),
             "wait": lambda: self.wait(who, step, read_shape(WaitRequest, body).round),
             "heartbeat": lambda: self.heartbeat(who, only_v(body, step)),
+            "attend": lambda: self.attend(who, step, read_shape(AttendRequest, body)),
             "close": lambda: self.close(who, step, read_shape(CloseRequest, body).outcome),
         }
         if verb not in verbs:

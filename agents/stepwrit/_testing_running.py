@@ -5,7 +5,7 @@ from __future__ import annotations
 from stepwrit._testing_books import GrantRow, No, StepRow
 from stepwrit._testing_opening import TRUST_DOMAIN, Caller
 from stepwrit._testing_stepless import Stepless
-from stepwrit.dpop import verify_step_proof
+from stepwrit.dpop import StepProof, verify_step_proof
 from stepwrit.jws import TokenRefused
 from stepwrit.tokens import StepToken
 from stepwrit.verify import verify_step_token
@@ -20,8 +20,10 @@ from stepwrit.wire import (
     StepAccepted,
     StepStatus,
 )
+from stepwrit.wire_tasks import ROUND, AttendRequest
 
 _DEAD = frozenset({"done", "failed", "cancelled"})
+_GIVEN_UP = frozenset({"failed", "cancelled"})
 
 
 class Running(Stepless):
@@ -121,6 +123,33 @@ class Running(Stepless):
         row = self._mine(step, caller)
         self._live(row, "accepted")
         return self._status(row)
+
+    def attend(self, caller: Caller, step: str, request: AttendRequest) -> StepStatus:
+        """The initiator's proof over what it asks of the task, good once; and whether it may."""
+        row = self._mine(step, caller)
+        proof = self._attended(row, request)
+        if row.line()[-1].state in _GIVEN_UP:
+            raise No("closed", "what this belongs to has ended")
+        if request.changes or row.state not in _DEAD:
+            self._live(row, "accepted", "waiting")
+        if proof.jti in row.attended:
+            raise No("replay", "this proof was used before")
+        row.attended.add(proof.jti)
+        return self._status(row)
+
+    def _attended(self, row: StepRow, request: AttendRequest) -> StepProof:
+        try:
+            return verify_step_proof(
+                request.proof,
+                token=row.id,
+                args=request.args,
+                round=ROUND,
+                jkt=row.jkt,
+                now=self.clock.now(),
+                leeway=LEEWAY_S,
+            )
+        except TokenRefused as bad:
+            raise No("invalid_proof", str(bad)) from None
 
     def close(self, caller: Caller, step: str, outcome: Outcome) -> StepStatus:
         """Its end, and that of its credentials and its children that are not deferred."""

@@ -39,6 +39,7 @@ from stepwrit.wire import (
     StepStatus,
     WaitRequest,
 )
+from stepwrit.wire_tasks import AttendRequest
 
 T = TypeVar("T")
 
@@ -164,6 +165,11 @@ def wait(sender: Sender, step: str, round: int) -> Flow[StepStatus]:  # noqa: A0
 def heartbeat(sender: Sender, step: str) -> Flow[StepStatus]:
     """The step is still running."""
     return exchange(sender, post(_of(step, "heartbeat"), {"v": 1}, partial(answer, StepStatus)))
+
+
+def attend(sender: Sender, step: str, request: AttendRequest) -> Flow[StepStatus]:
+    """Whether the step's initiator may ask this of the task that the step became."""
+    return exchange(sender, post(_of(step, "attend"), shape.write(request), partial(answer, StepStatus)))
 
 
 def close(sender: Sender, step: str, outcome: Outcome) -> Flow[StepStatus]:

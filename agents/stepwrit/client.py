@@ -50,6 +50,7 @@ from stepwrit.wire import (
     StepOpened,
     StepStatus,
 )
+from stepwrit.wire_tasks import AttendRequest
 
 __all__ = ["Broker", "Parts", "SyncBroker", "SyncTransport", "Transport"]
 
@@ -179,6 +180,14 @@ class Broker(Client):
     async def heartbeat(self, step: str) -> StepStatus:
         """The step is still running."""
         return await self._run("heartbeat", verbs.heartbeat(self._sender, step))
+
+    async def attend(self, step: str, request: AttendRequest) -> StepStatus:
+        """Whether the step's initiator may ask this of the task that the step became; a proof is good once.
+
+        Raises:
+            RefusedError: it did not send it, or may not any more.
+        """
+        return await self._run("attend", verbs.attend(self._sender, step, request))
 
     async def close_step(self, step: str, outcome: Outcome) -> StepStatus:
         """The step has ended."""
@@ -329,6 +338,10 @@ class SyncBroker(Client):
     def heartbeat(self, step: str) -> StepStatus:
         """The step is still running."""
         return self._run("heartbeat", verbs.heartbeat(self._sender, step))
+
+    def attend(self, step: str, request: AttendRequest) -> StepStatus:
+        """As `Broker.attend`."""
+        return self._run("attend", verbs.attend(self._sender, step, request))
 
     def close_step(self, step: str, outcome: Outcome) -> StepStatus:
         """The step has ended."""

@@ -178,6 +178,21 @@ class MoveCommand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttendCommand:
+    """The step's initiator asks its performer about the task that the step became. `changes`: to change
+    it.
+    """
+
+    op: Operation
+    step: str
+    caller: SpiffeId
+    changes: bool
+    subjects: tuple[str, ...]
+    proofs: tuple[ProofUse, ...]
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MarkCommand:
     """Write one mark, or lift a freeze (`lift`). Uses the reserved room: it works when nothing else does."""
 
@@ -284,6 +299,12 @@ class Store(Protocol):
     async def move(self, command: MoveCommand) -> Moved:
         """`wait`, `heartbeat`, `close`. Close ends the step's own grants and its non-deferred children,
         all the way down.
+        """
+        ...
+
+    async def attend(self, command: AttendCommand) -> StepRecord:
+        """The step as it is, once its clocks, its intent's state and all marks above it allow to ask about
+        it (`core.attending`). MUST spend the proofs in the same call, and change nothing else.
         """
         ...
 

@@ -44,6 +44,7 @@ from stepwrit.wire import (
     StepOpened,
     StepStatus,
 )
+from stepwrit.wire_tasks import ROUND, about_task
 
 
 class World:
@@ -630,6 +631,55 @@ async def test_only_the_named_performer_accepts(cast: Cast) -> None:
     refused = await cast.shop.json(f"/v1/steps/{opened.step}/accept", cast.accept_body(opened))
     assert refused.code in ("wrong_workload", "not_found")
     await cast.accept(opened)
+
+
+# --- tasks
+
+
+def attend_body(
+    key: Any, step: str, about: str = "tasks/get", *, changes: bool = False, jti: str | None = None
+) -> dict[str, Any]:
+    digest = about_task(about, "t1")
+    proof = make_step_proof(key, token=step, args=digest, round=ROUND, now=time.time(), jti=jti or new())
+    return {"v": 1, "proof": proof, "args": digest, "changes": changes}
+
+
+async def test_a_performer_asks_whether_the_initiator_wants_this_of_a_task(cast: Cast) -> None:
+    opened = await cast.accepted()
+    path = f"/v1/steps/{opened.step}/attend"
+    told = await cast.ledger.json(path, attend_body(cast.agent.key, opened.step, changes=True))
+    assert (told.status, told.body["state"], told.body["step"]) == (200, "accepted", opened.step)
+    assert (await cast.close(opened.step)).status == 200
+    read = await cast.ledger.json(path, attend_body(cast.agent.key, opened.step))
+    assert (read.status, read.body["state"]) == (200, "done")
+    late = await cast.ledger.json(path, attend_body(cast.agent.key, opened.step, changes=True))
+    assert late.code == "already_done"
+
+
+async def test_a_task_is_proved_by_its_initiators_key_over_this_step_and_request(cast: Cast) -> None:
+    opened, other = await cast.accepted(), await cast.accepted()
+    path = f"/v1/steps/{opened.step}/attend"
+    right = attend_body(cast.agent.key, opened.step)
+    wrong = [
+        attend_body(cast.other_agent.key, opened.step),
+        attend_body(cast.agent.key, other.step),
+        {**right, "args": about_task("tasks/cancel", "t1")},
+        {**right, "proof": "no.proof.atall"},
+    ]
+    for body in wrong:
+        assert (await cast.ledger.json(path, body)).code == "invalid_proof"
+    assert (await cast.ledger.json(path, right)).status == 200
+    assert (await cast.ledger.json(path, right)).code == "replay"
+
+
+async def test_only_the_performer_asks_about_a_task(cast: Cast) -> None:
+    opened = await cast.accepted()
+    for who in (cast.shop, cast.agent):
+        foreign = await who.json(f"/v1/steps/{opened.step}/attend", attend_body(cast.agent.key, opened.step))
+        unknown = await who.json(f"/v1/steps/{UNKNOWN}/attend", attend_body(cast.agent.key, UNKNOWN))
+        assert (foreign.status, foreign.code) == (unknown.status, unknown.code) == (404, "not_found")
+    told = await cast.ledger.json(f"/v1/steps/{opened.step}/attend", attend_body(cast.agent.key, opened.step))
+    assert told.status == 200
 
 
 # --- states

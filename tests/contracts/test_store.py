@@ -8,7 +8,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.contracts import store_suite, store_suite_approvals, store_suite_causes, store_suite_rules
+from tests.contracts import (
+    store_suite,
+    store_suite_approvals,
+    store_suite_causes,
+    store_suite_rules,
+    store_suite_tasks,
+)
 from tests.contracts.store_suite import Entry, House
 from tests.fakes import build
 from tests.fakes.entropy import SeededEntropy
@@ -84,6 +90,10 @@ class TestRedeem(store_suite.RedeemContract):
 
 
 class TestMove(store_suite.MoveContract):
+    pass
+
+
+class TestAttend(store_suite_tasks.AttendContract):
     pass
 
 

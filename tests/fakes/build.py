@@ -17,6 +17,7 @@ from stepwrit_broker.core.versions import Versions
 from stepwrit_broker.core.workload import SpiffeId
 from stepwrit_broker.ports import (
     AcceptCommand,
+    AttendCommand,
     Evidence,
     MarkCommand,
     MoveCommand,
@@ -247,6 +248,18 @@ class Maker:
             round=record.life.round,
             ref=self.ref(),
             evidence=Evidence(),
+            now=self.now,
+        )
+        return replace(command, **changes)
+
+    def attend(self, record: StepRecord, **changes: object) -> AttendCommand:
+        command = AttendCommand(
+            op=self.op("attend", caller=SERVER),
+            step=record.step.id,
+            caller=record.life.performer or SERVER,
+            changes=False,
+            subjects=(),
+            proofs=(ProofUse(kind="step", key=self.id("grt"), until=self.now + 60),),
             now=self.now,
         )
         return replace(command, **changes)

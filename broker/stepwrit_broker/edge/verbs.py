@@ -20,11 +20,12 @@ from stepwrit.wire import (
     StepStatus,
     WaitRequest,
 )
+from stepwrit.wire_tasks import AttendRequest
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.core.step import Step
 from stepwrit_broker.edge.caller import Callers
 from stepwrit_broker.edge.http import Request, Response
-from stepwrit_broker.flows import opening, performing, revoke
+from stepwrit_broker.flows import attending, opening, performing, revoke
 from stepwrit_broker.flows import redeem as redeeming
 from stepwrit_broker.flows.house import House, Refusals, requester_name
 from stepwrit_broker.observe import Metrics
@@ -45,6 +46,7 @@ class Verbs:
             "wait": self.wait,
             "heartbeat": self.heartbeat,
             "close": self.close,
+            "attend": self.attend,
         }
 
     @property
@@ -103,6 +105,13 @@ class Verbs:
         return _status(
             await performing.heartbeat(self._house, caller, step, request.operation, request.digest)
         )
+
+    async def attend(self, request: Request, step: str) -> Response:
+        """`POST /v1/steps/{id}/attend`."""
+        caller = await self._callers.of(request, proof=False)
+        asked = request.shape(AttendRequest)
+        record = await attending.attend(self._house, caller, step, asked, request.operation, request.digest)
+        return _status(Moved(record=record, revoked=0))
 
     async def close(self, request: Request, step: str) -> Response:
         """`POST /v1/steps/{id}/close`."""

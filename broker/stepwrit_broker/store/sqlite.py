@@ -19,6 +19,7 @@ from stepwrit_broker.core.step import StepRecord
 from stepwrit_broker.core.versions import StoredVersion, VersionKind
 from stepwrit_broker.ports import (
     AcceptCommand,
+    AttendCommand,
     Happening,
     KeyPin,
     MarkCommand,
@@ -30,7 +31,7 @@ from stepwrit_broker.ports import (
     ReserveCommand,
     VersionCommand,
 )
-from stepwrit_broker.store import accepting, granting, moving, opening, pinning, reaping, ruling
+from stepwrit_broker.store import accepting, attending, granting, moving, opening, pinning, reaping, ruling
 from stepwrit_broker.store.backup import copy_to
 from stepwrit_broker.store.disk import Headroom
 from stepwrit_broker.store.past import committed_past
@@ -111,6 +112,10 @@ class SqliteStore:
     async def move(self, command: MoveCommand) -> Moved:
         """Wait, heartbeat, close."""
         return await self._writer.submit(lambda: moving.move(self._state, command))
+
+    async def attend(self, command: AttendCommand) -> StepRecord:
+        """The initiator asks about its step's task; its proof is spent."""
+        return await self._writer.submit(lambda: attending.attend(self._state, command))
 
     async def mark(self, command: MarkCommand) -> Mark:
         """Durable and anchored before it returns.
