@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from stepwrit.wire_chain import PeerBroker
+
 V: Final = 1
 ACCEPTED_VERSIONS: Final = frozenset({1})
 
@@ -66,7 +68,7 @@ Code = Literal[
     "invalid_authorization_details", "invalid_target", "invalid_scope",
     "unsupported_grant_type", "unsupported_token_type", "upgrade_required",
     # unproven
-    "unattested", "invalid_proof", "invalid_token", "use_dpop_nonce", "no_step",
+    "unattested", "invalid_proof", "invalid_token", "invalid_grant", "use_dpop_nonce", "no_step",
     # refused
     "policy", "approval_required", "authorization_pending", "slow_down", "access_denied", "expired_token",
     "limit", "ceiling", "plan", "origin_claimed", "influence_claimed", "wrong_workload",
@@ -178,6 +180,7 @@ class StepOpened:
     performer: str
     ref: str
     v: int = V
+    peer: PeerBroker | None = None  # whose broker the tool belongs to, where it is not this one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,12 +68,6 @@ class Metrics:
         self._opened = Counter(
             "stepwrit_steps_opened", "Steps opened by origin", ("origin",), registry=self.registry
         )
-        self._caused = Counter(
-            "stepwrit_intents_caused",
-            "Intents that a step of another transaction caused, by the trigger that passed its event on",
-            ("trigger",),
-            registry=self.registry,
-        )
         self._closed = Counter(
             "stepwrit_steps_closed", "Steps closed by final state", ("state",), registry=self.registry
         )
@@ -122,6 +116,7 @@ class Metrics:
             registry=self.registry,
         )
         self._of_persons()
+        self._of_others()
         self._marks = Counter(
             "stepwrit_marks", "Marks set or lifted by verb", ("verb",), registry=self.registry
         )
@@ -245,6 +240,27 @@ class Metrics:
         self._verb_seconds: dict[str, Histogram] = {}
         self._stage_children = {stage: self._stages.labels(stage) for stage in STAGES}
 
+    def _of_others(self) -> None:
+        """What comes of events, and what crosses to and from other trust domains."""
+        self._caused = Counter(
+            "stepwrit_intents_caused",
+            "Intents that a step of another transaction caused, by the trigger that passed its event on",
+            ("trigger",),
+            registry=self.registry,
+        )
+        self._crossed = Counter(
+            "stepwrit_grants_crossed",
+            "Grants to and from other trust domains' brokers, by the peer's registered name",
+            ("direction", "peer", "origin"),
+            registry=self.registry,
+        )
+        self._peer_keys = Counter(
+            "stepwrit_peer_keys_fetched",
+            "Fetches of a peer's keys by outcome",
+            ("peer", "outcome"),
+            registry=self.registry,
+        )
+
     def _of_persons(self) -> None:
         self._approvals = Counter(
             "stepwrit_approvals", "Approvals by what happened to them", ("event",), registry=self.registry
@@ -306,6 +322,14 @@ class Metrics:
     def caused(self, trigger: str) -> None:
         """A trigger, by its registered name, passed on the event of a step."""
         self._count("caused", self._caused, trigger)
+
+    def crossed(self, direction: str, peer: str, origin: str) -> None:
+        """A grant went `out` to a peer's broker, or one of its came `in`."""
+        self._count("crossed", self._crossed, direction, peer, origin)
+
+    def peer_keys(self, peer: str, good: bool) -> None:
+        """A peer's keys were fetched, or could not be."""
+        self._count("peer_keys", self._peer_keys, peer, "ok" if good else "failed")
 
     def advised(self, answer: str) -> None:
         """A question was answered: `permit`, or the code of why not."""

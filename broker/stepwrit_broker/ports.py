@@ -113,7 +113,7 @@ class OpenCommand:
 class AcceptCommand:
     """Accept a step's current round. `self_grant`: for a tool that is its own resource, made in the same
     write. `versions`: what it was decided under, None where nothing was; others in force are a Conflict
-    (`stale_version`).
+    (`stale_version`). stands_in: by the step's initiator, for a performer of another trust domain's broker.
     """
 
     op: Operation
@@ -126,6 +126,7 @@ class AcceptCommand:
     evidence: Evidence
     now: float
     versions: Versions | None = None
+    stands_in: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,8 +278,8 @@ class Store(Protocol):
 
     async def accept(self, command: AcceptCommand) -> tuple[StepRecord, Grant | None]:
         """Accept round `round` (1, or the one after `wait`), by a workload that the step's performer
-        pattern covers. A second accept of the same round MUST raise Refused(`replay`). The first accept
-        uses the step's approval up.
+        pattern covers, or by its initiator that stands in. A second accept of the same round MUST raise
+        Refused(`replay`). The first accept uses the step's approval up.
         """
         ...
 

@@ -342,6 +342,7 @@ class Stage:
         partners: tuple[Partner, ...] = (),
         workflows: list[dict[str, Any]] | None = None,
         persons: tuple[str, ...] = (),
+        peers: list[dict[str, Any]] | None = None,
     ) -> None:
         """rules: policy files beside the stance's. persons: names in the registry's list, each the issuer's
         subject of that name. proxy: whose forwarded certificates count. proxy_url: where actors find it,
@@ -350,7 +351,7 @@ class Stage:
         """
         self.proxy, self.proxy_url, self.identities = proxy, proxy_url, identities
         self.partners, self.persons = partners, persons
-        self.workflows = workflows or []
+        self.workflows, self.peers = workflows or [], peers or []
         self.foreign, self.issuer_url = foreign, issuer
         self.entries = ENTRIES if entries is None else entries
         self.limits, self.domain, self.policy, self.rules = limits, domain, policy, rules or {}
@@ -460,6 +461,7 @@ class Stage:
             "trust_domains": list(self.foreign),
             "persons": [self._person(each) for each in self.persons],
             "entries": read,
+            "peers": self.peers,
             "workflows": self.workflows,
             "count": len(read),
         }

@@ -14,6 +14,7 @@ from tests.fakes.stage import BANK, DOMAIN, ISSUER, Stage, credential_form, new
 from tests.oauth.standard import FORM, WORKER, bearers_step, introspected
 
 from stepwrit.wire import TOKEN_TYPE_ACCESS, TOKEN_TYPE_TXN
+from stepwrit.wire_chain import GRANT_JWT_BEARER, TOKEN_TYPE_ID_JAG
 from stepwrit_broker.edge.metadata import ENDPOINTS, authorization_server_metadata
 
 WELL_KNOWN = "/.well-known/oauth-authorization-server"
@@ -111,16 +112,21 @@ async def test_the_listed_ways_of_authentication_work_and_no_other(stage: Stage)
 
 async def test_the_listed_grant_types_details_scopes_and_algorithms_are_those_taken(stage: Stage) -> None:
     found = await metadata(stage)
-    (grant_type,), (details_type,) = (
+    (grant_type, bearer), (details_type,) = (
         found["grant_types_supported"],
         found["authorization_details_types_supported"],
     )
+    assert bearer == GRANT_JWT_BEARER
     opened, ledger = await stage.accepted(), await stage.actor("mcp-server/ledger")
     form = credential_form(opened.step)
     assert form["grant_type"] == grant_type
     assert json.loads(form["authorization_details"])[0]["type"] == details_type
     got = (await ledger.form(form)).ok()
-    assert found["stepwrit_token_types"] == [TOKEN_TYPE_TXN, got["issued_token_type"]]
+    assert found["stepwrit_token_types"] == [
+        TOKEN_TYPE_TXN,
+        got["issued_token_type"],
+        TOKEN_TYPE_ID_JAG,
+    ]
     assert got["issued_token_type"] == TOKEN_TYPE_ACCESS
     assert (await stage.root())["scope"] in found["scopes_supported"]
     assert found["dpop_signing_alg_values_supported"] == ["ES256"]

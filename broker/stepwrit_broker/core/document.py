@@ -62,6 +62,32 @@ def step_question(
     return _question("open_step", caller, step, parties, home, now)
 
 
+def export_question(
+    *,
+    caller: Caller,
+    step: Step,
+    performer: Entry,
+    home: str,
+    now: float,
+    influence: Sequence[Party],
+    workflow: Party | None,
+    approval: Party | None = None,
+) -> Question:
+    """May this caller, the step's initiator, take it to the broker of the performer's trust domain?
+
+    The action is that of a credential, the resource is the tool; nothing of ours redeems it.
+    """
+    me = _party(caller.entry, caller.workload.id, caller.workload.attested_by)
+    parties = _Parties(
+        initiator=me,
+        performer=_party(performer, step.performer, None),
+        influence=influence,
+        workflow=workflow,
+        approval=approval,
+    )
+    return _question("issue_credential", caller, step, parties, home, now)
+
+
 def credential_question(
     *,
     caller: Caller,

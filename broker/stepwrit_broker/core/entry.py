@@ -13,7 +13,7 @@ from typing import Literal
 
 from stepwrit_broker.core.grant import Grant
 from stepwrit_broker.core.marks import Mark
-from stepwrit_broker.core.step import Step
+from stepwrit_broker.core.step import Step, Upstream
 
 SALT_BYTES = 16
 MAX_BYTES = 65_535  # C2SP tlog-tiles: an entry's length is a uint16
@@ -88,6 +88,7 @@ def step_facts(step: Step, salt: bytes) -> dict[str, object]:
         "proof": intent.proof,
         "cause": intent.cause,
         "cause_txn": intent.cause_txn,
+        "upstream": None if intent.upstream is None else _upstream(intent.upstream),
         "tool": action.tool if action else None,
         "impact": action.impact if action else None,
         "args": salted(salt, action.args) if action else None,
@@ -97,6 +98,12 @@ def step_facts(step: Step, salt: bytes) -> dict[str, object]:
         "deferred": step.deferred,
         "expires_at": round(step.expires_at, 3),
     }
+
+
+def _upstream(upstream: Upstream) -> dict[str, object]:
+    """What the issuer of the grant says of its own step stands under `claims`: its word, and no more."""
+    said = {name: getattr(upstream, name) for name in ("step", "txn", "ref", "origin")}
+    return {"issuer": upstream.issuer, "digest": upstream.digest, "claims": said}
 
 
 def hop_facts(step: Step) -> dict[str, object]:

@@ -13,7 +13,8 @@ from typing import Literal
 from stepwrit_broker.core.errors import Refused
 
 On = Literal["intents", "steps", "credentials", "questions"]
-Dimension = Literal["workload", "tool", "resource", "requester", "origin", "tenant", "cause"]
+Dimension = Literal["workload", "tool", "resource", "requester", "origin", "tenant", "cause", "peer"]
+_SELDOM: tuple[Dimension, ...] = ("cause", "peer")
 _SLACK = 1e-3  # of one interval: sums of times in doubles are off by a little, never by a whole cell
 
 
@@ -35,7 +36,8 @@ class Denied:
 class RateLimit:
     """`count` per `period_s` seconds, `burst` at once, for each combination of `per`, where `match` fits.
 
-    One per `cause` counts only what a step caused: the workload that performed it is the value.
+    One per `cause` counts only what a step caused: the workload that performed it is the value. One per
+    `peer`, only what goes to or comes from another trust domain's broker.
     """
 
     name: str
@@ -48,8 +50,8 @@ class RateLimit:
 
     def counts(self, what: Charge) -> bool:
         """Whether it speaks of this charge."""
-        needs_cause = "cause" in self.per and "cause" not in what.values
-        return self.on == what.on and what.fits(self.match) and not needs_cause
+        is_of_others = any(name in self.per and name not in what.values for name in _SELDOM)
+        return self.on == what.on and what.fits(self.match) and not is_of_others
 
     @property
     def text(self) -> str:

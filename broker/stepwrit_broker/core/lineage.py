@@ -22,10 +22,14 @@ def own_origin(role: Role) -> Origin:
     return "model" if role == "agent" else "server"
 
 
+def lower_origin(one: Origin, other: Origin) -> Origin:
+    """The lower of two origins."""
+    return one if _HEIGHT[one] <= _HEIGHT[other] else other
+
+
 def derive_origin(parent: Origin, role: Role) -> Origin:
     """The lower of the parent's origin and the opener's own."""
-    own = own_origin(role)
-    return own if _HEIGHT[own] <= _HEIGHT[parent] else parent
+    return lower_origin(own_origin(role), parent)
 
 
 def check_opener(parent: StepRecord, caller: SpiffeId, role: Role) -> None:

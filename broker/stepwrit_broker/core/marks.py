@@ -16,7 +16,7 @@ from stepwrit_broker.core.workload import SpiffeId, parse_spiffe_id, parse_trust
 
 Verb = Literal["revoke", "freeze"]
 TARGETS = (
-    "step", "txn", "grant", "workload", "tool", "server", "resource", "requester", "key", "tenant",
+    "step", "txn", "grant", "workload", "tool", "server", "resource", "requester", "key", "tenant", "issuer",
     "trust_domain", "everything",
 )  # fmt: skip
 TARGET_MAX = 2100

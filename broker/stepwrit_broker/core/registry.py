@@ -14,6 +14,7 @@ from stepwrit.wire import Impact, PlanItem
 from stepwrit_broker.core.ceiling import Ceiling
 from stepwrit_broker.core.declared import Declared, Workflow
 from stepwrit_broker.core.lineage import Role
+from stepwrit_broker.core.peers import Peer
 from stepwrit_broker.core.persons import Persons
 from stepwrit_broker.core.workload import AttestedBy, SpiffeId
 
@@ -69,7 +70,8 @@ class Entry:
     person_claims: the audience may see the person's own identifiers. may_ask: patterns of the tools about
     which it may ask for advice; a gateway does nothing else. narrows_influence: an
     agent's word on which results a step came of is taken, within what the broker knows. needs_cause: every
-    event of a trigger comes from a step, which it names.
+    event of a trigger comes from a step, which it names. issuer: an mcp-server's own broker, where that is
+    another trust domain's: its tools are granted to it, and not performed here.
     """
 
     id: str
@@ -88,6 +90,7 @@ class Entry:
     may_ask: frozenset[str] = frozenset()
     narrows_influence: bool = False
     needs_cause: bool = False
+    issuer: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +99,7 @@ class Registry:
 
     trust_domains: the foreign ones whose workloads count here. persons: who is one person, and may be named
     as an approver. emails: where notices to a person go, by name. workflows: what steps may follow which.
+    peers: the brokers of other trust domains.
     """
 
     version: int
@@ -105,6 +109,7 @@ class Registry:
     persons: Persons = field(default_factory=lambda: Persons({}))
     emails: Mapping[str, str] = field(default_factory=dict, repr=False)
     workflows: tuple[Workflow, ...] = ()
+    peers: tuple[Peer, ...] = ()
     _exact: dict[str, Entry] = field(init=False, repr=False, compare=False)
     _patterns: tuple[Entry, ...] = field(init=False, repr=False, compare=False)
     _servers: dict[str, Entry] = field(init=False, repr=False, compare=False)
@@ -143,6 +148,10 @@ class Registry:
     def resource(self, audience: str) -> Entry | None:
         """The entry that redeems for the audience."""
         return self._resources.get(audience)
+
+    def peer(self, issuer: str) -> Peer | None:
+        """The peer that names itself so, byte for byte."""
+        return next((each for each in self.peers if each.issuer == issuer), None)
 
     def declarations(self, tool: str) -> Sequence[Declaration]:
         """Where workflows declare a step of this tool, in the operator's order."""

@@ -69,6 +69,8 @@ def within_step(parent: StepRecord) -> None:
     """
     if parent.step.action is None and parent.step.intent.without_step is not None and parent.life.children:
         raise Refused("limit", "a call without a step is one step", rule="registry without_step")
+    if parent.step.parent is None and parent.step.intent.upstream is not None and parent.life.children:
+        raise Refused("replay", "a peer's grant is for one step, which was opened before", rule="grant")
     most = cap(parent.step.obligations, "fan_out")
     if most is not None and parent.life.children >= int(most.value):
         raise Refused(

@@ -91,12 +91,31 @@ class Action:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """The grant of another trust domain's broker that a root was started with, and the one action it is for.
+
+    digest: by which both ledgers know the grant. tool: `server/tool` by our names; args: digest. step, txn,
+    ref, origin: what the issuer says of its own step.
+    """
+
+    issuer: str
+    digest: str
+    tool: str
+    args: str
+    impact: Impact
+    step: str
+    txn: str
+    ref: str
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
     """A transaction's root: who wants what, until when. It has no action and never yields a credential.
 
     cause, cause_txn: the step of another transaction that made a trigger's event. outside: what else stops
-    it, as targets of marks: what stops its cause.
-    without_step: the one tool of the server that started it by itself, for a call that came without a step.
+    it, as targets of marks: what stops its cause, or its peer. without_step: the one tool of the server that
+    started it by itself, for a call that came without a step. upstream: for one that a peer's grant started.
     """
 
     txn: str
@@ -111,6 +130,7 @@ class Intent:
     cause_txn: str | None = None
     outside: tuple[str, ...] = ()
     without_step: str | None = None
+    upstream: Upstream | None = None
 
 
 class Label(NamedTuple):

@@ -6,6 +6,7 @@ from typing import Final
 
 from stepwrit.jwtsvid import ALGORITHMS
 from stepwrit.wire import ACTION_TYPE, DOC_BASE, GRANT_TOKEN_EXCHANGE, TOKEN_TYPE_ACCESS, TOKEN_TYPE_TXN
+from stepwrit.wire_chain import GRANT_JWT_BEARER, PROFILE_ID_JAG, TOKEN_TYPE_ID_JAG
 
 ENDPOINTS: Final = ("token", "introspection", "revocation")
 _PATHS: Final = {"token": "/oauth/token", "introspection": "/oauth/introspect", "revocation": "/oauth/revoke"}
@@ -25,7 +26,9 @@ def authorization_server_metadata(
         "issuer": issuer,
         **_endpoints(base, methods, ["spiffe_jwt"] if is_open else []),
         "jwks_uri": f"{base}/oauth/jwks",
-        "grant_types_supported": [GRANT_TOKEN_EXCHANGE],
+        "grant_types_supported": [GRANT_TOKEN_EXCHANGE, GRANT_JWT_BEARER],
+        "authorization_grant_profiles_supported": [PROFILE_ID_JAG],
+        "identity_chaining_requested_token_types_supported": [TOKEN_TYPE_ID_JAG],
         "response_types_supported": [],
         "scopes_supported": ["intent"],
         "dpop_signing_alg_values_supported": ["ES256"],
@@ -33,7 +36,7 @@ def authorization_server_metadata(
         "mtls_endpoint_aliases": {f"{name}_endpoint": mtls_base + _PATHS[name] for name in ENDPOINTS},
         "stepwrit_policy_decision_point": mtls_base,
         "stepwrit_trust_domain": trust_domain,
-        "stepwrit_token_types": [TOKEN_TYPE_TXN, TOKEN_TYPE_ACCESS],
+        "stepwrit_token_types": [TOKEN_TYPE_TXN, TOKEN_TYPE_ACCESS, TOKEN_TYPE_ID_JAG],
         "service_documentation": DOC_BASE.partition("#")[0],
     }
 

@@ -20,6 +20,7 @@ _OAUTH = {
     "unsupported_grant_type": (400, "unsupported_grant_type"),
     "unsupported_token_type": (400, "unsupported_token_type"),  # RFC 7009 section 2.2.1
     "unattested": (401, "invalid_client"),
+    "invalid_grant": (400, "invalid_grant"),  # RFC 7523 section 3.1
     "invalid_proof": (400, "invalid_dpop_proof"),  # RFC 9449 section 5
     "use_dpop_nonce": (400, "use_dpop_nonce"),  # RFC 9449 section 8
     "limit": (429, "slow_down"),
@@ -33,7 +34,11 @@ _OAUTH = {
         ("no_step", "not_found", "expired", "closed", "already_done", "revoked"), (400, "invalid_request")
     ),
 }
-_SPENT = {"proof dpop": "invalid_dpop_proof", "proof id_token": "invalid_request"}  # what was shown twice
+_SPENT = {
+    "proof dpop": "invalid_dpop_proof",
+    "proof id_token": "invalid_request",
+    "proof id_jag": "invalid_grant",
+}  # what was shown twice
 
 
 _CHALLENGE = {  # RFC 9449 sections 7.1 and 9

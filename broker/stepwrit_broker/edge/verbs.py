@@ -20,6 +20,7 @@ from stepwrit.wire import (
     StepStatus,
     WaitRequest,
 )
+from stepwrit.wire_chain import PeerBroker
 from stepwrit.wire_tasks import AttendRequest
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.core.step import Step
@@ -74,12 +75,22 @@ class Verbs:
         asked = request.shape(OpenStepRequest)
         ready = await opening.open_step(self._house, caller, asked, request.operation, request.digest)
         self._metrics.opened(ready.record.step.origin)
-        return _opened(ready)
+        return _opened(ready, self._peer(ready.record.step))
 
     async def token(self, request: Request, step: str) -> Response:
         """`POST /v1/steps/{id}/token`. `Prefer: wait=20` (RFC 7240) holds the answer for an approval."""
         caller = await self._callers.of(request, proof=True, unwritten=True)
-        return _opened(await opening.renew_token(self._house, caller, step, wait_of(request)))
+        ready = await opening.renew_token(self._house, caller, step, wait_of(request))
+        return _opened(ready, self._peer(ready.record.step))
+
+    def _peer(self, step: Step) -> PeerBroker | None:
+        """The broker to which a step is to be taken, where it is not this one."""
+        registry = self._house.settings.now_in_force().registry
+        entry = registry.server(_tool(step).partition("/")[0])
+        peer = None if entry is None or entry.issuer is None else registry.peer(entry.issuer)
+        if peer is None or peer.url is None or peer.broker is None:
+            return None
+        return PeerBroker(issuer=peer.issuer, url=peer.url, broker_id=peer.broker)
 
     async def accept(self, request: Request, step: str) -> Response:
         """`POST /v1/steps/{id}/accept`."""
@@ -156,7 +167,7 @@ def _tool(step: Step) -> str:
     return step.action.tool
 
 
-def _opened(ready: opening.StepReady) -> Response:
+def _opened(ready: opening.StepReady, peer: PeerBroker | None) -> Response:
     step = ready.record.step
     opened = StepOpened(
         step=step.id,
@@ -166,6 +177,7 @@ def _opened(ready: opening.StepReady) -> Response:
         origin=step.origin,
         performer=step.performer,
         ref=step.ref,
+        peer=peer,
     )
     return Response(status=201, value=write(opened))
 

@@ -16,6 +16,7 @@ from stepwrit_broker.core.facts import extract
 from stepwrit_broker.core.ids import is_id, shard_of
 from stepwrit_broker.core.limits import Charge, Lives
 from stepwrit_broker.core.obligations import handed_down, redacted
+from stepwrit_broker.core.peers import check_granted
 from stepwrit_broker.core.registry import Entry, Tool
 from stepwrit_broker.core.step import Action, Step, StepRecord, deadline, move
 from stepwrit_broker.core.verdict import NeedsApproval, Permit
@@ -178,6 +179,7 @@ def place(
     performer, tool, entry = _target(force, caller, request, parent)
     action = _action(request, performer, tool)
     is_own = lineage.is_own_call(parent.step, tool.name, may_be_root=tool.may_be_root)
+    check_granted(parent.step, action)
     if entry is not None:
         lineage.check_action(parent.step, action, None if is_own else caller.entry.may_start or NOTHING)
     child = house.id("stp", shard_of(parent.step.id))

@@ -106,6 +106,8 @@ def _check(caller: Caller, step: Step, token: StepToken, request: AcceptRequest)
         raise Malformed("invalid_request", "the token names another step")
     if not matches(step.performer, caller.workload.id):
         raise Refused("wrong_workload", "this step has another performer")
+    if caller.entry.issuer is not None:
+        raise Refused("wrong_workload", "this step is granted to its performer's own broker")
     if request.finding is not None:
         code = request.finding if request.finding in FINDINGS else "invalid_request"
         raise Refused(code, "the performer's SDK refused the call", rule="sdk")

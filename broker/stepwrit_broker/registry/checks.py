@@ -9,6 +9,7 @@ from typing import Any, Final
 from stepwrit.digest import DigestError, normalise_url
 from stepwrit_broker.core.workload import parse_spiffe_id, parse_trust_domain
 from stepwrit_broker.registry.marked import Path, Problem
+from stepwrit_broker.registry.peers import peer_problems
 from stepwrit_broker.registry.units import seconds
 from stepwrit_broker.registry.workflows import workflow_problems
 
@@ -25,6 +26,7 @@ def registry_problems(doc: dict[str, Any]) -> list[Problem]:
     default: str = doc.get("tenant", DEFAULT_TENANT)
     found = [*_count(doc, entries), *_overlaps(entries), *_unique(entries), *_domains(doc, entries)]
     found += _persons(doc.get("persons", []))
+    found += peer_problems(doc, default)
     audiences = {each["audience"]: each.get("tenant", default) for each in entries if "audience" in each}
     tools = {
         each["name"]: (each.get("tenant", default), each["tools"]) for each in entries if "tools" in each

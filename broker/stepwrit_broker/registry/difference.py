@@ -38,12 +38,14 @@ def difference(old: Registry | None, new: Registry) -> Difference:
     """From the registry in force (None: there is none) to a new one."""
     before = {} if old is None else _targets(old)
     after = _targets(new)
+    lost, found = _issuers(old) - _issuers(new), _issuers(new) - _issuers(old)
     # a pattern's mark would stop what stays registered below it: only its line goes
     gone = tuple(
         sorted(
             each for each in before.keys() - after.keys() if not any(_covers(each, kept) for kept in after)
         )
     )
+    gone += tuple(sorted(lost))
     back = tuple(sorted(after.keys() - before.keys()))
     kept = [
         change
@@ -55,8 +57,25 @@ def difference(old: Registry | None, new: Registry) -> Difference:
         *(Change(what="added", target=target) for target in back),
         *kept,
         *_workflows(old, new),
+        *_peers(old, new),
     )
-    return Difference(changes=changes, gone=gone, back=back)
+    return Difference(changes=changes, gone=gone, back=(*back, *sorted(found)))
+
+
+def _issuers(registry: Registry | None) -> set[str]:
+    return set() if registry is None else {f"issuer:{each.issuer}" for each in registry.peers}
+
+
+def _peers(old: Registry | None, new: Registry) -> Iterator[Change]:
+    before = {} if old is None else {f"issuer:{each.issuer}": each for each in old.peers}
+    after = {f"issuer:{each.issuer}": each for each in new.peers}
+    for target in sorted(before.keys() | after.keys()):
+        if target not in after:
+            yield Change(what="removed", target=target)
+        elif target not in before:
+            yield Change(what="added", target=target)
+        elif before[target] != after[target]:
+            yield Change(what="changed", target=target)
 
 
 def _workflows(old: Registry | None, new: Registry) -> Iterator[Change]:
@@ -139,7 +158,7 @@ def _entry(target: str, was: Entry, now: Entry) -> Iterator[Change]:
         yield Change(what=word, target=target, detail="narrows_influence")
     if was.needs_cause != now.needs_cause:
         yield Change(what="narrowed" if now.needs_cause else "changed", target=target, detail="needs_cause")
-    for name in ("name", "role", "tenant", "url", "audience", "owner", "person_claims"):
+    for name in ("name", "role", "tenant", "url", "audience", "owner", "person_claims", "issuer"):
         if getattr(was, name) != getattr(now, name):
             yield Change(
                 what="changed", target=target, detail=f"{name} {getattr(was, name)} to {getattr(now, name)}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from stepwrit.wire import PlanItem
 from stepwrit_broker.core.ceiling import Ceiling
+from stepwrit_broker.core.peers import Peer
 from stepwrit_broker.core.persons import Identity, Persons
 from stepwrit_broker.core.registry import Client, Entry, Registry, Tool
 from stepwrit_broker.registry.checks import DEFAULT_TENANT, registry_problems
@@ -41,6 +42,7 @@ def compile_registry(doc: str, version: int) -> Registry:
         digest=digest_of(doc),
         persons=_persons(read.get("persons", []), default),
         workflows=compile_workflows(read, default),
+        peers=tuple(_peer(each, default) for each in read.get("peers", ())),
         emails={each["name"]: each["email"] for each in read.get("persons", ()) if "email" in each},
     )
 
@@ -71,6 +73,24 @@ def _entry(read: dict[str, Any], tenant: str) -> Entry:
         may_ask=frozenset(read.get("may_ask", ())),
         narrows_influence=read.get("narrows_influence", False),
         needs_cause=read.get("needs_cause", False),
+        issuer=read.get("issuer"),
+    )
+
+
+def _peer(read: dict[str, Any], tenant: str) -> Peer:
+    broker = read.get("broker", {})
+    return Peer(
+        name=read["name"],
+        issuer=read["issuer"],
+        trust_domain=read["trust_domain"],
+        tenant=read.get("tenant", tenant),
+        owner=read["owner"],
+        broker=broker.get("id"),
+        url=broker.get("url"),
+        keys=tuple(read.get("keys", ())),
+        max_origin=read.get("max_origin", "server"),
+        may_start=_ceiling({**read, "role": "trigger"}) or _NOTHING,
+        person_claims=read.get("person_claims", False),
     )
 
 

@@ -57,7 +57,12 @@ def _self_grant_of(state: State, first: str) -> Grant | None:
 def _check_performer(record: StepRecord, command: AcceptCommand) -> None:
     """Whom the pattern covers; after the first round only who took that one."""
     first = record.life.performer
-    fits = matches(record.step.performer, command.caller) if first is None else command.caller == first
+    if first is not None:
+        fits = command.caller == first
+    elif command.stands_in:
+        fits = command.caller == record.step.initiator
+    else:
+        fits = matches(record.step.performer, command.caller)
     if not fits or record.step.action is None:
         raise Refused("wrong_workload", "this step has another performer")
 

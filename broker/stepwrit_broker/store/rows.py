@@ -6,7 +6,7 @@ member goes to the end of an array, and its reader takes a shorter array of the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +16,7 @@ from stepwrit_broker.core.ceiling import Ceiling
 from stepwrit_broker.core.grant import Grant, GrantRecord
 from stepwrit_broker.core.marks import Mark
 from stepwrit_broker.core.obligations import Obligation
-from stepwrit_broker.core.step import Action, Intent, Label, Life, Requester, Step, StepRecord
+from stepwrit_broker.core.step import Action, Intent, Label, Life, Requester, Step, StepRecord, Upstream
 from stepwrit_broker.core.versions import StoredVersion
 
 _to_json: Final = msgspec.json.Encoder().encode
@@ -81,6 +81,7 @@ def encode_intent(intent: Intent) -> str:
             intent.cause_txn,
             intent.outside,
             intent.without_step,
+            None if intent.upstream is None else astuple(intent.upstream),
         )
     )
 
@@ -102,6 +103,7 @@ def decode_txn(row: Row, salt: bytes) -> Txn:
         cause_txn=later[0] if later else None,
         outside=tuple(later[1]) if later else (),
         without_step=later[2] if len(later) > 2 else None,
+        upstream=_read_upstream(later[3]) if len(later) > 3 else None,
     )
     return Txn(
         txn=row[0],
@@ -112,6 +114,16 @@ def decode_txn(row: Row, salt: bytes) -> Txn:
         server_steps=row[4],
         expires_at=row[5],
     )
+
+
+def _read_upstream(row: list[Any] | None) -> Upstream | None:
+    if row is None:
+        return None
+    issuer, digest, tool, args, impact, step, txn, ref, origin = row
+    return Upstream(
+        issuer=issuer, digest=digest, tool=tool, args=args, impact=impact, step=step, txn=txn, ref=ref,
+        origin=origin,
+    )  # fmt: skip
 
 
 def encode_step(step: Step) -> str:

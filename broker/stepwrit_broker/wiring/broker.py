@@ -14,9 +14,11 @@ import httpx2
 from stepwrit.identity import WorkloadIdentity
 from stepwrit.jwt_bundles import JwtBundleWatch
 from stepwrit.wire import CREDENTIAL_MAX_S, STEP_TOKEN_MAX_S
+from stepwrit.wire_chain import GRANT_S
 from stepwrit_broker.approvals.oidc import OidcSignIns
 from stepwrit_broker.attest.bundles import AuthoritySource, BundleSource
 from stepwrit_broker.attest.federation.trust import PooledIdentity
+from stepwrit_broker.attest.peers import OverMtls, PeerKeys
 from stepwrit_broker.attest.person import OidcPeople
 from stepwrit_broker.clock import SystemClock, SystemEntropy
 from stepwrit_broker.core.errors import Unavailable
@@ -27,10 +29,12 @@ from stepwrit_broker.flows.house import House
 from stepwrit_broker.flows.refusals import RefusalRecorder
 from stepwrit_broker.flows.settings import Live
 from stepwrit_broker.flows.tiles import Tiles
+from stepwrit_broker.keys.grants import OwnGrants
 from stepwrit_broker.keys.keyring import Keyring
 from stepwrit_broker.keys.sealing import AesSealer
 from stepwrit_broker.keys.tokens import OwnCredentials, OwnStepTokens
 from stepwrit_broker.kinds.action_token import ActionToken
+from stepwrit_broker.kinds.id_jag import IdJag
 from stepwrit_broker.ledger.tiles import SqliteTiles
 from stepwrit_broker.ledger.view import SqliteLedgerView
 from stepwrit_broker.observe import Metrics
@@ -193,6 +197,7 @@ class Broker:
         self._rings = (
             step_ring,
             Keyring("at", now=now, longest_s=CREDENTIAL_MAX_S, published=self._published),
+            Keyring("gr", now=now, longest_s=GRANT_S, published=self._published),
         )
         credentials = OwnCredentials(self._rings[1], issuer=settings.issuer)
         http = httpx2.AsyncClient(follow_redirects=False)
@@ -202,7 +207,7 @@ class Broker:
             if settings.sign_in is None
             else OidcSignIns(settings.sign_in, http, self.clock, self.entropy)
         )
-        action_token = ActionToken(credentials)
+        made = (ActionToken(credentials), IdJag(OwnGrants(self._rings[2])))
         self.refusals = RefusalRecorder(
             store=self.store, clock=self.clock, entropy=self.entropy, heard=self._refused
         )
@@ -225,7 +230,7 @@ class Broker:
             settings=self.live,
             step_tokens=OwnStepTokens(step_ring, issuer=settings.issuer, trust_domain=settings.trust_domain),
             credentials=credentials,
-            kinds={action_token.name: action_token},
+            kinds={each.name: each for each in made},
             people=OidcPeople(settings.oidc, http),
             pepper=self._pepper,
             refusals=self.refusals,
@@ -262,6 +267,7 @@ class Broker:
             store=self.store,
             live=self.live,
             house=self.house,
+            peers=PeerKeys(OverMtls(self.pooled), self.metrics.peer_keys),
             adviser=Adviser(house=self.house, recorder=self.answers),
             identity=self.pooled,
             bundles=self.bundles,

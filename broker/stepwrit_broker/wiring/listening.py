@@ -29,6 +29,7 @@ from stepwrit_broker.edge.listeners import (
 )
 from stepwrit_broker.edge.metadata import authorization_server_metadata
 from stepwrit_broker.edge.nonces import Nonces
+from stepwrit_broker.edge.oauth.chaining import Chaining
 from stepwrit_broker.edge.oauth.introspect_7662 import IntrospectionEndpoint
 from stepwrit_broker.edge.oauth.revoke_7009 import RevocationEndpoint
 from stepwrit_broker.edge.oauth.token_8693 import TokenEndpoint
@@ -45,6 +46,7 @@ from stepwrit_broker.keys.keyring import Keyring
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import Clock
 from stepwrit_broker.ports_approval import SignIns
+from stepwrit_broker.ports_peer import PeerGrants
 from stepwrit_broker.store.sqlite import SqliteStore
 from stepwrit_broker.wiring.paging import paged
 from stepwrit_broker.wiring.settings import BrokerSettings
@@ -54,9 +56,9 @@ from stepwrit_broker.wiring.settings import BrokerSettings
 class Served:
     """What the listeners are made of.
 
-    authorities: begins to watch the JWT authorities. tiles: the log as its readers see it. sign_ins: where
-    persons may sign in besides. ready: why this process is not, or None. health: what `/healthz?verbose=true`
-    adds.
+    peers: judges grants of other trust domains' brokers. authorities: begins to watch the JWT authorities.
+    tiles: the log as its readers see it. sign_ins: where persons may sign in besides. ready: why this process
+    is not, or None. health: what `/healthz?verbose=true` adds.
     """
 
     settings: BrokerSettings
@@ -66,6 +68,7 @@ class Served:
     live: Live
     house: House
     adviser: Adviser
+    peers: PeerGrants
     identity: PooledIdentity
     bundles: BundleSource
     authorities: Callable[[], AuthoritySource]
@@ -215,8 +218,9 @@ class Listening:
     def oauth(self, callers: Callers) -> dict[str, tuple[str, Endpoint]]:
         """OAuth's endpoints; all of them stand in the metadata."""
         house, metrics = self._served.house, self._served.metrics
+        chaining = Chaining(house, metrics, self._served.peers)
         return {
-            "/oauth/token": ("token", TokenEndpoint(house, callers, metrics)),
+            "/oauth/token": ("token", TokenEndpoint(house, callers, metrics, chaining)),
             "/oauth/introspect": ("introspect", IntrospectionEndpoint(house, callers)),
             "/oauth/revoke": ("revoke_token", RevocationEndpoint(house, callers, metrics)),
         }

@@ -1,4 +1,6 @@
-"""`POST /oauth/token`: RFC 8693 token exchange with RFC 9396 details; an intent, or one credential."""
+"""`POST /oauth/token`: RFC 8693 token exchange with RFC 9396 details; an intent, one credential, one grant
+to another trust domain's broker. Also the JWT bearer grant (RFC 7523): a peer's grant, for a root.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,13 @@ from stepwrit.wire import (
     IntentRequest,
     RequestDetails,
 )
+from stepwrit.wire_chain import GRANT_JWT_BEARER, TOKEN_TYPE_ID_JAG
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.errors import Malformed, Problem
 from stepwrit_broker.edge.caller import Callers
 from stepwrit_broker.edge.http import Request, Response, shaped
 from stepwrit_broker.edge.oauth.asking import check_client
+from stepwrit_broker.edge.oauth.chaining import Chaining, is_bearer
 from stepwrit_broker.flows.house import House
 from stepwrit_broker.flows.intent import IntentStarted, start_intent
 from stepwrit_broker.flows.issue import Issued, issue
@@ -32,10 +36,11 @@ _ACTOR: Final = frozenset({"actor_token", "actor_token_type"})
 
 
 class TokenEndpoint:
-    """Two exchanges share the endpoint; what is requested tells them apart."""
+    """All exchanges share the endpoint; what is requested tells them apart."""
 
-    def __init__(self, house: House, callers: Callers, metrics: Metrics) -> None:
+    def __init__(self, house: House, callers: Callers, metrics: Metrics, chaining: Chaining) -> None:
         self._house, self._callers, self._metrics = house, callers, metrics
+        self._chaining = chaining
 
     async def __call__(self, request: Request) -> Response:
         """Raises Malformed, Unproven, Refused, Conflict, Unavailable."""
@@ -43,11 +48,17 @@ class TokenEndpoint:
         caller = await self._callers.of(request, proof=True)
         form, operation = request.form(), request.operation_or(self._house.operation_name)
         _check_form(form, caller)
+        if is_bearer(form):
+            started = await self._chaining.start(caller, form, operation, request.digest)
+            self._metrics.opened(started.record.step.origin)
+            return Response(status=200, value=_started(started))
         wanted = form.get("requested_token_type", TOKEN_TYPE_ACCESS)
         if wanted == TOKEN_TYPE_TXN:
             return await self._intent(request, caller, form, operation)
+        if wanted == TOKEN_TYPE_ID_JAG:
+            return await self._chaining.export(caller, form, operation, request.digest)
         if wanted != TOKEN_TYPE_ACCESS:
-            raise Malformed("invalid_request", "requested_token_type: txn_token or access_token")
+            raise Malformed("invalid_request", "requested_token_type: txn_token, access_token or id-jag")
         return await self._credential(request, caller, form, operation, stages)
 
     async def _credential(
@@ -134,8 +145,10 @@ def _check_form(form: Mapping[str, str], caller: Caller) -> None:
     check_client(form, caller)
     if "grant_type" not in form:
         raise Malformed("invalid_request", "grant_type is missing")
-    if form["grant_type"] != GRANT_TOKEN_EXCHANGE:
-        raise Malformed("unsupported_grant_type", "grant_type must be token exchange (RFC 8693)")
+    if form["grant_type"] not in (GRANT_TOKEN_EXCHANGE, GRANT_JWT_BEARER):
+        raise Malformed(
+            "unsupported_grant_type", "grant_type: token exchange (RFC 8693) or jwt-bearer (RFC 7523)"
+        )
     if not _ACTOR.isdisjoint(form):
         raise Malformed("invalid_request", "no actor_token: the actor is the client that was proved")
 

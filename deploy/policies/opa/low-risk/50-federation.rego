@@ -26,3 +26,11 @@ forbid contains {
 }
 
 redeemer_let_in if input.redeemer.trust_domain in let_in
+
+# What a broker of another trust domain granted (registry: `peers`): it has an owner here and no requester.
+permit contains "start-by-peer" if {
+	input.asking == "start_intent"
+	input.owner
+	not input.requester
+	input.initiator.trust_domain != input.home
+}
