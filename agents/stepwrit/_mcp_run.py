@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
@@ -17,20 +17,27 @@ from mcp_types import (
     TextContent,
 )
 
+from stepwrit._alive import Sleep, StoppedError
 from stepwrit._mcp_approval import handed
 from stepwrit._mcp_inputs import refused_result
 from stepwrit._mcp_session import ask_all, guarded
 from stepwrit._mcp_stepless import close_root
 from stepwrit._reply import local
 from stepwrit.client import Broker
-from stepwrit.errors import IdentityUnavailable, RefusedError, StepwritError, UnavailableError
+from stepwrit.errors import IdentityUnavailable, RefusedError, StepwritError
 from stepwrit.lineage import Step, entered
-from stepwrit.wire import META_REF, Outcome
+from stepwrit.wire import META_REF, Outcome, Refusal
 
 _log = logging.getLogger("stepwrit.mcp")
 CLOSE_S: Final = 5.0
 
-Sleep = Callable[[float], Awaitable[None]]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """How bodies run. sleep: seconds, between heartbeats. stops: cancel those whose step others end."""
+
+    sleep: Sleep
+    stops: bool = True
 
 
 async def run(
@@ -39,14 +46,17 @@ async def run(
     params: CallToolRequestParams,
     ctx: ServerRequestContext[Any, Any],
     call_next: CallNext,
-    sleep: Sleep,
+    how: Running,
 ) -> HandlerResult:
     """The tool's result. The step is closed on every way out, except when it waits for its client."""
     outcome: Outcome = "failed"
     waits = False
     try:
         with entered(step):
-            result = await _beating(broker, step, call_next, guarded(ctx, step), sleep)
+            inner = guarded(ctx, step)
+            result = await broker.alive.beside(
+                step, lambda: call_next(inner), sleep=how.sleep, stops=how.stops
+            )
         page = handed(step, ctx, broker.issuer) if _crashed(step, result) and step.root is None else None
         if page is not None and await _waiting(broker, step):
             waits = True
@@ -61,6 +71,8 @@ async def run(
             result = _mapped(step, result)
             outcome = "failed" if _is_error(result) else "done"
         return _with_ref(step, result)
+    except StoppedError as stopped:
+        return refused_result(_stopped(step, stopped.how))
     except MCPError as error:
         if waits or error.code != URL_ELICITATION_REQUIRED:
             raise
@@ -69,44 +81,19 @@ async def run(
         outcome = "cancelled"
         raise
     finally:
+        by_others = step.ended is not None
         step.end("waiting" if waits else outcome)
         if not waits:
-            await _close(broker, step, outcome)
+            await _close(broker, step, outcome, by_others=by_others)
 
 
-async def _beating(
-    broker: Broker, step: Step, call_next: CallNext, ctx: ServerRequestContext[Any, Any], sleep: Sleep
-) -> HandlerResult:
-    """Run the body beside a heartbeat; the body's exception comes out as it is, not in a group."""
-    result: HandlerResult = None
-    failure: Exception | None = None
-    async with anyio.create_task_group() as group:
-        group.start_soon(_beat, broker, step, sleep)
-        try:
-            result = await call_next(ctx)
-        except Exception as raised:  # noqa: BLE001  raised again below, outside of the group
-            failure = raised
-        group.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    return result
-
-
-async def _beat(broker: Broker, step: Step, sleep: Sleep) -> None:
-    """Until the body ends, or the broker says that the step has; doubt is no end."""
-    while True:
-        await sleep(step.accepted.heartbeat_s)
-        try:
-            status = await broker.heartbeat(step.id)
-        except (UnavailableError, IdentityUnavailable) as doubt:
-            _log.warning("step %s: no heartbeat: %s", step.ref, doubt)
-            continue
-        except RefusedError as no:
-            step.end(no.code)
-            return
-        if status.state != "accepted":
-            step.end(status.state)
-            return
+def _stopped(step: Step, how: str) -> Refusal:
+    """What is told of a call whose step was ended while its body ran."""
+    code = how if how in ("revoked", "expired") else "closed"
+    reason = (
+        "the step was ended while the tool ran, and the tool was stopped; what it had done by then stands"
+    )
+    return local(code, reason, ref=step.ref)
 
 
 async def _pause(broker: Broker, step: Step, result: InputRequiredResult) -> HandlerResult:
@@ -150,11 +137,14 @@ async def _waiting(broker: Broker, step: Step) -> bool:
     return True
 
 
-async def _close(broker: Broker, step: Step, outcome: Outcome) -> None:
-    """Also while being cancelled. What cannot be closed now is ended by its missing heartbeat."""
+async def _close(broker: Broker, step: Step, outcome: Outcome, *, by_others: bool) -> None:
+    """Also while being cancelled. What cannot be closed now is ended by its missing heartbeat; what others
+    ended needs no close.
+    """
     with anyio.move_on_after(CLOSE_S, shield=True):
         try:
-            await broker.close_step(step.id, outcome)
+            if not by_others:
+                await broker.close_step(step.id, outcome)
         except StepwritError as failed:
             _log.warning("step %s was not closed: %s", step.ref, failed)
     if step.root is not None:

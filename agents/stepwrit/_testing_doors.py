@@ -18,8 +18,8 @@ class Behind(Protocol):
         """The answer to one request of the workload `caller`."""
         ...
 
-    def is_waiting(self, path: str) -> bool:
-        """Whether this path asks about a step that waits for a signature."""
+    def is_held(self, request: Request, caller: str) -> bool:
+        """Whether there is nothing yet to answer it with."""
         ...
 
 
@@ -46,9 +46,9 @@ class Door:
         self._caller: Final = caller
 
     async def send(self, request: Request) -> Response:
-        """The answer, held back as asked while an approval is to come; this door never loses one."""
+        """The answer, held back as asked while there is nothing to tell; this door never loses one."""
         with anyio.move_on_after(request.hold_s):
-            while self._broker.is_waiting(request.path):  # noqa: ASYNC110  signed from any thread or loop
+            while self._broker.is_held(request, self._caller):  # noqa: ASYNC110  moved from any thread or loop
                 await anyio.sleep(_LOOK_S)
         return self._broker.handle(request, self._caller)
 

@@ -50,6 +50,7 @@ from stepwrit.wire import (
     StepOpened,
     WaitRequest,
 )
+from stepwrit.wire_ended import EndedRequest
 from stepwrit.wire_tasks import AttendRequest
 
 _OAUTH: Final = {  # RFC 6749 section 5.2, RFC 8693 section 2.2.2, RFC 9396 section 5, RFC 9449 section 5
@@ -102,9 +103,12 @@ class FakeBroker(Using):
         """The same for `stepwrit.client.SyncBroker`."""
         return SyncDoor(self, caller)
 
-    def is_waiting(self, path: str) -> bool:
-        """Whether this path asks about a step that waits for a signature."""
-        row = self._steps.get(path.removeprefix("/v1/steps/").removesuffix("/token"))
+    def is_held(self, request: Request, caller: str) -> bool:
+        """Whether it asks for a step that waits for a signature, or for ends of which there are none."""
+        if request.path == "/v1/steps/ended":
+            told = self.endings.since(caller, read_shape(EndedRequest, read_members(request.body)).after)
+            return told.complete and not told.steps
+        row = self._steps.get(request.path.removeprefix("/v1/steps/").removesuffix("/token"))
         return row is not None and approving.waits(row)
 
     def handle(self, request: Request, caller: str) -> Response:
@@ -177,6 +181,8 @@ class FakeBroker(Using):
         match parts:
             case ["v1", "steps"]:
                 return self.open(who, read_shape(OpenStepRequest, body))
+            case ["v1", "steps", "ended"]:
+                return self.endings.since(who.spiffe_id, read_shape(EndedRequest, body).after)
             case ["v1", "steps", step, verb]:
                 return self._step_verb(who, step, verb, body, request.hold_s)
             case ["v1", "redeem"]:

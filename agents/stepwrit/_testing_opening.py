@@ -7,6 +7,7 @@ from typing import Final
 
 from stepwrit import _testing_approving as approving
 from stepwrit._testing_books import RANK, Ceiling, Entry, GrantRow, Ledger, No, Server, StepRow, Tool, Txn
+from stepwrit._testing_ended import Endings
 from stepwrit._testing_registry import Registry
 from stepwrit.clock import Clock, Entropy
 from stepwrit.digest import DigestError, args_digest
@@ -69,6 +70,7 @@ class Opening:
         self.ledger: Final = Ledger()
         self.keys: Final = Keys()
         self.marks: Final[set[str]] = set()
+        self.endings: Final = Endings()
         self._entropy: Final = entropy
         self._steps: Final[dict[str, StepRow]] = {}
         self._grants: Final[dict[str, GrantRow]] = {}

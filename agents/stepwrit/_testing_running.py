@@ -165,6 +165,8 @@ class Running(Stepless):
         ended = sum(self._end_grant(grant) for grant in grants)
         for child in [each for each in self._steps.values() if each.parent is row and not each.deferred]:
             if child.state not in _DEAD:
+                if child.state == "accepted":
+                    self.endings.tell(child, "cancelled")
                 ended += self._end(child, "cancelled")
         return ended
 
@@ -184,5 +186,12 @@ class Running(Stepless):
             self.marks.discard(request.target)
         else:
             self.marks.add(request.target)
+            for row in self._steps.values() if request.verb == "revoke" else ():
+                if row.tool is not None and row.state == "accepted" and request.target in _targets(row):
+                    self.endings.tell(row, "revoked")
         self.note(request.verb, caller, None)
         return MarkSet(target=request.target, verb=request.verb, ref=self.ledger.entries[-1].ref)
+
+
+def _targets(row: StepRow) -> set[str]:
+    return {f"txn:{row.txn.id}", *(f"step:{each.id}" for each in row.line())}

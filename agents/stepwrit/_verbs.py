@@ -39,6 +39,7 @@ from stepwrit.wire import (
     StepStatus,
     WaitRequest,
 )
+from stepwrit.wire_ended import EndedRequest, EndedSteps
 from stepwrit.wire_tasks import AttendRequest
 
 T = TypeVar("T")
@@ -176,6 +177,12 @@ def close(sender: Sender, step: str, outcome: Outcome) -> Flow[StepStatus]:
     """The step has ended; what it holds ends with it."""
     members = shape.write(CloseRequest(outcome=outcome))
     return exchange(sender, post(_of(step, "close"), members, partial(answer, StepStatus)))
+
+
+def ended(sender: Sender, after: str | None, hold_s: int = 0) -> Flow[EndedSteps]:
+    """Which of the steps that we run were ended by others. hold_s: seconds to wait until there are some."""
+    members = shape.write(EndedRequest(after=after))
+    return exchange(sender, post(f"{STEPS_PATH}/ended", members, partial(answer, EndedSteps), hold_s=hold_s))
 
 
 def redeem(sender: Sender, request: RedeemRequest, *, grant: str) -> Flow[Redeemed]:

@@ -17,6 +17,7 @@ import anyio
 import anyio.to_thread
 
 from stepwrit import _verbs as verbs
+from stepwrit._alive import Alive
 from stepwrit._approving import OnApproval, approved
 from stepwrit._base import Client, Parts, unverified_jti
 from stepwrit._drive import Count, counted, drive, drive_sync
@@ -50,6 +51,7 @@ from stepwrit.wire import (
     StepOpened,
     StepStatus,
 )
+from stepwrit.wire_ended import EndedSteps
 from stepwrit.wire_tasks import AttendRequest
 
 __all__ = ["Broker", "Parts", "SyncBroker", "SyncTransport", "Transport"]
@@ -76,6 +78,7 @@ class Broker(Client):
         self._transport: Final = transport
         self._sleep: Final = sleep
         self._fetching: Final = anyio.Lock()
+        self.alive: Final = Alive(self)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -188,6 +191,10 @@ class Broker(Client):
             RefusedError: it did not send it, or may not any more.
         """
         return await self._run("attend", verbs.attend(self._sender, step, request))
+
+    async def ended(self, after: str | None, hold_s: int = 0) -> EndedSteps:
+        """Which of the steps that we run were ended by others, since `after` of the last answer."""
+        return await self._run("ended", verbs.ended(self._sender, after, hold_s))
 
     async def close_step(self, step: str, outcome: Outcome) -> StepStatus:
         """The step has ended."""
@@ -342,6 +349,10 @@ class SyncBroker(Client):
     def attend(self, step: str, request: AttendRequest) -> StepStatus:
         """As `Broker.attend`."""
         return self._run("attend", verbs.attend(self._sender, step, request))
+
+    def ended(self, after: str | None, hold_s: int = 0) -> EndedSteps:
+        """Which of the steps that we run were ended by others, since `after` of the last answer."""
+        return self._run("ended", verbs.ended(self._sender, after, hold_s))
 
     def close_step(self, step: str, outcome: Outcome) -> StepStatus:
         """The step has ended."""

@@ -23,11 +23,11 @@ from mcp_types import CallToolRequestParams
 from uncalled_for import Provider
 
 from stepwrit import mcp
+from stepwrit._alive import Sleep
 from stepwrit._credential import Credential
 from stepwrit._fastmcp_call import Body, arrived, in_inner_tool, inner, is_inner, raw, to_fastmcp
 from stepwrit._mcp_approval import WAIT_S
 from stepwrit._mcp_inputs import refused_result
-from stepwrit._mcp_run import Sleep
 from stepwrit._reply import local
 from stepwrit.client import Broker
 from stepwrit.errors import RefusedError
@@ -40,7 +40,7 @@ __all__ = ["Credential", "Step", "Stepwrit", "credential", "current_step", "guar
 class Stepwrit(Middleware):
     """Guards a server's tools: no step, no call.
 
-    broker, name, sleep, wait_for_approval: as for `stepwrit.mcp.Stepwrit`.
+    broker, name, sleep, wait_for_approval, stop_ended: as for `stepwrit.mcp.Stepwrit`.
     """
 
     def __init__(
@@ -50,8 +50,11 @@ class Stepwrit(Middleware):
         name: str | None = None,
         sleep: Sleep = anyio.sleep,
         wait_for_approval: float = WAIT_S,
+        stop_ended: bool = True,
     ) -> None:
-        self._guard: Final = mcp.Stepwrit(broker, name=name, sleep=sleep, wait_for_approval=wait_for_approval)
+        self._guard: Final = mcp.Stepwrit(
+            broker, name=name, sleep=sleep, wait_for_approval=wait_for_approval, stop_ended=stop_ended
+        )
 
     @classmethod
     def from_env(
@@ -60,9 +63,11 @@ class Stepwrit(Middleware):
         name: str | None = None,
         environ: Mapping[str, str] | None = None,
         wait_for_approval: float = WAIT_S,
+        stop_ended: bool = True,
     ) -> Stepwrit:
         """By SPIFFE_ENDPOINT_SOCKET, STEPWRIT_BROKER and STEPWRIT_BROKER_ID. Raises ConfigurationError."""
-        return cls(Broker.from_env(environ), name=name, wait_for_approval=wait_for_approval)
+        broker = Broker.from_env(environ)
+        return cls(broker, name=name, wait_for_approval=wait_for_approval, stop_ended=stop_ended)
 
     @property
     def guarded_by(self) -> mcp.Stepwrit:

@@ -58,7 +58,7 @@ class Step:
 
     def __init__(self, broker: Performs, accepted: StepAccepted) -> None:
         self.broker: Final = broker
-        self.accepted: Final = accepted
+        self._accepted: Final = accepted
         self.refused: Refusal | None = None
         self.awaited: Awaited | None = None  # to be handed to the client
         self._signed: Final[list[tuple[Awaited, OutgoingStep]]] = []
@@ -69,6 +69,11 @@ class Step:
 
     def __repr__(self) -> str:
         return f"Step({self.id!r}, tool={self.tool!r}, round={self.round}, ended={self._ended!r})"
+
+    @property
+    def accepted(self) -> StepAccepted:
+        """What the broker told of it."""
+        return self._accepted
 
     @property
     def id(self) -> str:

@@ -27,12 +27,13 @@ from mcp.server.mcpserver.context import Context
 from mcp.server.mcpserver.resolve import Resolve
 from mcp_types import CallToolRequestParams
 
+from stepwrit._alive import Sleep
 from stepwrit._credential import Credential
 from stepwrit._hook import OnRefusal, SessionHook, hook
 from stepwrit._mcp_approval import WAIT_S, resume
 from stepwrit._mcp_arrival import Arrival, accept
 from stepwrit._mcp_inputs import refused_result
-from stepwrit._mcp_run import Sleep, run
+from stepwrit._mcp_run import Running, run
 from stepwrit._mcp_stepless import Stepless
 from stepwrit._outgoing import OutgoingStep
 from stepwrit._reply import local
@@ -50,6 +51,8 @@ class Stepwrit(Extension):
     broker: the way to the broker. name: the server's name in the registry; None leaves the comparison to the
     performer's SPIFFE ID, under which the registry has one server. sleep: seconds, between heartbeats.
     wait_for_approval: seconds that a call waits for a signature after its client was handed the page.
+    stop_ended: cancel the body of a tool whose step others end (revoked, its caller's call over). A body that
+    runs in a thread ends by itself; with False an async one does too. Either way the broker refuses it all.
     """
 
     identifier = "dev.stepwrit/step"
@@ -61,10 +64,11 @@ class Stepwrit(Extension):
         name: str | None = None,
         sleep: Sleep = anyio.sleep,
         wait_for_approval: float = WAIT_S,
+        stop_ended: bool = True,
     ) -> None:
         self.broker: Final = broker
         self.name: Final = name
-        self._sleep: Final = sleep
+        self._how: Final = Running(sleep=sleep, stops=stop_ended)
         self._wait_s: Final = wait_for_approval
         self._stepless: Final = Stepless()
 
@@ -75,9 +79,11 @@ class Stepwrit(Extension):
         name: str | None = None,
         environ: Mapping[str, str] | None = None,
         wait_for_approval: float = WAIT_S,
+        stop_ended: bool = True,
     ) -> Stepwrit:
         """By SPIFFE_ENDPOINT_SOCKET, STEPWRIT_BROKER and STEPWRIT_BROKER_ID. Raises ConfigurationError."""
-        return cls(Broker.from_env(environ), name=name, wait_for_approval=wait_for_approval)
+        broker = Broker.from_env(environ)
+        return cls(broker, name=name, wait_for_approval=wait_for_approval, stop_ended=stop_ended)
 
     async def intercept_tool_call(
         self, params: CallToolRequestParams, ctx: ServerRequestContext[Any, Any], call_next: CallNext
@@ -91,7 +97,7 @@ class Stepwrit(Extension):
             return refused_result(local("unavailable", str(doubt)))
         if step.root is None:
             resume(step, params, self._wait_s)
-        return await run(self.broker, step, params, ctx, call_next, self._sleep)
+        return await run(self.broker, step, params, ctx, call_next, self._how)
 
     @asynccontextmanager
     async def lifespan(self, _server: object = None) -> AsyncGenerator[dict[str, Any]]:

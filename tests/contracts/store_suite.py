@@ -23,6 +23,7 @@ from stepwrit_broker.core.limits import ConcurrencyLimit, Limits
 from stepwrit_broker.core.obligations import Obligation
 from stepwrit_broker.core.step import Label, StepRecord
 from stepwrit_broker.ports import Store
+from stepwrit_broker.ports_ended import Tell
 
 Entry = dict[str, object]
 OTHER = "spiffe://example.test/mcp/other"
@@ -32,6 +33,8 @@ class Used(Store, Protocol):
     """A store with the hook by which the wiring hands over what is in force."""
 
     def use(self, limits: Limits, bundles: Callable[[], int]) -> None: ...
+
+    def heed(self, *, ended: Tell, marked: Callable[[], None]) -> None: ...
 
 
 @dataclass

@@ -44,6 +44,7 @@ from stepwrit.wire import (
     StepOpened,
     StepStatus,
 )
+from stepwrit.wire_ended import EndedSteps
 from stepwrit.wire_tasks import ROUND, about_task
 
 
@@ -419,6 +420,35 @@ async def test_a_heartbeat_says_that_the_step_runs(cast: Cast) -> None:
     opened = await cast.accepted()
     reply = await cast.ledger.json(f"/v1/steps/{opened.step}/heartbeat", {"v": 1})
     assert shape.read(StepStatus, reply.body).state == "accepted"
+
+
+async def test_who_runs_a_step_hears_that_another_ended_it(cast: Cast) -> None:
+    first = await told(cast.ledger, None)
+    assert (first.steps, first.complete) == ((), False)  # it may have missed anything
+    intent = await cast.intent()
+    opened = await cast.open(intent["step"])
+    await cast.accept(opened)
+    running = await told(cast.ledger, first.after)
+    assert (running.steps, running.complete) == ((), True)
+    await cast.agent.json(f"/v1/steps/{intent['step']}/close", {"v": 1, "outcome": "done"})
+    heard = await told(cast.ledger, first.after)
+    assert [(each.step, each.state) for each in heard.steps] == [(opened.step, "cancelled")]
+    assert (await told(cast.ledger, heard.after)).steps == ()
+    assert (await told(cast.shop, (await told(cast.shop, None)).after)).steps == ()
+    assert (await told(cast.ledger, "of.another.process.7")).complete is False
+
+
+async def test_a_step_that_its_performer_closes_is_no_news_to_it(cast: Cast) -> None:
+    first = await told(cast.ledger, None)
+    opened = await cast.accepted()
+    await cast.close(opened.step)
+    heard = await told(cast.ledger, first.after)
+    assert (heard.steps, heard.complete) == ((), True)
+
+
+async def told(who: Actor, after: str | None) -> EndedSteps:
+    asked = {"v": 1} | ({} if after is None else {"after": after})
+    return shape.read(EndedSteps, (await who.json("/v1/steps/ended", asked)).body)
 
 
 # --- replay

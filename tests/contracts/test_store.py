@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.contracts import (
     store_suite,
     store_suite_approvals,
     store_suite_causes,
+    store_suite_ended,
     store_suite_rules,
     store_suite_tasks,
 )
@@ -50,11 +52,19 @@ class Embedded:
             conn.close()
 
 
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncGenerator[House]:
+    embedded = Embedded(folder / "store.db")
+    try:
+        yield House(store=embedded.store, entries=embedded.entries, restart=embedded.restart)
+    finally:
+        await embedded.store.close()
+
+
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
-    embedded = Embedded(tmp_path / "store.db")
-    yield House(store=embedded.store, entries=embedded.entries, restart=embedded.restart)
-    await embedded.store.close()
+    async with opened(tmp_path) as house:
+        yield house
 
 
 class TestOperations(store_suite.OperationContract):
@@ -111,6 +121,10 @@ class TestLedger(store_suite_rules.LedgerContract):
 
 class TestReap(store_suite_rules.ReapContract):
     pass
+
+
+class TestEnded(store_suite_ended.EndedContract):
+    fresh = staticmethod(opened)
 
 
 class TestCopy(store_suite_rules.CopyContract):

@@ -46,6 +46,7 @@ from stepwrit_broker.ledger.sqlite_log import SqliteLog
 from stepwrit_broker.ledger.view import SqliteLedgerView
 from stepwrit_broker.ports import InForce, PersonProof
 from stepwrit_broker.store.start import open_store
+from stepwrit_broker.wiring.ending import Endings
 from stepwrit_broker.wiring.waiting import Bells, Told
 
 TD = "spiffe://example.test"
@@ -217,6 +218,8 @@ class Rig:
         self.keys = {
             who: SigningKey.generate() for who in (AGENT, OTHER_AGENT, MAIL, FILES, CRON, FOREIGN, BANK, OPS)
         }
+        self.endings = Endings(self.store.epoch)
+        self.store.heed(ended=self.endings.tell, marked=lambda: None)
         self.house = House(
             issuer=ISSUER,
             trust_domain="example.test",
@@ -234,6 +237,7 @@ class Rig:
             sealer=AesSealer(b"p" * 32, self.entropy),
             notices=Told(self.told.append, []),
             bell=Bells(),
+            ends=self.endings,
         )
         self._count = itertools.count()
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs
 
+import anyio
+
 from stepwrit import shape
 from stepwrit.client import Parts
 from stepwrit.digest import args_digest
@@ -77,6 +79,10 @@ class FakeBroker:
     replies: dict[str, Response] = field(default_factory=dict)
     count: int = 0
     token_life: int = 60
+    ends: list[tuple[str, str]] = field(default_factory=list)  # of steps, by others: id and state
+    news: anyio.Event = field(default_factory=anyio.Event)
+    forgets: bool = False
+    told: int = 0  # ends that were told
 
     # --- the transport
 
@@ -126,6 +132,14 @@ class FakeBroker:
             }  # fmt: skip
         if verb == "mark":
             return {"target": body["target"], "verb": body["verb"], "ref": "R"}
+        if verb == "ended":
+            after = body.get("after")
+            fresh = self.ends[int(after) :] if after is not None else []
+            self.told += len(fresh)
+            return {
+                "after": str(len(self.ends)), "complete": after is not None and not self.forgets,
+                "steps": [{"step": one, "state": state, "ref": "REF"} for one, state in fresh],
+            }  # fmt: skip
         row = self.rows.get(step)
         if row is None:
             return refused("not_found", 404)
@@ -207,6 +221,13 @@ class FakeBroker:
             "heartbeat_s": self.heartbeat_s, "ends_at": self.clock.now() + 900,
         }  # fmt: skip
 
+    def end(self, tool: str, state: str) -> None:
+        """Others end the first step of a tool, and who runs it hears of it."""
+        row = self.of(tool)[0]
+        row.state = state
+        self.ends.append((row.id, state))
+        self.news.set()
+
     # --- for assertions
 
     def verbs(self) -> list[str]:
@@ -227,6 +248,14 @@ class Port:
     who: str
 
     async def send(self, request: Request) -> Response:
+        if (
+            verb_of(request)[0] == "ended"
+            and b'"after"' in request.body
+            and not self.broker.instead.get("ended")
+        ):
+            while json.loads(request.body)["after"] == str(len(self.broker.ends)) and not self.broker.forgets:
+                await self.broker.news.wait()
+                self.broker.news = anyio.Event()
         return self.broker.answer(self.who, request)
 
     async def close(self) -> None:
@@ -249,7 +278,7 @@ def verb_of(request: Request) -> tuple[str, str]:
     path = request.path
     flat = {
         "/.well-known/oauth-authorization-server": "metadata", "/oauth/jwks": "jwks", "/oauth/token": "token",
-        "/v1/steps": "open", "/v1/redeem": "redeem", "/v1/revocations": "mark",
+        "/v1/steps": "open", "/v1/steps/ended": "ended", "/v1/redeem": "redeem", "/v1/revocations": "mark",
     }  # fmt: skip
     if path in flat:
         return flat[path], ""

@@ -39,11 +39,13 @@ class Rig:
     asked: list[str] = field(default_factory=list)
     name: str | None = "ledger"
     sdk: str = "mcp"
+    stop_ended: bool = True
 
     def __post_init__(self) -> None:
         self.agent = Broker(self.fake.sent_by(AGENT), AGENT, self.fake.parts(), sleep=no_sleep)
         self.broker = ServerBroker(self.fake.sent_by(SERVER), SERVER, self.fake.parts(), sleep=no_sleep)
-        self.server = self.server_of(self.broker, name=self.name, sleep=self.beat)
+        how = {"name": self.name, "sleep": self.beat, "stop_ended": self.stop_ended}
+        self.server = self.server_of(self.broker, **how)
 
     def server_of(self, broker: ServerBroker, **options: Any) -> Any:
         """A guarded server. options: of its `Stepwrit`; `lifespan`: whether it has a part in the server's."""

@@ -65,3 +65,19 @@ async def test_what_recurs_goes_on_after_a_failure() -> None:
             await frail.works.wait()
     assert frail.starts == 2
     assert len(logs) == 1
+
+
+async def test_what_is_woken_runs_once_for_each_time_and_goes_on_after_a_failure() -> None:
+    frail, event = Worker(ValueError("bad")), asyncio.Event()
+    with structlog.testing.capture_logs() as logs:
+        async with AsyncExitStack() as stack:
+            Background(stack).when(event, frail.run)
+            await asyncio.sleep(0)
+            assert frail.starts == 0
+            event.set()
+            while not logs:
+                await asyncio.sleep(0)
+            assert not event.is_set()
+            event.set()
+            await frail.works.wait()
+    assert frail.starts == 2

@@ -21,12 +21,13 @@ from stepwrit.wire import (
     WaitRequest,
 )
 from stepwrit.wire_chain import PeerBroker
+from stepwrit.wire_ended import EndedRequest, EndedStep, EndedSteps
 from stepwrit.wire_tasks import AttendRequest
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.core.step import Step
 from stepwrit_broker.edge.caller import Callers
 from stepwrit_broker.edge.http import Request, Response
-from stepwrit_broker.flows import attending, opening, performing, revoke
+from stepwrit_broker.flows import attending, ended, opening, performing, revoke
 from stepwrit_broker.flows import redeem as redeeming
 from stepwrit_broker.flows.house import House, Refusals, requester_name
 from stepwrit_broker.observe import Metrics
@@ -59,6 +60,8 @@ class Verbs:
         """The verb's name, its method and the step id in the path; None for a path that is not hot."""
         if path == "/v1/steps":
             return "open", self.open, ""
+        if path == "/v1/steps/ended":
+            return "ended", self.ended, ""
         if path == "/v1/redeem":
             return "redeem", self.redeem, ""
         if path == "/v1/revocations":
@@ -133,6 +136,15 @@ class Verbs:
         )
         self._metrics.closed(moved.record.life.state, moved.revoked)
         return _status(moved)
+
+    async def ended(self, request: Request, _: str) -> Response:
+        """`POST /v1/steps/ended`. `Prefer: wait=25` (RFC 7240) holds the answer until there is something."""
+        caller = await self._callers.of(request, proof=False, stopped_too=True)
+        asked = request.shape(EndedRequest)
+        heard = await ended.ended_since(self._house, caller, asked.after, wait_of(request))
+        steps = tuple(EndedStep(step=each.step, state=each.state, ref=each.ref) for each in heard.ended)
+        told = EndedSteps(after=heard.after, steps=steps, complete=heard.complete)
+        return Response(status=200, value=write(told))
 
     async def redeem(self, request: Request, _: str) -> Response:
         """`POST /v1/redeem`."""

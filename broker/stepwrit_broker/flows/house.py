@@ -34,6 +34,7 @@ from stepwrit_broker.ports import (
     Store,
 )
 from stepwrit_broker.ports_approval import ApprovalStore, Bell, Notices, Sealer
+from stepwrit_broker.ports_ended import Ends
 
 STALE_TRIES = 3
 _T = TypeVar("_T")
@@ -79,6 +80,7 @@ class House:
     sealer: Sealer
     notices: Notices
     bell: Bell
+    ends: Ends
     pace: Pace = field(default_factory=Pace)
 
     def ref(self) -> str:

@@ -9,6 +9,7 @@ from typing import Final, Literal
 from stepwrit_broker.core import entry, grant, step
 from stepwrit_broker.core.step import StepRecord
 from stepwrit_broker.ports import Evidence
+from stepwrit_broker.ports_ended import Ended
 from stepwrit_broker.store import approvals
 from stepwrit_broker.store.common import write_entry
 from stepwrit_broker.store.past import note_end
@@ -40,10 +41,16 @@ def end(
     ref: str,
     facts: Mapping[str, object],
     evidence: Evidence = NOTHING,
+    by_performer: bool = False,
 ) -> tuple[StepRecord, int]:
-    """End one step with its credentials and tell it. Raises as the transition table does."""
-    own = row.record.step
+    """End one step with its credentials and tell it: also whoever runs it, unless they end it themselves.
+
+    Raises as the transition table does.
+    """
+    own, runs = row.record.step, row.record.life.performer if row.record.life.state == "accepted" else None
     after = step.move(row.record.life.state, event)
+    if runs is not None and own.action is not None and not by_performer:
+        state.journal.set(state.ended, own.id, Ended(step=own.id, performer=runs, state=after, ref=ref))
     kind: GrantEnd = "expire" if event == "expire" else "revoke" if event == "revoke" else "close"
     named, count = _end_grants(state, own.id, kind)
     record = end_step(state, row, replace(row.record.life, state=after, ended_at=now))

@@ -93,6 +93,14 @@ def _close(state: State, row: StepRow, txn: Txn, command: MoveCommand, now: floa
     if command.outcome is None:
         raise Malformed("invalid_request", "a close needs its outcome")
     record, own = end(
-        state, row, txn, command.outcome, now, ref=command.ref, facts={}, evidence=command.evidence
+        state,
+        row,
+        txn,
+        command.outcome,
+        now,
+        ref=command.ref,
+        facts={},
+        evidence=command.evidence,
+        by_performer=True,
     )
     return Moved(record=record, revoked=own + cancel_below(state, row, txn, now, ref=command.ref))

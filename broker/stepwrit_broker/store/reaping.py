@@ -7,6 +7,7 @@ looks again at what is there, so a sweep that was cut short is simply done again
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final
 
 from stepwrit_broker.core import entry, marks
@@ -39,6 +40,7 @@ _OLD_PINS: Final = (
 _OTHERS: Final = "SELECT count(*) FROM steps WHERE txn = ? AND id <> ?"
 _UNWALKED: Final = "SELECT target FROM marks WHERE walked = 0 AND verb = 'revoke'"
 _LIVE_AFTER: Final = "SELECT seq, id FROM steps WHERE ended_at = 0 AND seq > ? ORDER BY seq LIMIT ?"
+_LIVE_OF: Final = "SELECT seq, id FROM steps WHERE ended_at = 0 AND seq > ? AND txn = ? ORDER BY seq LIMIT ?"
 
 Sweep = Callable[[State, float], tuple[Reaped, bool]]  # what it did, and whether there is more to do
 
@@ -203,40 +205,65 @@ def prune_counters(state: State, now: float) -> None:
         del state.tats[key]
 
 
+@dataclass(frozen=True, slots=True)
 class Walk:
-    """Follows new revocations down to the live steps and credentials that they stop; one per sweep."""
+    """Where a sweep is on its way from new revocations down to the live steps and credentials that they stop.
 
-    def __init__(self, targets: list[str]) -> None:
-        self._targets = targets
-        self._after = 0
+    txns: the transactions that the marks name and that are still to be walked through, before all others
+    (which may have been caused by one of them). after: the last step that was looked at. A place and no
+    cursor: a chunk that is taken back is done again from the same one.
+    """
+
+    targets: tuple[str, ...]
+    txns: tuple[str, ...]
+    after: int = 0
 
     @staticmethod
     def needed(state: State) -> Walk | None:
-        """A walk, if a revocation was not followed yet."""
-        targets: list[str] = [row[0] for row in state.conn.execute(_UNWALKED).fetchall()]
-        return Walk(targets) if targets else None
+        """The beginning, if a revocation was not followed yet."""
+        targets: tuple[str, ...] = tuple(row[0] for row in state.conn.execute(_UNWALKED).fetchall())
+        return Walk(targets, _txns_of(state, targets)) if targets else None
 
-    def chunk(self, state: State, now: float) -> tuple[Reaped, bool]:
-        """The next live steps; and whether that were all."""
+    def chunk(self, state: State, now: float) -> tuple[Reaped, Walk | None]:
+        """The next live steps; and where to go on, None at the end."""
         now = state.at(now)
-        new = {name: state.marks[name] for name in self._targets if name in state.marks}
-        rows: list[tuple[int, str]] = state.conn.execute(_LIVE_AFTER, (self._after, CHUNK)).fetchall()
-        swept = nothing()
-        for seq, name in rows:
+        new = {name: state.marks[name] for name in self.targets if name in state.marks}
+        rows, swept = self._rows(state), nothing()
+        for _, name in rows:
             found = find_step(state, name)
-            self._after = seq
             stop = None if found is None else marks.standing(new, step_subjects(found[0]))
             if found is not None and stop is not None:
                 facts = {"mark": stop.target}
                 _, grants = end(state, found[0], found[1], "revoke", now, ref=stop.ref, facts=facts)
                 swept = total(swept, Reaped(steps=1, grants=grants, purged=0))
-        if len(rows) == CHUNK:
-            return swept, False
+        onward = self._onward(rows)
+        if onward is not None:
+            return swept, onward
         swept = total(swept, Reaped(steps=0, grants=_revoke_grants(state, set(new), now), purged=0))
         state.conn.executemany(
-            "UPDATE marks SET walked = 1 WHERE target = ?", [(name,) for name in self._targets]
+            "UPDATE marks SET walked = 1 WHERE target = ?", [(name,) for name in self.targets]
         )
-        return swept, True
+        return swept, None
+
+    def _rows(self, state: State) -> list[tuple[int, str]]:
+        if not self.txns:
+            return state.conn.execute(_LIVE_AFTER, (self.after, CHUNK)).fetchall()
+        return state.conn.execute(_LIVE_OF, (self.after, self.txns[0], CHUNK)).fetchall()
+
+    def _onward(self, rows: list[tuple[int, str]]) -> Walk | None:
+        if len(rows) == CHUNK:
+            return replace(self, after=rows[-1][0])
+        return replace(self, txns=self.txns[1:], after=0) if self.txns else None
+
+
+def _txns_of(state: State, targets: tuple[str, ...]) -> tuple[str, ...]:
+    """The transactions that the targets name."""
+    txns: list[str] = []
+    for target in targets:
+        kind, _, name = target.partition(":")
+        found = find_step(state, name) if kind == "step" else None
+        txns += [name] if kind == "txn" else [] if found is None else [found[1].txn]
+    return tuple(dict.fromkeys(txns))
 
 
 def _revoke_grants(state: State, new: set[str], now: float) -> int:

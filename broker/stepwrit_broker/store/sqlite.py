@@ -31,6 +31,7 @@ from stepwrit_broker.ports import (
     ReserveCommand,
     VersionCommand,
 )
+from stepwrit_broker.ports_ended import Tell
 from stepwrit_broker.store import accepting, attending, granting, moving, opening, pinning, reaping, ruling
 from stepwrit_broker.store.backup import copy_to
 from stepwrit_broker.store.disk import Headroom
@@ -58,6 +59,8 @@ class SqliteStore:
         self._lock = lock
         self._state = state
         self._anchor = anchor
+        self._marked: Callable[[], None] = lambda: None
+        self._walking: Final = asyncio.Lock()
         self._writer = Writer(state)
         self._reader = connect_reader(path)
         self.approvals: Final = SqliteApprovals(state, self._writer, self._reader)
@@ -89,6 +92,12 @@ class SqliteStore:
     def set_anchor(self, anchor: Anchoring) -> None:
         """Called after the commit of each mark and version, before it is acknowledged."""
         self._anchor = anchor
+
+    def heed(self, *, ended: Tell, marked: Callable[[], None]) -> None:
+        """ended: is told of steps that end under those who run them. marked: of a revocation to be followed:
+        `walk` does.
+        """
+        self._state.tell, self._marked = ended, marked
 
     async def open(self, command: OpenCommand) -> StepRecord:
         """Open a root or a child."""
@@ -132,6 +141,8 @@ class SqliteStore:
     async def apply(self, command: VersionCommand) -> StoredVersion:
         """The next version, in force at once, with its marks; anchored."""
         version = await self._ruled(lambda: ruling.apply(self._state, command))
+        if command.marks:
+            self._marked()
         await self._anchored()
         return version
 
@@ -219,17 +230,19 @@ class SqliteStore:
             while more:
                 done, more = await self._writer.submit(partial(sweep, state, now))
                 swept = reaping.total(swept, done)
-        swept = reaping.total(swept, await self._walk(now))
+        swept = reaping.total(swept, await self.walk(now))
         reaping.prune_counters(state, now)
         state.disk.take_ballast()
         return swept
 
-    async def _walk(self, now: float) -> Reaped:
-        state, swept, done = self._state, reaping.nothing(), False
-        walk = await self._writer.submit(lambda: reaping.Walk.needed(state))
-        while walk is not None and not done:
-            chunk, done = await self._writer.submit(partial(walk.chunk, state, now))
-            swept = reaping.total(swept, chunk)
+    async def walk(self, now: float) -> Reaped:
+        """Follow new revocations down to all that they end."""
+        state, swept = self._state, reaping.nothing()
+        async with self._walking:
+            place = await self._writer.submit(lambda: reaping.Walk.needed(state))
+            while place is not None:
+                chunk, place = await self._writer.submit(partial(place.chunk, state, now))
+                swept = reaping.total(swept, chunk)
         return swept
 
     async def backup(self, path: str) -> None:
@@ -278,6 +291,8 @@ class SqliteStore:
             self._forget(command)
             raise
         self._paid(command)
+        if stands.verb == "revoke":
+            self._marked()
         await self._anchored()
         return stands
 

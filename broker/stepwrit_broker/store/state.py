@@ -17,6 +17,7 @@ from stepwrit_broker.core.limits import Limits
 from stepwrit_broker.core.marks import Mark
 from stepwrit_broker.core.versions import StoredVersion, VersionKind, Versions
 from stepwrit_broker.ports import Entropy, MarkCommand
+from stepwrit_broker.ports_ended import Ended, Tell
 from stepwrit_broker.store.disk import Disk
 from stepwrit_broker.store.log import EmbeddedLog
 from stepwrit_broker.store.memory import Journal, Shelf
@@ -69,6 +70,8 @@ class State:
         self.tats: dict[str, float] = {}
         self.live: dict[str, int] = {}
         self.held: dict[str, Held] = {}
+        self.ended: dict[str, Ended] = {}  # by this batch, under those who run them
+        self.tell: Tell = lambda _: None
         self.high = 0.0
         self.ledger_bytes = 0
         self._saved_high = 0.0
@@ -118,6 +121,9 @@ class State:
         self.grants.settle()
         self.txns.settle()
         self.pasts.settle()
+        if self.ended:
+            told, self.ended = tuple(self.ended.values()), {}
+            self.tell(told)
 
     def abort(self) -> None:
         """The batch is not: put everything back, and read again what the file says."""

@@ -21,7 +21,7 @@ from stepwrit_broker.flows.house import House
 from stepwrit_broker.flows.refusals import RefusalRecorder
 from stepwrit_broker.flows.settings import Live
 from stepwrit_broker.observe import Metrics
-from stepwrit_broker.ports import Clock, Entropy, Evidence, Happening
+from stepwrit_broker.ports import Clock, Entropy, Evidence, Happening, Reaped
 from stepwrit_broker.store.sqlite import SqliteStore
 from stepwrit_broker.wiring import health
 from stepwrit_broker.wiring.ledgering import Ledgering
@@ -43,6 +43,17 @@ class Background:
         async def forever() -> None:
             while True:
                 await asyncio.sleep(seconds)
+                await _tried(job)
+
+        self.spawn(forever)
+
+    def when(self, event: asyncio.Event, job: Callable[[], Awaitable[None]]) -> None:
+        """Each time that the event is set; it is cleared before the work begins."""
+
+        async def forever() -> None:
+            while True:
+                await event.wait()
+                event.clear()
                 await _tried(job)
 
         self.spawn(forever)
@@ -121,10 +132,16 @@ class Chores:
 
     async def reap(self) -> None:
         """End what is over, purge what nobody asks for any more."""
-        done = await self.store.reap(self.clock.now())
+        self._count(await self.store.reap(self.clock.now()))
+        await self.expiries.tell(self.house)
+
+    async def walk(self) -> None:
+        """Follow a new revocation at once: what it ends is then on record, and told to those who run it."""
+        self._count(await self.store.walk(self.clock.now()))
+
+    def _count(self, done: Reaped) -> None:
         for what, count in (("steps", done.steps), ("grants", done.grants), ("purged", done.purged)):
             self.metrics.reaped.labels(what).inc(count)
-        await self.expiries.tell(self.house)
 
     async def checkpoint(self) -> None:
         """Sign what is committed."""

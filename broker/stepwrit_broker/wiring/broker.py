@@ -46,6 +46,7 @@ from stepwrit_broker.wiring import health
 from stepwrit_broker.wiring.administering import admin_ports
 from stepwrit_broker.wiring.background import Background, Chores, Recorder
 from stepwrit_broker.wiring.documents import OperatorDocuments
+from stepwrit_broker.wiring.ending import Endings
 from stepwrit_broker.wiring.federating import FOLDER, Federating, one_source_each
 from stepwrit_broker.wiring.files import OperatorFiles
 from stepwrit_broker.wiring.identify import identified
@@ -98,6 +99,7 @@ class Broker:
         await self.expiries.load(self.house)
         self.listening = Listening(self._served(), self._stack)
         await self.listening.start()
+        self._stack.callback(self.endings.close)  # before the listeners drain
         self._work()
         await self.say("broker.started", {"broker": self.settings.broker_id, "epoch": self.store.epoch})
         gc.collect()
@@ -212,6 +214,7 @@ class Broker:
             store=self.store, clock=self.clock, entropy=self.entropy, heard=self._refused
         )
         self.expiries = Expiries()
+        self.endings = Endings(self.store.epoch)
         self.notifying = Notifying(
             settings.hooks,
             settings.mail,
@@ -238,6 +241,7 @@ class Broker:
             sealer=AesSealer(self._pepper, self.entropy),
             notices=Told(self.metrics.approval, [*self._measures(), *self.notifying.channels]),
             bell=Bells(),
+            ends=self.endings,
         )
 
     def _measures(self) -> list[Callable[[Notice], None]]:
@@ -355,6 +359,9 @@ class Broker:
             svid_ends=self._svid_ends,
         )
         background.every(settings.reap_every_s, chores.reap)
+        marked = asyncio.Event()
+        self.store.heed(ended=self.endings.tell, marked=marked.set)
+        background.when(marked, chores.walk)
         background.every(settings.checkpoint_every_s, chores.checkpoint)
         background.every(settings.watch_every_s, self.files.watch)
         background.every(10.0, chores.flush)
