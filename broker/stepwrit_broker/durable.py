@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -23,6 +24,20 @@ def replace(path: Path, data: bytes) -> None:
         file.write(data)
     draft.rename(path)
     sync_directory(path.parent)
+
+
+def hold(path: Path) -> int:
+    """Take a lock file, so that one process at a time has what it stands for; `os.close` lets it go.
+
+    Raises BlockingIOError when another process has it, or another OSError.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def sync_directory(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -34,4 +34,28 @@ class TileLog(Protocol):
 
     def bodies(self, first: int, upto: int) -> Sequence[bytes] | None:
         """The entries themselves; None when any of them is only in an export now."""
+        ...
+
+
+class Witnessed(NamedTuple):
+    """The latest checkpoint that a witness cosigned of a log. at: seconds since the epoch."""
+
+    size: int
+    at: int
+    note: str
+
+
+class Witnesses(Protocol):
+    """A witness, as its HTTP face needs it. MUST be safe to call from several threads."""
+
+    def add_checkpoint(self, body: bytes) -> str:
+        """The cosignature's line for a request of C2SP tlog-witness.
+
+        MUST check against the latest and store the new one atomically, and MUST have it durable before it
+        returns. MUST raise Declined for what it does not cosign, Unavailable while its state is in doubt.
+        """
+        ...
+
+    def witnessed(self) -> Mapping[str, Witnessed | None]:
+        """Each log that it knows, by origin."""
         ...

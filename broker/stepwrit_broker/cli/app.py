@@ -20,6 +20,7 @@ from stepwrit_broker.cli import (
     spire,
     stores,
     telling,
+    witnesses,
 )
 from stepwrit_broker.cli.failures import Group
 from stepwrit_broker.cli.output import examples
@@ -77,6 +78,7 @@ def _assemble() -> None:
     records = "Keep the record"
     app.add_typer(ledgers.app, name="ledger", rich_help_panel=records)
     app.add_typer(stores.app, name="store", rich_help_panel=records)
+    app.add_typer(witnesses.app, name="witness", rich_help_panel=records)
     app.add_typer(devtools.app, name="dev", rich_help_panel="Develop")
 
 

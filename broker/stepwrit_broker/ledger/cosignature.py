@@ -108,6 +108,25 @@ def parse_witness_vkey(unverified: str) -> CosignatureVerifier:
     return verifier
 
 
+def witness_secret(name: str, seed: bytes) -> str:
+    """The line of a witness's key file: `PRIVATE+KEY+name+id+seed`, with the type of cosignatures."""
+    key_id = CosignatureSigner.from_seed(name, seed).verifier.key_id.hex()
+    return f"PRIVATE+KEY+{name}+{key_id}+{base64.b64encode(COSIGNATURE + seed).decode()}"
+
+
+def parse_witness_secret(unverified: str) -> CosignatureSigner:
+    """The key in such a line; the error never quotes it."""
+    if not unverified.startswith("PRIVATE+KEY+"):
+        _refuse("not a private key line")
+    name, declared, blob = split_vkey(unverified.removeprefix("PRIVATE+KEY+"))
+    if blob[:1] != COSIGNATURE or len(blob) != 33:
+        _refuse("not a witness's private key")
+    signer = CosignatureSigner.from_seed(name, blob[1:])
+    if signer.verifier.key_id.hex() != declared:
+        _refuse("the key ID does not belong to this name and key")
+    return signer
+
+
 def cosigned(note: str, known: Iterable[CosignatureVerifier]) -> tuple[Cosigned, ...]:
     """The cosignatures of known witnesses in a note, one for each witness (its latest), in their order.
 

@@ -1,21 +1,25 @@
-"""The log's one long-lived checkpoint key, in a file only its owner can read.
+"""Long-lived keys, each in a file only its owner can read: the log's checkpoint key, a witness's key.
 
-One line in the `PRIVATE+KEY+name+id+seed` form of signed-note tools; the name is the log's origin.
+One line in the `PRIVATE+KEY+name+id+seed` form of signed-note tools; the name is the log's origin, or the
+witness's name.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from stepwrit_broker.core.errors import Conflict, Unavailable
 from stepwrit_broker.durable import new_file, sync_directory
+from stepwrit_broker.ledger.cosignature import CosignatureSigner, parse_witness_secret, witness_secret
 from stepwrit_broker.ledger.notes import NoteRefused, NoteSigner, parse_secret, secret_line
 
 _MAX_BYTES: Final = 4096
-_RULE: Final = "the log's checkpoint key"
+_RULE: Final = "a long-lived key"
+T = TypeVar("T")
 
 
 def create(path: Path, *, origin: str, seed: bytes) -> NoteSigner:
@@ -24,11 +28,21 @@ def create(path: Path, *, origin: str, seed: bytes) -> NoteSigner:
     seed: 32 bytes of randomness. Raises: Conflict when the file exists (a log never gets a second key this
     way), NoteRefused for an origin that cannot name a key, Unavailable when it cannot be written.
     """
-    line = secret_line(origin, seed) + "\n"
+    _write_new(path, secret_line(origin, seed))
+    return NoteSigner.from_seed(origin, seed)
+
+
+def create_witness(path: Path, *, name: str, seed: bytes) -> CosignatureSigner:
+    """As `create`, for the key of a witness of that name."""
+    _write_new(path, witness_secret(name, seed))
+    return CosignatureSigner.from_seed(name, seed)
+
+
+def _write_new(path: Path, line: str) -> None:
     draft = path.with_name(f".{path.name}.new")
     try:
         with new_file(draft) as file:
-            file.write(line.encode())
+            file.write(f"{line}\n".encode())
         try:
             os.link(draft, path)  # unlike a rename, never replaces a key
         finally:
@@ -38,13 +52,21 @@ def create(path: Path, *, origin: str, seed: bytes) -> NoteSigner:
         raise Conflict("wrong_state", "the key file or its draft exists already", rule=_RULE) from None
     except OSError as error:
         raise Unavailable("unavailable", f"the key file: {error.strerror}", rule=_RULE) from error
-    return NoteSigner.from_seed(origin, seed)
 
 
 def load(path: Path) -> NoteSigner:
     """The key in the file; Unavailable unless it is a whole, regular file of ours that only we can read."""
+    return _load(path, parse_secret)
+
+
+def load_witness(path: Path) -> CosignatureSigner:
+    """As `load`, the key of a witness."""
+    return _load(path, parse_witness_secret)
+
+
+def _load(path: Path, parse: Callable[[str], T]) -> T:
     try:
-        return _parse(_read_private(path))
+        return _parse(_read_private(path), parse)
     except OSError as error:
         raise Unavailable("unavailable", f"the key file: {error.strerror}", rule=_RULE) from error
 
@@ -71,9 +93,9 @@ def _check_private(status: os.stat_result) -> None:
         raise Unavailable("unavailable", "the key file is open to others; make it 0600", rule=_RULE)
 
 
-def _parse(content: bytes) -> NoteSigner:
+def _parse(content: bytes, parse: Callable[[str], T]) -> T:
     try:
-        return parse_secret(content.decode().removesuffix("\n"))
+        return parse(content.decode().removesuffix("\n"))
     except (NoteRefused, UnicodeError):
         # neither the cause nor the content: either could show the secret
         raise Unavailable("unavailable", "the key file does not hold a key", rule=_RULE) from None
