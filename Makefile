@@ -10,7 +10,7 @@ JSON ?=
 SPIRE ?=
 PYTEST_ARGS ?=
 
-.PHONY: help demo test test-live tools check bench coverage fmt docs clean
+.PHONY: help demo test test-live tools go-tools check bench coverage fmt docs clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -23,7 +23,7 @@ $(VENV)/ready: pyproject.toml uv.lock
 	@$(BIN)/uv sync --quiet --frozen --inexact --all-extras >&2
 	@touch $@
 
-demo: $(VENV)/ready $(if $(SPIRE),tools) ## the main job on embedded defaults, as a story (JSON=1: one object; SPIRE=1: on real SPIRE)
+demo: $(VENV)/ready $(if $(SPIRE),go-tools) ## the main job on embedded defaults, as a story (JSON=1: one object; SPIRE=1: on real SPIRE)
 	@$(BIN)/stepwrit demo $(if $(JSON),--json,) $(if $(SPIRE),--spire,)
 
 test: $(VENV)/ready ## all tests that need only Python
@@ -32,7 +32,10 @@ test: $(VENV)/ready ## all tests that need only Python
 test-live: $(VENV)/ready ## the long and live suites; a missing server or tool fails
 	@$(BIN)/python -m pytest -m "live" $(PYTEST_ARGS)
 
-tools: $(VENV)/ready ## build what live tests and SPIRE=1 run, with Go, into a cache outside the checkout
+tools: go-tools ## what live tests and SPIRE=1 run, built with Go and installed by npm, into a cache outside the checkout
+	@$(BIN)/python -m stepwrit_broker.dev.suites
+
+go-tools: $(VENV)/ready
 	@$(BIN)/python -m stepwrit_broker.dev.tools
 
 check: $(VENV)/ready ## lint, types, import rules, spelling
