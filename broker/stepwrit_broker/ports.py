@@ -94,7 +94,8 @@ class Evidence:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenCommand:
     """Open an intent's root (`step.parent` is None) or a child; `ask`: persons must sign it first. times: how
-    many steps of its label there may be under its parent, where it has one.
+    many steps of its label there may be under its parent, where it has one. sealed: a deferred step's
+    arguments, sealed for its id.
     """
 
     op: Operation
@@ -107,6 +108,7 @@ class OpenCommand:
     now: float
     ask: Ask | None = None
     times: int | None = None
+    sealed: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +129,22 @@ class AcceptCommand:
     now: float
     versions: Versions | None = None
     stands_in: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeCommand:
+    """Take the next run of a deferred step. `self_grant`, `versions`: as for an accept; versions always."""
+
+    op: Operation
+    step: str
+    caller: SpiffeId
+    subjects: tuple[str, ...]
+    proofs: tuple[ProofUse, ...]
+    charge: Charge
+    self_grant: Grant | None
+    versions: Versions
+    evidence: Evidence
+    now: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,6 +301,18 @@ class Store(Protocol):
         """
         ...
 
+    async def resume(self, command: ResumeCommand) -> tuple[StepRecord, Grant | None]:
+        """Take the next run of a deferred step that was opened or waits, by any workload that its performer
+        pattern covers: round + 1, with an entry. One that runs MUST raise Refused(`replay`) that says when it
+        would be lost; a step that is not deferred Conflict(`wrong_state`). The first run uses the step's
+        approval up.
+        """
+        ...
+
+    async def sealed_args(self, step: str) -> bytes | None:
+        """What `OpenCommand.sealed` was, while the step lives; None afterwards: it is erased with its end."""
+        ...
+
     async def reserve(self, command: ReserveCommand) -> GrantRecord:
         """Reserve a grant: marks, versions, plan count (live and redeemed ones), limits, row, entry,
         epoch: one call. The step MUST be accepted and performed by `caller`.
@@ -299,7 +329,7 @@ class Store(Protocol):
 
     async def move(self, command: MoveCommand) -> Moved:
         """`wait`, `heartbeat`, `close`. Close ends the step's own grants and its non-deferred children,
-        all the way down.
+        all the way down; a root that is closed as anything but `done` ends its deferred steps too.
         """
         ...
 

@@ -38,7 +38,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def test_a_good_folder_passes_the_check(cli: Cli, policy: Path):
     result = cli("policy", "check", policy)
-    assert (result.exit_code, result.stdout) == (0, f"✓ {policy} loads: 8 statements\n")
+    assert (result.exit_code, result.stdout) == (0, f"✓ {policy} loads: 9 statements\n")
     told = json.loads(cli("policy", "check", policy, "--json").stdout)
     assert told["ok"] is True
     assert told["statements"]["server-low-only"] == "20-servers.cedar:3"
@@ -69,7 +69,7 @@ def test_a_stance_passes_its_scenarios(cli: Cli, policy: Path):
     result = cli("policy", "test", policy, SCENARIOS / "common.yaml", SCENARIOS / "approval.yaml", env=WIDE)
     assert (result.exit_code, result.stderr) == (0, "")
     assert "✓  a model's step of medium impact " in result.stdout
-    assert "61 of 61 cases as expected" in result.stdout
+    assert "62 of 62 cases as expected" in result.stdout
 
 
 def test_a_planted_difference_is_found_and_told(cli: Cli, policy: Path):
@@ -78,7 +78,7 @@ def test_a_planted_difference_is_found_and_told(cli: Cli, policy: Path):
     edit(policy / "20-servers.cedar", '!= "low"', '== "high"')
     result = cli(*given)
     assert result.exit_code == 1
-    assert "common.yaml:44: a server's step of medium impact [open_step]" in result.stdout
+    assert "common.yaml:48: a server's step of medium impact [open_step]" in result.stdout
     assert "    verdict: expected deny, came permit\n" in result.stdout
     assert "    decided by registered-tools\n" in result.stdout
     told = json.loads(cli(*given, "--json").stdout)

@@ -13,6 +13,7 @@ from tests.contracts import (
     store_suite,
     store_suite_approvals,
     store_suite_causes,
+    store_suite_deferred,
     store_suite_ended,
     store_suite_rules,
     store_suite_tasks,
@@ -88,6 +89,10 @@ class TestDeclared(store_suite.DeclaredContract):
 
 
 class TestAccept(store_suite.AcceptContract):
+    pass
+
+
+class TestDeferred(store_suite_deferred.DeferredContract):
     pass
 
 

@@ -37,6 +37,13 @@ def test_unlinked_identities_of_two_issuers_may_be_one_person() -> None:
     assert NOBODY.at_least([]) == 0
 
 
+def test_who_is_inactive_is_said_by_name_and_holds_for_every_identity() -> None:
+    gone = Persons(LINKED.links, {}, frozenset({"alice"}))
+    assert [gone.is_active(name) for name in ("alice", "bob", "carol", None)] == [False, True, True, True]
+    assert gone.of_the_inactive() == {ALICE, ALICE_TOO}
+    assert LINKED.of_the_inactive() == frozenset()
+
+
 def test_an_identity_of_two_persons_is_refused() -> None:
     with pytest.raises(ValueError, match="one identity belongs to a and to b"):
         Persons({"a": frozenset({ALICE}), "b": frozenset({ALICE})})

@@ -110,7 +110,7 @@ def test_the_sets_of_ended_states_are_those_without_a_way_on() -> None:
 
 # --- clocks
 
-CLOCKS = {"accepted_s": 900.0, "waiting_s": 600.0, "lost_s": 60.0}
+CLOCKS = {"accepted_s": 900.0, "waiting_s": 600.0, "lost_s": 60.0, "run_s": 3600.0}
 LIFE = Life(
     state="opened", round=0, performer=None, accepted_at=0, beat_at=0, waiting_at=0, children=0, ended_at=0
 )
@@ -148,6 +148,25 @@ def test_one_clock_runs_in_each_state_and_stops_the_step_to_the_second(
     assert step.deadline(record, **CLOCKS) == until
     assert not step.is_over(record, until - 0.001, **CLOCKS)
     assert step.is_over(record, until, **CLOCKS)
+
+
+@pytest.mark.parametrize(
+    ("life", "until"),
+    [
+        ({"state": "opened"}, 9000.0),
+        ({"state": "accepted", "accepted_at": 1000.0, "beat_at": 1000.0}, 1060.0),
+        ({"state": "accepted", "accepted_at": 1000.0, "beat_at": 4590.0}, 4600.0),
+        ({"state": "accepted", "accepted_at": 8000.0, "beat_at": 8990.0}, 9000.0),
+        ({"state": "waiting", "accepted_at": 1000.0, "beat_at": 1000.0, "waiting_at": 1500.0}, 9000.0),
+    ],
+)
+def test_a_deferred_step_waits_until_its_end_and_each_run_has_its_own(
+    life: dict[str, Any], until: float
+) -> None:
+    _, child = _records()
+    later = replace(child.step, deferred=True, expires_at=9000.0)
+    record = StepRecord(step=later, life=replace(LIFE, **life))
+    assert step.deadline(record, **CLOCKS) == until
 
 
 @pytest.mark.parametrize("state", sorted(step.FINAL))

@@ -26,6 +26,7 @@ from stepwrit_broker.ports import (
     ProofUse,
     RedeemCommand,
     ReserveCommand,
+    ResumeCommand,
     VersionCommand,
 )
 
@@ -181,6 +182,26 @@ class Maker:
             proofs=(),
             self_grant=None,
             evidence=Evidence(),
+            now=self.now,
+        )
+        return replace(command, **changes)
+
+    def deferred(self, parent: StepRecord, **changes: object) -> OpenCommand:
+        """A deferred child with sealed arguments."""
+        step = self.child_step(parent, deferred=True, expires_at=self.now + 7200)
+        return self.open(replace(step, **changes), sealed=b"sealed")
+
+    def resume(self, record: StepRecord, **changes: object) -> ResumeCommand:
+        command = ResumeCommand(
+            op=self.op("resume", caller=SERVER),
+            step=record.step.id,
+            caller=SERVER,
+            subjects=(),
+            proofs=(self.proof(),),
+            charge=Charge(on="steps", values={"workload": SERVER}),
+            self_grant=None,
+            versions=NO_VERSIONS,
+            evidence=Evidence(facts={"svid": "03"}),
             now=self.now,
         )
         return replace(command, **changes)

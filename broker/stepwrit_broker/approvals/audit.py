@@ -118,7 +118,7 @@ class Audit:
             return
         if entry.kind.startswith("authenticator."):
             self._authenticator(entry, facts)
-        elif entry.kind == "step.accepted":
+        elif entry.kind in ("step.accepted", "step.resumed"):
             self._accepted(entry, facts)
         elif entry.kind.startswith("approval."):
             self._approval(entry, facts)

@@ -168,12 +168,21 @@ def _step(step: Json, story: Json, facts: Told) -> Text:
     line.append(f"  {step.get('impact')} impact", style="bold red" if step.get("impact") == "high" else "")
     line.append(_state(step))
     if step.get("deferred"):
-        line.append("  deferred")
+        line.append(f"  deferred{_runs(step)}")
     performer = facts.performers.get(str(step.get("step"))) or step.get("performer")
     line.append(f"\n{facts.short(step.get('initiator'))} → {facts.short(performer)}")
     line.append(_declared(step, story))
     line.append(_influence(step, story))
     return _tail(line, step, story, facts)
+
+
+def _runs(step: Json) -> str:
+    """How often it was taken up, or until when it can be."""
+    runs = step.get("runs") or 0
+    if runs:
+        return f", {runs} run{'s' if runs > 1 else ''}"
+    until = step.get("until") if step.get("state") == "opened" else None
+    return f", until {clock(until)}" if isinstance(until, int | float) else ""
 
 
 def _declared(step: Json, story: Json) -> Text:

@@ -68,7 +68,9 @@ def told(story: Json) -> Told:
         began=min((event["at"] for event in events), default=0.0),
         home=_home(events),
         performers={
-            event["step"]: event["performer"] for event in events if _is(event, "step.accepted", "performer")
+            event["step"]: event["performer"]
+            for event in events
+            if _is(event, "step.accepted", "performer") or _is(event, "step.resumed", "performer")
         },
         ended={
             event["step"]: event["at"]

@@ -82,7 +82,7 @@ class TransactionLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lives:
-    """Ceilings of the clocks, seconds."""
+    """Ceilings of the clocks, seconds. deferred_s: of a deferred step. run_s: of one of its runs."""
 
     step_token_s: float
     accepted_s: float
@@ -91,6 +91,8 @@ class Lives:
     intent_s: float
     heartbeat_s: float = 20.0
     lost_s: float = 60.0
+    deferred_s: float = 86_400.0
+    run_s: float = 3_600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

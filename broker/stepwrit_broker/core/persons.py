@@ -26,11 +26,13 @@ class Identity:
 class Persons:
     """The operator's list: name -> every identity of that person. ValueError where one is in two.
 
-    tenants: name -> the tenant whose steps that person may sign.
+    tenants: name -> the tenant whose steps that person may sign. inactive: the names of those for whom
+    nothing is done any more.
     """
 
     links: Mapping[str, frozenset[Identity]]
     tenants: Mapping[str, str] = field(default_factory=dict)
+    inactive: frozenset[str] = frozenset()
     _names: Mapping[Identity, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -45,6 +47,14 @@ class Persons:
     def name(self, identity: Identity) -> str | None:
         """The person of the list whose identity it is; None if nobody said."""
         return self._names.get(identity)
+
+    def is_active(self, name: str | None) -> bool:
+        """Whether something may be done for whoever is called so; nothing is said of who is not listed."""
+        return name not in self.inactive
+
+    def of_the_inactive(self) -> frozenset[Identity]:
+        """Every identity of every person for whom nothing is done any more."""
+        return frozenset(each for name in self.inactive for each in self.links.get(name, frozenset()))
 
     def identities(self, who: Identity) -> frozenset[Identity]:
         """Every identity of this person, this one included."""

@@ -202,20 +202,34 @@ class StepRecord:
     life: Life
 
 
-def deadline(record: StepRecord, *, accepted_s: float, waiting_s: float, lost_s: float) -> float:
-    """When the clock that runs now runs out (seconds): to be accepted, to be answered, to be done."""
+def deadline(
+    record: StepRecord, *, accepted_s: float, waiting_s: float, lost_s: float, run_s: float
+) -> float:
+    """When the clock that runs now runs out (seconds): to be accepted, to be answered, to be done.
+
+    A deferred step waits for its next run until its own end, and each of its runs has run_s.
+    """
     life = record.life
     if life.state == "approval_pending" and record.step.approve_by is not None:
         return record.step.approve_by
     if record.step.action is None or life.state in ("opened", "approval_pending"):
         return record.step.expires_at
     if life.state == "waiting":
-        return life.waiting_at + waiting_s
-    return min(life.accepted_at + accepted_s, life.beat_at + lost_s)
+        return record.step.expires_at if record.step.deferred else life.waiting_at + waiting_s
+    return min(runs_until(record, accepted_s=accepted_s, run_s=run_s), life.beat_at + lost_s)
 
 
-def is_over(record: StepRecord, now: float, *, accepted_s: float, waiting_s: float, lost_s: float) -> bool:
+def runs_until(record: StepRecord, *, accepted_s: float, run_s: float) -> float:
+    """When an accepted step is over, however alive its performer is (seconds)."""
+    if record.step.deferred:
+        return min(record.life.accepted_at + run_s, record.step.expires_at)
+    return record.life.accepted_at + accepted_s
+
+
+def is_over(
+    record: StepRecord, now: float, *, accepted_s: float, waiting_s: float, lost_s: float, run_s: float
+) -> bool:
     """Whether a live step's clock has run out; the reaper and every verb ask this one question."""
     if record.life.state in FINAL:
         return False
-    return now >= deadline(record, accepted_s=accepted_s, waiting_s=waiting_s, lost_s=lost_s)
+    return now >= deadline(record, accepted_s=accepted_s, waiting_s=waiting_s, lost_s=lost_s, run_s=run_s)

@@ -25,7 +25,9 @@ _log = structlog.get_logger("stepwrit.edge")
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-BEARER_VERBS: Final = frozenset({"open", "token", "accept", "wait", "heartbeat", "close", "attend", "ended"})
+BEARER_VERBS: Final = frozenset(
+    {"open", "token", "accept", "wait", "heartbeat", "close", "attend", "ended", "resume"}
+)
 """What a caller with nothing but a bearer may ask for: never to redeem, never to operate."""
 STRANGERS_EVERY_S: Final = 1.0
 

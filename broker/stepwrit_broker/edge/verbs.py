@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import fields
 from typing import Final
 
 from stepwrit.shape import write
@@ -21,13 +22,14 @@ from stepwrit.wire import (
     WaitRequest,
 )
 from stepwrit.wire_chain import PeerBroker
+from stepwrit.wire_deferred import ResumeRequest, StepResumed
 from stepwrit.wire_ended import EndedRequest, EndedStep, EndedSteps
 from stepwrit.wire_tasks import AttendRequest
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.core.step import Step
 from stepwrit_broker.edge.caller import Callers
 from stepwrit_broker.edge.http import Request, Response
-from stepwrit_broker.flows import attending, ended, opening, performing, revoke
+from stepwrit_broker.flows import attending, ended, opening, performing, resuming, revoke
 from stepwrit_broker.flows import redeem as redeeming
 from stepwrit_broker.flows.house import House, Refusals, requester_name
 from stepwrit_broker.observe import Metrics
@@ -49,6 +51,7 @@ class Verbs:
             "heartbeat": self.heartbeat,
             "close": self.close,
             "attend": self.attend,
+            "resume": self.resume,
         }
 
     @property
@@ -103,6 +106,17 @@ class Verbs:
         if got.self_grant is not None:
             self._metrics.self_granted(_tool(got.record.step), got.record.step.origin)
         return Response(status=200, value=write(_accepted(got)))
+
+    async def resume(self, request: Request, step: str) -> Response:
+        """`POST /v1/steps/{id}/resume`."""
+        caller = await self._callers.of(request, proof=True)
+        request.shape(ResumeRequest)
+        got = await resuming.resume(self._house, caller, step, request.operation, request.digest)
+        if got.self_grant is not None:
+            self._metrics.self_granted(_tool(got.record.step), got.record.step.origin)
+        accepted = _accepted(got)
+        told = {each.name: getattr(accepted, each.name) for each in fields(accepted)}
+        return Response(status=200, value=write(StepResumed(**told, args=got.args)))
 
     async def wait(self, request: Request, step: str) -> Response:
         """`POST /v1/steps/{id}/wait`."""
@@ -194,7 +208,7 @@ def _opened(ready: opening.StepReady, peer: PeerBroker | None) -> Response:
     return Response(status=201, value=write(opened))
 
 
-def _accepted(got: performing.Accepted) -> StepAccepted:
+def _accepted(got: performing.Accepted | resuming.Resumed) -> StepAccepted:
     step, life = got.record.step, got.record.life
     return StepAccepted(
         step=step.id,

@@ -8,8 +8,9 @@ from stepwrit_broker.core import marks, standing, step
 from stepwrit_broker.core.advice import Asked
 from stepwrit_broker.core.answer import answer_from
 from stepwrit_broker.core.caller import Caller
+from stepwrit_broker.core.clocks import ends_at
 from stepwrit_broker.core.errors import Malformed, Refused
-from stepwrit_broker.core.step import StepRecord, deadline
+from stepwrit_broker.core.step import StepRecord
 from stepwrit_broker.flows import issue
 from stepwrit_broker.flows.asking import check_not_pending, decide_again
 from stepwrit_broker.flows.house import House, check_performer, same_tenant, step_subjects
@@ -21,9 +22,9 @@ async def running(house: House, asker: Caller, force: InForce, record: StepRecor
     """Until when the step and its transaction run, as things stand. Raises Refused(`expired`)."""
     above, lives = record.step.ancestors, force.limits.lives
     root = same_tenant(await house.store.step(above[0]), asker) if above else record
-    ends_at = deadline(record, accepted_s=lives.accepted_s, waiting_s=lives.waiting_s, lost_s=lives.lost_s)
-    standing.check_clocks(ends_at=ends_at, txn_ends_at=root.step.expires_at, now=now)
-    return min(ends_at, root.step.expires_at)
+    ends = ends_at(lives, record)
+    standing.check_clocks(ends_at=ends, txn_ends_at=root.step.expires_at, now=now)
+    return min(ends, root.step.expires_at)
 
 
 async def accept_step(

@@ -133,7 +133,9 @@ def _node(entry: LoggedEntry) -> Json:
         **{name: facts.get(name) for name in shown},
         "ref": entry.ref,
         "at": entry.at,
+        "until": facts.get("expires_at"),
         "state": "opened",
+        "runs": 0,
         "approval": None,
         "credentials": [],
         "refusals": [],
@@ -160,6 +162,7 @@ def _add(node: Json, entry: LoggedEntry) -> None:
         caused: Json = {"step": facts.get("caused"), "txn": facts.get("caused_txn"), "by": facts.get("by")}
         cast("list[Json]", node["caused"]).append({**caused, "at": entry.at})
     elif entry.kind.startswith("step."):
+        node["runs"] = facts.get("round", node["runs"])
         node["state"] = facts.get("state") or facts.get("outcome") or entry.kind.partition(".")[2]
 
 

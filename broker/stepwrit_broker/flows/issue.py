@@ -20,6 +20,7 @@ from stepwrit.digest import request_digest_of
 from stepwrit.tokens import CredentialClaims
 from stepwrit.wire import CREDENTIAL_MAX_S, RequestDetails
 from stepwrit_broker.core.caller import Caller
+from stepwrit_broker.core.clocks import runs_until
 from stepwrit_broker.core.document import Party, credential_question
 from stepwrit_broker.core.errors import Conflict, Problem, Refused
 from stepwrit_broker.core.grant import Grant, GrantRecord
@@ -229,7 +230,7 @@ def _ends(caller: Caller, record: StepRecord, force: InForce, now: float) -> flo
     """Never longer than the hard cap, the SVID and the step."""
     lives = force.limits.lives
     end = min(now + min(lives.credential_s, CREDENTIAL_MAX_S), caller.workload.expires_at)
-    return float(int(min(end, record.life.accepted_at + lives.accepted_s)))
+    return float(int(min(end, runs_until(lives, record))))
 
 
 def _person(step: Step) -> tuple[str, str] | None:

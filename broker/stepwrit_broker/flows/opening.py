@@ -10,6 +10,7 @@ from stepwrit_broker.core import lineage, marks
 from stepwrit_broker.core.approval import Ask
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.ceiling import Ceiling
+from stepwrit_broker.core.clocks import ends_at
 from stepwrit_broker.core.document import step_question
 from stepwrit_broker.core.errors import Malformed, Problem, Refused, Unavailable, Unproven
 from stepwrit_broker.core.facts import extract
@@ -18,7 +19,7 @@ from stepwrit_broker.core.limits import Charge, Lives
 from stepwrit_broker.core.obligations import handed_down, redacted
 from stepwrit_broker.core.peers import check_granted
 from stepwrit_broker.core.registry import Entry, Tool
-from stepwrit_broker.core.step import Action, Step, StepRecord, deadline, move
+from stepwrit_broker.core.step import Action, Step, StepRecord, move
 from stepwrit_broker.core.verdict import NeedsApproval, Permit
 from stepwrit_broker.flows import asking, knowing
 from stepwrit_broker.flows.house import (
@@ -34,6 +35,7 @@ from stepwrit_broker.flows.house import (
     step_token,
     weigh,
 )
+from stepwrit_broker.flows.keeping import sealed
 from stepwrit_broker.flows.obliged import obliged
 from stepwrit_broker.ports import Evidence, InForce, OpenCommand
 
@@ -113,7 +115,7 @@ async def _attempt(
             step=step,
             proofs=proof_uses(caller),
             subjects=caller_subjects(caller),
-            charge=_charge(step, caller),
+            charge=charge_of(step, caller),
             versions=force.versions,
             evidence=Evidence(
                 facts={"svid": caller.workload.serial}, decision=decision(question, verdict, force)
@@ -121,6 +123,7 @@ async def _attempt(
             now=now,
             ask=ask,
             times=known.times,
+            sealed=sealed(house, step, request.args),
         )
     )
     if ask is not None and record.step.id == step.id:
@@ -153,7 +156,8 @@ def _asked(
     return step, asking.ask_for(house, step, verdict, request.args, force, hidden, looked_at)
 
 
-def _charge(step: Step, caller: Caller) -> Charge:
+def charge_of(step: Step, caller: Caller) -> Charge:
+    """What opening a step, or taking a run of it, counts against."""
     tool = step.action.tool if step.action is not None else ""
     requester = step.intent.requester.opaque if step.intent.requester is not None else ""
     return Charge(
@@ -210,7 +214,7 @@ def place(
         tenant=parent.step.tenant,
         deferred=request.deferred,
         opened_at=now,
-        expires_at=_ends(parent, request, now),
+        expires_at=_ends(parent, request, force.limits.lives, now),
         ref=house.ref(),
     )
     return Placed(step=step, tool=tool, performer=entry)
@@ -223,9 +227,9 @@ def _keys(parent: Step) -> tuple[str, ...]:
 NOTHING = Ceiling(tools=frozenset(), impact="low")
 
 
-def _ends(parent: StepRecord, request: OpenStepRequest, now: float) -> float:
+def _ends(parent: StepRecord, request: OpenStepRequest, lives: Lives, now: float) -> float:
     """When an unaccepted child is over. Only a root's end is known here; the store holds the rest to it."""
-    end = now + (86_400.0 if request.deferred else OPENED_S)
+    end = now + (lives.deferred_s if request.deferred else OPENED_S)
     return min(end, parent.step.expires_at) if parent.step.action is None else end
 
 
@@ -233,6 +237,8 @@ def _target(
     force: InForce, caller: Caller, request: OpenStepRequest, parent: StepRecord
 ) -> tuple[str, Tool, Entry | None]:
     if request.server == CLIENT and request.tool in _BUILT_IN:
+        if request.deferred:
+            raise Malformed("invalid_request", "what a client does cannot be deferred")
         return parent.step.initiator, _BUILT_IN[request.tool], None
     entry, tool = registered(force, caller, request.server, request.tool)
     return entry.id, tool, entry
@@ -297,7 +303,7 @@ async def renew_token(house: House, caller: Caller, step_id: str, wait_s: float 
 def _fresh(house: House, record: StepRecord, caller: Caller, now: float, lives: Lives) -> tuple[str, int]:
     if record.life.state not in ("opened", "waiting"):
         move(record.life.state, "resume")  # raises for every other state, with the word for it
-    until = deadline(record, accepted_s=lives.accepted_s, waiting_s=lives.waiting_s, lost_s=lives.lost_s)
+    until = ends_at(lives, record)
     if now >= until:
         raise Refused("expired", f"the step was {record.life.state} for too long", rule="limits life")
     return step_token(house, record.step, caller.jkt or "", now, min(lives.step_token_s, until - now))

@@ -9,14 +9,15 @@ from stepwrit.tokens import StepToken
 from stepwrit.wire import AcceptRequest, Outcome
 from stepwrit_broker.core import marks
 from stepwrit_broker.core.caller import Caller
+from stepwrit_broker.core.clocks import runs_until
 from stepwrit_broker.core.document import Party, credential_question
 from stepwrit_broker.core.errors import Malformed, Problem, Refused
 from stepwrit_broker.core.grant import Grant
 from stepwrit_broker.core.ids import is_id, shard_of
 from stepwrit_broker.core.limits import Lives
 from stepwrit_broker.core.registry import matches
-from stepwrit_broker.core.step import Step, StepRecord, deadline
-from stepwrit_broker.core.verdict import Question
+from stepwrit_broker.core.step import Step, StepRecord
+from stepwrit_broker.core.verdict import Permit, Question
 from stepwrit_broker.flows.asking import check_not_pending, decide_again, is_news
 from stepwrit_broker.flows.house import (
     House,
@@ -97,8 +98,7 @@ async def _attempt(
     command = command if decided is None else replace(command, versions=force.versions)
     own, done = await house.store.accept(command)
     lives = force.limits.lives
-    ends = deadline(own, accepted_s=lives.accepted_s, waiting_s=lives.waiting_s, lost_s=lives.accepted_s)
-    return Accepted(record=own, self_grant=done, lives=lives, ends_at=ends)
+    return Accepted(record=own, self_grant=done, lives=lives, ends_at=runs_until(lives, own))
 
 
 def _check(caller: Caller, step: Step, token: StepToken, request: AcceptRequest) -> None:
@@ -130,6 +130,16 @@ async def decided_at_accept(
     is_last = step.approve_by is not None and not has_credential
     if caller.workload.attested_by != "jwt" and not is_last:
         return None
+    return decision(*await decided_now(house, force, caller, step, now), force)
+
+
+async def decided_now(
+    house: House, force: InForce, caller: Caller, step: Step, now: float
+) -> tuple[Question, Permit]:
+    """What policy, and the step's approval if it has one, say of this performer and this step at this moment.
+
+    Raises Refused(`policy`, `approval_required`, `not_registered`).
+    """
     initiator = force.registry.entry_for(step.initiator)
     known = await within(house, step, force)
 
@@ -146,7 +156,7 @@ async def decided_at_accept(
             approval=approval,
         )
 
-    return decision(*await decide_again(house, force, step, question_with), force)
+    return await decide_again(house, force, step, question_with)
 
 
 def _command(
@@ -168,7 +178,7 @@ def _command(
         round=request.round,
         subjects=stops,
         proofs=(proof,),
-        self_grant=_self_grant(house, caller, step, now),
+        self_grant=self_grant_of(house, caller, step, now),
         evidence=Evidence(
             facts={"svid": caller.workload.serial, "performer": caller.workload.id}, decision=decided
         ),
@@ -176,7 +186,7 @@ def _command(
     )
 
 
-def _self_grant(house: House, caller: Caller, step: Step, now: float) -> Grant | None:
+def self_grant_of(house: House, caller: Caller, step: Step, now: float) -> Grant | None:
     """A tool that is its own resource accepts and redeems in one write: bookkeeping, not enforcement."""
     if step.action is None or not step.action.is_self:
         return None

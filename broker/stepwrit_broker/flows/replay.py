@@ -18,7 +18,10 @@ from stepwrit_broker.core.verdict import Asking, Question, Verdict
 from stepwrit_broker.ports import LedgerView, LoggedEntry, Proved
 
 PAGE: Final = 1000
-KINDS: Final = ("intent.opened", "step.opened", "step.accepted", "grant.issued", "refused", "refused.counted")
+KINDS: Final = (
+    *("intent.opened", "step.opened", "step.accepted", "step.resumed"),
+    *("grant.issued", "refused", "refused.counted"),
+)
 POLICY_CODES: Final = frozenset({"policy", "approval_required"})
 CHANGED: Final = "the decision document is not the one that the entry names"
 OTHER: Final = "the decision document is of another version"

@@ -15,11 +15,12 @@ from stepwrit.tokens import CredentialClaims, StepToken
 from stepwrit.wire import TYP_CREDENTIAL, TYP_STEP_TOKEN
 from stepwrit_broker.core import marks, standing
 from stepwrit_broker.core.caller import Caller
+from stepwrit_broker.core.clocks import ends_at
 from stepwrit_broker.core.errors import Malformed, Problem, Refused, Unavailable, Unproven
 from stepwrit_broker.core.grant import GrantRecord
 from stepwrit_broker.core.ids import is_id
 from stepwrit_broker.core.marks import Mark
-from stepwrit_broker.core.step import FINAL, deadline
+from stepwrit_broker.core.step import FINAL
 from stepwrit_broker.flows.house import House, operation
 from stepwrit_broker.ports import Evidence, MarkCommand
 
@@ -109,8 +110,7 @@ async def _check_live(house: House, record: GrantRecord, now: float) -> None:
     subjects = (*marks.subjects_of_grant(record.grant), *performer, *marks.subjects_of_step(under.step))
     marks.test(house.store.marks(), subjects)
     lives = house.settings.now_in_force().limits.lives
-    ends_at = deadline(under, accepted_s=lives.accepted_s, waiting_s=lives.waiting_s, lost_s=lives.lost_s)
-    standing.check_step(under, ends_at=ends_at, txn_ends_at=root.step.expires_at, now=now)
+    standing.check_step(under, ends_at=ends_at(lives, under), txn_ends_at=root.step.expires_at, now=now)
 
 
 async def _credential_of(house: House, caller: Caller, unverified: str, now: float) -> str | None:

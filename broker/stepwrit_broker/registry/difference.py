@@ -58,6 +58,7 @@ def difference(old: Registry | None, new: Registry) -> Difference:
         *kept,
         *_workflows(old, new),
         *_peers(old, new),
+        *_persons(old, new),
     )
     return Difference(changes=changes, gone=gone, back=(*back, *sorted(found)))
 
@@ -90,6 +91,18 @@ def _workflows(old: Registry | None, new: Registry) -> Iterator[Change]:
             yield Change(what="added", target=target)
         elif before[name] != after[name]:
             yield Change(what="changed", target=target)
+
+
+def _persons(old: Registry | None, new: Registry) -> Iterator[Change]:
+    """By name; whoever knows how persons are called inside marks their identities."""
+    before = frozenset[str]() if old is None else old.persons.inactive
+    for name in sorted(before ^ new.persons.inactive):
+        is_gone = name in new.persons.inactive
+        yield Change(
+            what="narrowed" if is_gone else "changed",
+            target=f"person:{name}",
+            detail="inactive" if is_gone else "active",
+        )
 
 
 def _covers(pattern: str, target: str) -> bool:

@@ -51,6 +51,7 @@ def _persons(read: list[dict[str, Any]], tenant: str) -> Persons:
     return Persons(
         {each["name"]: frozenset(Identity(**pair) for pair in each["identities"]) for each in read},
         {each["name"]: each.get("tenant", tenant) for each in read},
+        frozenset(each["name"] for each in read if not each.get("active", True)),
     )
 
 

@@ -30,6 +30,8 @@ _LIVES: Final[dict[str, tuple[str, float]]] = {
     "waiting": ("15m", DAY_S),
     "credential": ("60s", CREDENTIAL_MAX_S),
     "intent": ("1h", DAY_S),
+    "deferred": ("24h", DAY_S),
+    "run": ("1h", DAY_S),
 }
 
 

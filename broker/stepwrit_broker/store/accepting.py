@@ -9,7 +9,7 @@ from stepwrit_broker.core.errors import Conflict, Refused
 from stepwrit_broker.core.grant import Grant, GrantRecord
 from stepwrit_broker.core.registry import matches
 from stepwrit_broker.core.step import Life, StepRecord
-from stepwrit_broker.ports import AcceptCommand
+from stepwrit_broker.ports import AcceptCommand, ResumeCommand
 from stepwrit_broker.store import approvals
 from stepwrit_broker.store.common import (
     answer,
@@ -20,7 +20,7 @@ from stepwrit_broker.store.common import (
     spend_proofs,
     write_entry,
 )
-from stepwrit_broker.store.reading import find_grant, get_step, move_step, put_grant
+from stepwrit_broker.store.reading import find_grant, get_step, look_soon, move_step, put_grant
 from stepwrit_broker.store.rows import StepRow, Txn
 from stepwrit_broker.store.state import State
 
@@ -32,7 +32,7 @@ def accept(state: State, command: AcceptCommand) -> tuple[StepRecord, Grant | No
     check_marks(state, command.subjects, row)
     first = answered(state, key, command.op)
     if first is not None:
-        return row.record, _self_grant_of(state, first)
+        return row.record, self_grant_of(state, first)
     _check_performer(row.record, command)
     state.check_versions(command.versions)
     life = _taken(row.record.life, command, now)
@@ -42,13 +42,16 @@ def accept(state: State, command: AcceptCommand) -> tuple[StepRecord, Grant | No
     if not resumed:
         approvals.use(state, row, txn, now)
     record = move_step(state, row, life)
+    if record.step.deferred:
+        look_soon(state, row, now)
     _tell(state, "step.resumed" if resumed else "step.accepted", row, txn, command, now)
-    own = _spend_on_itself(state, row, txn, command, now)
+    own = spend_on_itself(state, row, txn, command, now)
     answer(state, key, command.op, command.step if own is None else f"{command.step} {own.id}", now)
     return record, own
 
 
-def _self_grant_of(state: State, first: str) -> Grant | None:
+def self_grant_of(state: State, first: str) -> Grant | None:
+    """What an operation answered, that may have spent a grant on the tool itself."""
     _, _, grant_id = first.partition(" ")
     found = find_grant(state, grant_id) if grant_id else None
     return None if found is None else found.record.grant
@@ -95,8 +98,8 @@ def _tell(
     )
 
 
-def _spend_on_itself(
-    state: State, row: StepRow, txn: Txn, command: AcceptCommand, now: float
+def spend_on_itself(
+    state: State, row: StepRow, txn: Txn, command: AcceptCommand | ResumeCommand, now: float
 ) -> Grant | None:
     """A tool that is its own resource: reserved, issued and redeemed here, once per step."""
     own = command.self_grant

@@ -9,10 +9,10 @@ from typing import Final
 import msgspec
 
 from stepwrit.wire import ACCEPTED_MAX_S, HEARTBEAT_LOST_S, WAITING_MAX_S
-from stepwrit_broker.core import entry, marks, standing
+from stepwrit_broker.core import clocks, entry, marks, standing
 from stepwrit_broker.core.errors import Conflict, Malformed, Refused, Unavailable
 from stepwrit_broker.core.limits import Lives
-from stepwrit_broker.core.step import Step, StepRecord, deadline
+from stepwrit_broker.core.step import Step, StepRecord
 from stepwrit_broker.ports import Evidence, Operation, ProofUse
 from stepwrit_broker.store.rows import GrantRow, StepRow, Txn
 from stepwrit_broker.store.state import State
@@ -120,8 +120,7 @@ def lives(state: State) -> Lives:
 
 def ends_at(state: State, record: StepRecord) -> float:
     """When the step's running clock runs out, seconds since the epoch."""
-    clocks = lives(state)
-    return deadline(record, accepted_s=clocks.accepted_s, waiting_s=clocks.waiting_s, lost_s=clocks.lost_s)
+    return clocks.ends_at(lives(state), record)
 
 
 def check_running(state: State, record: StepRecord, txn: Txn, now: float) -> None:

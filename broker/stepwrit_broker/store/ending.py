@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, Literal
 
+from stepwrit.wire import Outcome
 from stepwrit_broker.core import entry, grant, step
 from stepwrit_broker.core.step import StepRecord
 from stepwrit_broker.ports import Evidence
 from stepwrit_broker.ports_ended import Ended
-from stepwrit_broker.store import approvals
+from stepwrit_broker.store import approvals, sealed_args
 from stepwrit_broker.store.common import write_entry
 from stepwrit_broker.store.past import note_end
 from stepwrit_broker.store.reading import end_step, find_step, release
@@ -59,15 +60,18 @@ def end(
     word: entry.EntryKind = "step.expired" if event == "expire" else "step.closed"
     write_entry(state, word, ref, now, said, evidence, txn=txn.txn, salt=txn.salt, tenant=own.tenant)
     approvals.end_with(state, own, event, txn, now)
+    if own.deferred:
+        sealed_args.erase(state, own.id)
     return record, count
 
 
-def cancel_below(state: State, row: StepRow, txn: Txn, now: float, *, ref: str) -> int:
+def cancel_below(state: State, row: StepRow, txn: Txn, now: float, *, ref: str, outcome: Outcome) -> int:
     """End all live steps below but the deferred ones; how many credentials ended with them.
 
-    Deferred steps live under the intent: its end is theirs.
+    Deferred steps live under the intent: it is done when they are all started, and its own end, or that
+    somebody gave it up, is theirs.
     """
-    if row.record.step.parent is None:
+    if row.record.step.parent is None and outcome != "done":
         return _cancel_all(state, row, txn, now, ref=ref)
     count, open_ends = 0, [row.record]
     while open_ends:

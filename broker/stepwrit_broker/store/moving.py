@@ -103,4 +103,5 @@ def _close(state: State, row: StepRow, txn: Txn, command: MoveCommand, now: floa
         evidence=command.evidence,
         by_performer=True,
     )
-    return Moved(record=record, revoked=own + cancel_below(state, row, txn, now, ref=command.ref))
+    below = cancel_below(state, row, txn, now, ref=command.ref, outcome=command.outcome)
+    return Moved(record=record, revoked=own + below)

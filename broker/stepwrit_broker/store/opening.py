@@ -11,7 +11,7 @@ from stepwrit_broker.core.influence import EXACT_MAX, Past
 from stepwrit_broker.core.limits import Limits
 from stepwrit_broker.core.step import Life, Step, StepRecord
 from stepwrit_broker.ports import Evidence, OpenCommand
-from stepwrit_broker.store import approvals
+from stepwrit_broker.store import approvals, sealed_args
 from stepwrit_broker.store.common import (
     SALT_BYTES,
     answer,
@@ -24,11 +24,18 @@ from stepwrit_broker.store.common import (
     write_entry,
 )
 from stepwrit_broker.store.past import NO_PAST, find_past
-from stepwrit_broker.store.reading import count_caused, count_step, find_step, get_step, put_step, put_txn
+from stepwrit_broker.store.reading import (
+    LOOK_AFTER_S,
+    count_caused,
+    count_step,
+    find_step,
+    get_step,
+    put_step,
+    put_txn,
+)
 from stepwrit_broker.store.rows import StepRow, Txn
 from stepwrit_broker.store.state import State
 
-LOOK_AFTER_S: Final = 60.0  # the reaper's first look at a step; it then knows when to look again
 _NOBODY: Final = Life(
     state="opened",
     round=0,
@@ -148,6 +155,8 @@ def _child(state: State, command: OpenCommand, now: float) -> StepRecord:
     state.pasts.put(txn.txn, past.plus(child))
     life = _NOBODY if command.ask is None else replace(_NOBODY, state="approval_pending")
     record = put_step(state, child, life, min(child.expires_at, now + LOOK_AFTER_S))
+    if command.sealed is not None:
+        sealed_args.keep(state, child.id, command.sealed)
     count_step(state, txn, parent, is_server=child.origin == "server")
     _tell(state, "step.opened", command, txn, now)
     if command.ask is not None:

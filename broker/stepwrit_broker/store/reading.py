@@ -24,6 +24,7 @@ from stepwrit_broker.store.rows import (
 )
 from stepwrit_broker.store.state import Held, State
 
+LOOK_AFTER_S: Final = 60.0  # the reaper's first look at a step; it then knows when to look again
 SELECT_TXN: Final = "SELECT txn, root, intent, steps, server_steps, expires_at FROM txns WHERE txn = ?"
 SELECT_STEP: Final = f"SELECT {STEP_COLUMNS} FROM steps WHERE id = ?"  # noqa: S608  a constant
 SELECT_GRANT: Final = f"SELECT {GRANT_COLUMNS} FROM grants WHERE id = ?"  # noqa: S608  a constant
@@ -41,6 +42,7 @@ _MOVE_STEP: Final = (
     " WHERE seq = ?"
 )
 _END_STEP: Final = "UPDATE steps SET state = ?, ended_at = ?, due = ? WHERE seq = ?"
+_LOOK_SOON: Final = "UPDATE steps SET due = min(due, ?) WHERE seq = ?"
 _PUT_GRANT: Final = (
     "INSERT INTO grants (id, step, line, state, epoch, expires_at, redeemed_by, redeemed_at, body)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -137,6 +139,11 @@ def move_step(state: State, row: StepRow, life: Life) -> StepRecord:
         (life.state, life.round, life.performer, life.accepted_at, life.beat_at, life.waiting_at, row.seq),
     )
     return _hold(state, row, life)
+
+
+def look_soon(state: State, row: StepRow, now: float) -> None:
+    """Let the reaper look at a step that was left alone for long: from now on its performer can be lost."""
+    state.conn.execute(_LOOK_SOON, (now + LOOK_AFTER_S, row.seq))
 
 
 def end_step(state: State, row: StepRow, life: Life) -> StepRecord:

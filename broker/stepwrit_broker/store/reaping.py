@@ -38,6 +38,7 @@ _OLD_PINS: Final = (
     "DELETE FROM pins WHERE key IN (SELECT key FROM pins WHERE until < ? ORDER BY until LIMIT ?)"
 )
 _OTHERS: Final = "SELECT count(*) FROM steps WHERE txn = ? AND id <> ?"
+_LIVE: Final = "SELECT 1 FROM steps WHERE txn = ? AND ended_at = 0 LIMIT 1"
 _UNWALKED: Final = "SELECT target FROM marks WHERE walked = 0 AND verb = 'revoke'"
 _LIVE_AFTER: Final = "SELECT seq, id FROM steps WHERE ended_at = 0 AND seq > ? ORDER BY seq LIMIT ?"
 _LIVE_OF: Final = "SELECT seq, id FROM steps WHERE ended_at = 0 AND seq > ? AND txn = ? ORDER BY seq LIMIT ?"
@@ -176,8 +177,8 @@ def _purge(state: State, row: StepRow, txn: Txn, now: float) -> Reaped:
 
 
 def _lives(state: State, txn: Txn, now: float) -> bool:
-    root = find_step(state, txn.root)
-    return now < txn.expires_at and root is not None and root[0].record.life.state not in FINAL
+    """It may get another step: its root lives, or a deferred step of it."""
+    return now < txn.expires_at and state.conn.execute(_LIVE, (txn.txn,)).fetchone() is not None
 
 
 def _drop_mark(state: State, target: str) -> None:

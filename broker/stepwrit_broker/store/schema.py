@@ -13,7 +13,7 @@ from urllib.parse import quote
 from stepwrit_broker.core.errors import Unavailable
 
 APPLICATION_ID: Final = 0x53545057
-VERSION: Final = 3
+VERSION: Final = 4
 PINS: Final = """
 CREATE TABLE IF NOT EXISTS pins (
     key BLOB PRIMARY KEY, jkt TEXT NOT NULL, until REAL NOT NULL
@@ -39,8 +39,11 @@ CREATE TABLE IF NOT EXISTS authenticators (
     decided_at REAL NOT NULL
 ) STRICT;
 """
+DEFERRED: Final = """
+CREATE TABLE IF NOT EXISTS sealed_args (step TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT, WITHOUT ROWID;
+"""
 # From the version before to the one named; a file that is older than these reach is refused.
-UPGRADES: Final[Mapping[int, str]] = {2: PINS, 3: APPROVALS}
+UPGRADES: Final[Mapping[int, str]] = {2: PINS, 3: APPROVALS, 4: DEFERRED}
 
 SCHEMA: Final = (
     """
@@ -81,6 +84,7 @@ CREATE TABLE IF NOT EXISTS versions (
 """
     + PINS
     + APPROVALS
+    + DEFERRED
 )
 
 _PRAGMAS: Final = (

@@ -29,10 +29,22 @@ from stepwrit_broker.ports import (
     Reaped,
     RedeemCommand,
     ReserveCommand,
+    ResumeCommand,
     VersionCommand,
 )
 from stepwrit_broker.ports_ended import Tell
-from stepwrit_broker.store import accepting, attending, granting, moving, opening, pinning, reaping, ruling
+from stepwrit_broker.store import (
+    accepting,
+    attending,
+    deferring,
+    granting,
+    moving,
+    opening,
+    pinning,
+    reaping,
+    ruling,
+    sealed_args,
+)
 from stepwrit_broker.store.backup import copy_to
 from stepwrit_broker.store.disk import Headroom
 from stepwrit_broker.store.past import committed_past
@@ -106,6 +118,15 @@ class SqliteStore:
     async def accept(self, command: AcceptCommand) -> tuple[StepRecord, Grant | None]:
         """Accept a round; a self grant is spent in the same write."""
         return await self._writer.submit(lambda: accepting.accept(self._state, command))
+
+    async def resume(self, command: ResumeCommand) -> tuple[StepRecord, Grant | None]:
+        """Take the next run of a deferred step."""
+        return await self._writer.submit(lambda: deferring.resume(self._state, command))
+
+    async def sealed_args(self, step: str) -> bytes | None:
+        """A committed step's sealed arguments, while it lives."""
+        row = self._reader.execute(sealed_args.SELECT, (step,)).fetchone()
+        return None if row is None else row[0]
 
     async def reserve(self, command: ReserveCommand) -> GrantRecord:
         """Reserve a credential: it is `issued` when this returns."""

@@ -25,7 +25,7 @@ from stepwrit_broker.core.errors import Unavailable
 from stepwrit_broker.edge.listeners import Listener
 from stepwrit_broker.edge.nonces import Nonces
 from stepwrit_broker.flows.advice import Adviser, AnswerRecorder
-from stepwrit_broker.flows.house import House
+from stepwrit_broker.flows.house import House, requester_of
 from stepwrit_broker.flows.refusals import RefusalRecorder
 from stepwrit_broker.flows.settings import Live
 from stepwrit_broker.flows.tiles import Tiles
@@ -174,7 +174,9 @@ class Broker:
         self.live = Live(
             store=self.store,
             documents=OperatorDocuments(
-                proxy=self.settings.proxy, opa=opa_of(self.settings.opa, self.metrics, self._stack)
+                proxy=self.settings.proxy,
+                opa=opa_of(self.settings.opa, self.metrics, self._stack),
+                opaque=lambda who: requester_of(self._pepper, who.issuer, who.subject).opaque,
             ),
             clock=self.clock,
             entropy=self.entropy,

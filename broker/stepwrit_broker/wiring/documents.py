@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.core.limits import Limits
+from stepwrit_broker.core.persons import Identity
 from stepwrit_broker.core.registry import Registry
 from stepwrit_broker.core.versions import VersionKind
 from stepwrit_broker.core.workload import Proxy
@@ -30,10 +32,18 @@ def document_text(kind: VersionKind, path: Path) -> str:
 
 
 class OperatorDocuments:
-    """Reads, compiles and compares. proxy: whom no registry may name. opa: who evaluates Rego."""
+    """Reads, compiles and compares. proxy: whom no registry may name. opa: who evaluates Rego. opaque: how
+    the broker calls a person, needed by whoever applies a registry.
+    """
 
-    def __init__(self, *, proxy: Proxy | None = None, opa: Opa | None = None) -> None:
-        self._proxy, self._opa = proxy, opa
+    def __init__(
+        self,
+        *,
+        proxy: Proxy | None = None,
+        opa: Opa | None = None,
+        opaque: Callable[[Identity], str] | None = None,
+    ) -> None:
+        self._proxy, self._opa, self._opaque = proxy, opa, opaque
 
     def read(self, kind: VersionKind, text: str, name: str) -> tuple[str, str]:
         """Canonical JSON and digest. Raises Malformed with every faulty line."""
@@ -83,9 +93,21 @@ class OperatorDocuments:
         if kind != "registry":
             return Change(lines=() if old is None else (f"{kind} replaced",))
         before = None if old is None else compile_registry(old, 0)
-        found = difference(before, compile_registry(new, 0))
+        after = compile_registry(new, 0)
+        found = difference(before, after)
         lines = tuple(f"{each.what} {each.target} {each.detail}".rstrip() for each in found.changes)
-        return Change(lines=lines, removed=found.gone, restored=found.back)
+        gone = self._requesters(after.persons.of_the_inactive())
+        back = self._requesters(frozenset().union(*after.persons.links.values())) - gone
+        return Change(
+            lines=lines, removed=(*found.gone, *sorted(gone)), restored=(*found.back, *sorted(back))
+        )
+
+    def _requesters(self, identities: frozenset[Identity]) -> frozenset[str]:
+        """The targets that stop what is done for these persons."""
+        opaque = self._opaque
+        return (
+            frozenset() if opaque is None else frozenset(f"requester:{opaque(each)}" for each in identities)
+        )
 
 
 def _files(text: str) -> dict[str, str]:
