@@ -1,13 +1,14 @@
-"""The hook on an MCP session's `call_tool`: every call is a step, every round has its own token.
+"""The hook on an MCP session: every call of a tool is a step, every round has its own token.
 
 On the session, because `Client.call_tool` resends the same `_meta` in each round and hands what the server
 asks for to its callbacks; the session sees each round, and each `InputRequiredResult` before anyone answers.
+What a server asks for is the business of `_hook_acts`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from stepwrit._outgoing import OutgoingStep, digest_of
@@ -15,61 +16,54 @@ from stepwrit._reply import local
 from stepwrit.errors import ConfigurationError, IdentityUnavailable, RefusedError
 
 if TYPE_CHECKING:
-    from mcp import MCPError
     from mcp_types import CallToolResult
 
+    from stepwrit._hook_acts import Acts
+
 OnRefusal = Literal["result", "raise"]
-Issuer = Callable[[], Awaitable[str]]
 Opener = Callable[[str, str, dict[str, object]], Awaitable[OutgoingStep]]
 
 REMEMBERED: Final = 256  # rounds that nobody may ever come back to
 
 
-def hook(
-    client: object,
-    server: str | None,
-    opener: Opener,
-    on_refusal: OnRefusal,
-    issuer: Issuer | None = None,
-) -> SessionHook:
+def hook(client: object, server: str | None, opener: Opener, on_refusal: OnRefusal) -> SessionHook:
     """Guard an mcp `Client` or `ClientSession`. server: None takes it from a client that knows its URL.
-
-    issuer: of the broker whose pages a server may hand on; None for none.
 
     Raises:
         ConfigurationError: nobody says which server it is, or the session is guarded already.
     """
+    from stepwrit._hook_acts import Acts  # noqa: PLC0415  the `mcp` extra is needed only by whoever guards
+
     session = getattr(client, "session", client)
-    name = server or _server_of(client)
-    made = SessionHook(session, name, opener, on_refusal, issuer)
+    made = SessionHook(session, server or _server_of(client), opener, on_refusal, Acts(session))
     made.install()
     return made
 
 
 class SessionHook:
-    """One session's `call_tool`, replaced on the instance until `remove`."""
+    """One session's methods, replaced on the instance until `remove`."""
 
-    def __init__(
-        self, session: Any, server: str, opener: Opener, on_refusal: OnRefusal, issuer: Issuer | None
-    ) -> None:
+    def __init__(self, session: Any, server: str, opener: Opener, on_refusal: OnRefusal, acts: Acts) -> None:
         self._session: Final = session
         self._server: Final = server
         self._opener: Final = opener
         self._on_refusal: Final = on_refusal
-        self._issuer: Final = issuer
+        self._acts: Final = acts
         self._original: Final = session.call_tool
         self._open: Final[OrderedDict[_Key, list[OutgoingStep]]] = OrderedDict()
 
     def install(self) -> None:
-        """Take the place of the session's method. Raises ConfigurationError if another hook has it."""
+        """Take the place of the session's methods. Raises ConfigurationError if another hook has it."""
         if isinstance(getattr(self._original, "__self__", None), SessionHook):
             raise ConfigurationError("this session is guarded already")
         self._session.call_tool = self.call_tool
+        self._acts.install()
 
     def remove(self) -> None:
         """Give the place back."""
         if getattr(self._session.call_tool, "__self__", None) is self:
             del self._session.call_tool
+            self._acts.remove()
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any] | None = None, *args: Any, **kwargs: Any
@@ -102,16 +96,17 @@ class SessionHook:
         step, meta = await self._round(key, name, arguments)
         sent = {**kwargs, "meta": {**(kwargs.get("meta") or {}), **meta}}
         try:
-            result = await self._original(name, arguments, *args, **sent)
+            with self._acts.within(step):
+                result = await self._original(name, arguments, *args, **sent)
         except MCPError as error:
             if error.code == HEADER_MISMATCH:  # nobody saw the call; the client sends it once more
                 self._remember((*key, "resend"), step)
             if error.code == URL_ELICITATION_REQUIRED:  # the host shows the page, then calls again
-                _check_inputs(_pages_in(error), await self._own_issuer())
+                await self._acts.pages(step, error)
                 self._remember((name, digest, "page"), step)
             raise
         if isinstance(result, InputRequiredResult):
-            _check_inputs((result.input_requests or {}).values(), await self._own_issuer())
+            await self._acts.arrived(step, result)
             self._remember((name, digest, True, result.request_state), step)
         return cast("object", result)
 
@@ -123,10 +118,8 @@ class SessionHook:
             return unseen, unseen.same_meta()
         step = self._recall(key) if key[2] else self._recall((*key[:2], "page"))
         step = step or await self._opener(self._server, name, arguments or {})
+        await self._acts.answered(step)
         return step, await step.meta()
-
-    async def _own_issuer(self) -> str | None:
-        return None if self._issuer is None else await self._issuer()
 
     def _remember(self, key: _Key, step: OutgoingStep) -> None:
         self._open.setdefault(key, []).append(step)
@@ -142,29 +135,6 @@ class SessionHook:
 
 
 _Key = tuple[object, ...]
-
-
-def _check_inputs(requests: Iterable[object], issuer: str | None) -> None:
-    """Only forms, and pages of our own broker, may be handed on. Raises RefusedError(`not_yet_supported`)."""
-    from stepwrit._mcp_inputs import unsupported  # noqa: PLC0415  needs the `mcp` extra
-
-    for request in requests:
-        what = unsupported(request, issuer)
-        if what is not None:
-            raise RefusedError(local("not_yet_supported", f"the server asked for {what}"))
-
-
-def _pages_in(error: MCPError) -> list[object]:
-    """The pages that an error asks to open; what cannot be read is none of ours."""
-    from mcp import UrlElicitationRequiredError  # noqa: PLC0415  needs the `mcp` extra
-    from mcp_types import ElicitRequest, ElicitRequestURLParams  # noqa: PLC0415
-
-    try:
-        pages = UrlElicitationRequiredError.from_error(error.error).elicitations
-    except (ValueError, TypeError, AttributeError):
-        pages = []
-    asked: list[object] = [ElicitRequest(params=each) for each in pages]
-    return asked or [ElicitRequest(params=ElicitRequestURLParams(message="", url=""))]
 
 
 def _refused(no: RefusedError) -> CallToolResult:

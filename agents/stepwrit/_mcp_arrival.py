@@ -6,7 +6,7 @@ is on record and has a `ref`. What nobody of ours signed is refused and counted 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, cast
 
@@ -50,11 +50,28 @@ async def accept(broker: Broker, arrival: Arrival, server: str | None, stepless:
         return await stepless.accept(broker, arrival.tool, arrival.arguments)
     if carried is None:
         raise RefusedError(local("no_step", NO_STEP))
+    return await accept_carried(broker, arrival, carried, server)
+
+
+async def accept_carried(
+    broker: Broker,
+    arrival: Arrival,
+    carried: Carried,
+    server: str | None,
+    *,
+    below: Collection[str] | None = None,
+) -> Step:
+    """The accepted step of what carries one. below: the steps one of which must be its parent; None for any.
+
+    Raises as `accept`.
+    """
     try:
         claims = await broker.step_claims(carried.token)
     except TokenRefused as bad:
         raise await _bad_token(broker, carried, bad) from None
     finding = _finding(arrival, carried, claims, server, broker)
+    if finding is None and below is not None and claims.parent not in below:
+        finding = local("invalid_token", "the step is no part of the call that it came with")
     if finding is not None:
         raise await _reported(broker, claims.step, carried, finding)
     request = AcceptRequest(

@@ -20,13 +20,13 @@ from mcp_types import (
 from stepwrit._alive import Sleep, StoppedError
 from stepwrit._mcp_approval import handed
 from stepwrit._mcp_inputs import refused_result
-from stepwrit._mcp_session import ask_all, guarded
+from stepwrit._mcp_session import guarded, proven
 from stepwrit._mcp_stepless import close_root
 from stepwrit._reply import local
 from stepwrit.client import Broker
 from stepwrit.errors import IdentityUnavailable, RefusedError, StepwritError
 from stepwrit.lineage import Step, entered
-from stepwrit.wire import META_REF, Outcome, Refusal
+from stepwrit.wire import META_REF, META_REFUSAL, Outcome, Refusal
 
 _log = logging.getLogger("stepwrit.mcp")
 CLOSE_S: Final = 5.0
@@ -57,17 +57,16 @@ async def run(
             result = await broker.alive.beside(
                 step, lambda: call_next(inner), sleep=how.sleep, stops=how.stops
             )
-        page = handed(step, ctx, broker.issuer) if _crashed(step, result) and step.root is None else None
+            if isinstance(result, InputRequiredResult):
+                result = await _pause(broker, step, result, ctx.protocol_version)
+        page = handed(step, ctx, broker.issuer) if _stuck(step, result) and step.root is None else None
         if page is not None and await _waiting(broker, step):
             waits = True
             if not page.is_modern:
                 raise page.error()
             return _with_ref(step, page.result(params))
-        if isinstance(result, InputRequiredResult):
-            result = await _pause(broker, step, result)
-            waits = isinstance(result, InputRequiredResult) and step.root is None
-            outcome = "failed" if isinstance(result, CallToolResult) else "done"
-        else:
+        waits = isinstance(result, InputRequiredResult) and step.root is None
+        if not waits:
             result = _mapped(step, result)
             outcome = "failed" if _is_error(result) else "done"
         return _with_ref(step, result)
@@ -96,22 +95,31 @@ def _stopped(step: Step, how: str) -> Refusal:
     return local(code, reason, ref=step.ref)
 
 
-async def _pause(broker: Broker, step: Step, result: InputRequiredResult) -> HandlerResult:
-    """The step waits for its client's answer; each form that the person is shown is a step of ours."""
+async def _pause(broker: Broker, step: Step, result: InputRequiredResult, version: str) -> HandlerResult:
+    """The step waits for its client's answer; each thing that the client is to do is a step of ours."""
     try:
-        await ask_all(step, (result.input_requests or {}).values())
+        asked = await proven(step, result, version)
         if step.root is None:  # else the answer comes as a call of its own
             await broker.wait(step.id, step.round)
     except RefusedError as no:
         return refused_result(no.refusal)
     except IdentityUnavailable as missing:
         return refused_result(local("unavailable", str(missing), ref=step.ref))
-    return result
+    return asked
 
 
 def _mapped(step: Step, result: HandlerResult) -> HandlerResult:
     """A refusal that the body let pass is told as a refusal, where mcp only tells of a crash."""
     return refused_result(step.refused) if step.refused is not None and _crashed(step, result) else result
+
+
+def _stuck(step: Step, result: HandlerResult) -> bool:
+    """Whether a refusal is the end of this round: the body let it pass, or it stopped what the body asks."""
+    return _crashed(step, result) or (step.awaited is not None and _is_refusal(result))
+
+
+def _is_refusal(result: HandlerResult) -> bool:
+    return isinstance(result, CallToolResult) and META_REFUSAL in (result.meta or {})
 
 
 def _crashed(step: Step, result: HandlerResult) -> bool:

@@ -1,64 +1,60 @@
-"""The session that a guarded tool sees: what it asks of its client is a step, or refused.
+"""The session that a guarded tool sees: what it asks of its client is a step of its own, or refused.
 
-On 2025-11-25 a tool asks in the middle of its call, through its session; on 2026-07-28 it returns what it
-asks. Both come through `Asking`.
+On 2025-11-25 a tool asks in the middle of its call, through its session (`GuardedSession`); on 2026-07-28 it
+returns what it asks (`proven`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
+from mcp import MCPError
 from mcp.server.context import ServerRequestContext
 from mcp.server.session import ServerSession
-from mcp_types import ElicitRequest
+from mcp_types import InputRequiredResult, RequestParams, methods
 
-from stepwrit._mcp_inputs import form_args, unsupported
+from stepwrit._acts import Ask, open_act
+from stepwrit._mcp_inputs import ask_of, refusal_in
 from stepwrit._reply import local
-from stepwrit.errors import RefusedError
-from stepwrit.lineage import Step
-from stepwrit.wire import CeilingSpec, OpenStepRequest
-
-CLIENT: Final = "client"
-ELICITATION: Final = "elicitation"
+from stepwrit.lineage import Step, entered
+from stepwrit.wire import META_STEP
+from stepwrit.wire_acts import META_STEPS
 
 
-async def ask(step: Step, request: object) -> None:
-    """Open the low-impact server step of a form elicitation; anything else that is no ask passes.
+async def proven(step: Step, result: InputRequiredResult, version: str) -> InputRequiredResult:
+    """The result with the proof of a step for each thing it asks for; nothing is asked if one is refused.
+
+    version: of the protocol, which says what of it reaches the client.
 
     Raises:
-        RefusedError: the broker's no, or `not_yet_supported` for sampling, roots and URL elicitation.
+        RefusedError: the broker's no, or `not_yet_supported` for what is no step.
     """
-    what = unsupported(request)
-    if what is not None:
-        raise step.note(local("not_yet_supported", f"{what} from a guarded tool"))
-    if not isinstance(request, ElicitRequest):
-        return
+    asked = {
+        key: _known(step, each) for key, each in (_arriving(result, version).input_requests or {}).items()
+    }
+    proofs = {key: await open_act(step, ask) for key, ask in asked.items()}
+    if not proofs:
+        return result
+    meta = {**(result.meta or {}), META_STEPS: proofs}
+    return result.model_copy(update={"meta": meta})
+
+
+def _arriving(result: InputRequiredResult, version: str) -> InputRequiredResult:
+    """As the client will read it: what the protocol's version does not know is left out on the wire."""
+    said = result.model_dump(by_alias=True, mode="json", exclude_none=True)
     try:
-        await step.broker.open(
-            OpenStepRequest(
-                parent=step.id,
-                server=CLIENT,
-                tool=ELICITATION,
-                args=form_args(request),
-                ceiling=CeilingSpec(tools=(), impact="low"),
-            )
-        )
-    except RefusedError as no:
-        step.refused = no.refusal
-        raise
+        said = methods.serialize_server_result("tools/call", version, said)
+    except (ValueError, KeyError):  # mcp will say so better than we can
+        return result
+    return InputRequiredResult.model_validate(said, by_name=False)
 
 
-async def ask_all(step: Step, requests: Iterable[object]) -> None:
-    """All or none reach the person: what is unsupported is refused before the first step is opened."""
-    asked = list(requests)
-    for request in asked:
-        what = unsupported(request)
-        if what is not None:
-            raise step.note(local("not_yet_supported", f"{what} from a guarded tool"))
-    for request in asked:
-        await ask(step, request)
+def _known(step: Step, request: object) -> Ask:
+    ask = ask_of(request)
+    if ask is None:
+        raise step.note(local("not_yet_supported", f"{type(request).__name__} from a guarded tool"))
+    return ask
 
 
 class GuardedSession(ServerSession):
@@ -75,9 +71,30 @@ class GuardedSession(ServerSession):
         return twin
 
     async def send_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        """Ask the broker, then the client."""
-        await ask(self._step, request)
-        return await super().send_request(request, *args, **kwargs)
+        """Ask the broker, then the client.
+
+        Raises:
+            RefusedError: the broker's no, or the client's.
+        """
+        ask = ask_of(request)
+        if ask is None:
+            return await super().send_request(request, *args, **kwargs)
+        with entered(self._step):  # also where it passes on what another server asked of us
+            proof = await open_act(self._step, ask)
+        try:
+            return await super().send_request(_with(request, proof), *args, **kwargs)
+        except MCPError as error:
+            no = refusal_in(error.error)
+            if no is None:
+                raise
+            raise self._step.note(no) from None
+
+
+def _with(request: Any, proof: dict[str, object]) -> Any:
+    """The request with its proof in its own `_meta`."""
+    params: RequestParams = request.params or RequestParams()
+    meta = {**(params.meta or {}), META_STEP: proof}
+    return request.model_copy(update={"params": params.model_copy(update={"meta": meta})})
 
 
 def guarded(ctx: ServerRequestContext[Any, Any], step: Step) -> ServerRequestContext[Any, Any]:

@@ -79,6 +79,11 @@ class OutgoingStep:
         return f"OutgoingStep({self.step!r}, round={self.round})"
 
     @property
+    def broker(self) -> Opens:
+        """Through whom it was opened."""
+        return self._broker
+
+    @property
     def step(self) -> str:
         """The step's id; opens nothing."""
         return self._opened.step

@@ -10,8 +10,9 @@ from stepwrit import _testing_approving as approving
 from stepwrit import shape
 from stepwrit._base import IN_PROCESS_URL
 from stepwrit._testing_books import STATUS, Entry, No
+from stepwrit._testing_callers import Caller
 from stepwrit._testing_doors import Door, SyncDoor
-from stepwrit._testing_opening import TRUST_DOMAIN, TYP_ID_TOKEN, Caller
+from stepwrit._testing_opening import TRUST_DOMAIN, TYP_ID_TOKEN
 from stepwrit._testing_parse import (
     header,
     json_response,

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final
 
 from stepwrit import _testing_approving as approving
-from stepwrit._testing_books import RANK, Ceiling, Entry, GrantRow, Ledger, No, Server, StepRow, Tool, Txn
+from stepwrit import _testing_asks as asks
+from stepwrit._testing_books import (
+    RANK,
+    Ceiling,
+    Entry,
+    GrantRow,
+    Ledger,
+    No,
+    Server,
+    StepRow,
+    Tool,
+    Txn,
+)
+from stepwrit._testing_callers import Caller, Keys
 from stepwrit._testing_ended import Endings
 from stepwrit._testing_registry import Registry
 from stepwrit.clock import Clock, Entropy
 from stepwrit.digest import DigestError, args_digest
-from stepwrit.jws import SigningKey, TokenRefused, split, verify
+from stepwrit.jws import TokenRefused, split, verify
 from stepwrit.tokens import StepToken
 from stepwrit.wire import (
     STEP_TOKEN_S,
@@ -22,40 +34,13 @@ from stepwrit.wire import (
     Origin,
     StepOpened,
 )
+from stepwrit.wire_acts import CLIENT, is_act
 
 TRUST_DOMAIN: Final = "test.internal"
-CLIENT: Final = "client"  # what a server asks of its client is a step there, whatever tools may be started
 TYP_ID_TOKEN: Final = "JWT"  # noqa: S105  a type
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ORIGIN_RANK: Final[dict[str, int]] = {"server": 0, "model": 1, "human": 2}
 _ENDED: Final = {"done": "already_done", "failed": "already_done", "cancelled": "closed"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """Who calls: the SPIFFE ID that the transport vouches for, and the key proven in this request."""
-
-    spiffe_id: str
-    jkt: str | None = None
-
-    def key(self) -> str:
-        """The proven key. Raises No."""
-        if self.jkt is None:
-            raise No("invalid_proof", "this verb needs a DPoP proof")
-        return self.jkt
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keys:
-    """What the broker signs with, and the identity provider of its persons."""
-
-    step: SigningKey = field(default_factory=lambda: _key("st-test"))
-    credential: SigningKey = field(default_factory=lambda: _key("at-test"))
-    persons: SigningKey = field(default_factory=lambda: _key("idp-test"))
-
-
-def _key(kid: str) -> SigningKey:
-    return SigningKey.generate(kid=kid)
 
 
 class Opening:
@@ -66,7 +51,7 @@ class Opening:
         self.clock: Final = clock
         self.registry: Final = Registry()
         self.registry.servers[CLIENT] = Server(name=CLIENT, spiffe_id=f"spiffe://{TRUST_DOMAIN}/client")
-        self.registry.tools["client/elicitation"] = Tool(name="client/elicitation")
+        self.registry.tools.update(asks.tools())
         self.ledger: Final = Ledger()
         self.keys: Final = Keys()
         self.marks: Final[set[str]] = set()
@@ -136,22 +121,26 @@ class Opening:
         if request.influence is not None and caller.spiffe_id not in self.registry.narrowing:
             raise No("influence_claimed", "this workload's word on what influenced a step is not taken")
         server = self.registry.server(request.server)
-        tool = self.registry.tool(server, request.tool)
+        is_asked = server.name == CLIENT
+        tool = self.registry.act(request.tool) if is_asked else self.registry.tool(server, request.tool)
         self.registry.test(tool, "open")
         called = parent.txn.without_step
         if called is not None and parent.tool is None and tool.name != called:
             raise No("ceiling", f"this transaction is for one call of {called}")
         origin: Origin = "model" if caller.spiffe_id in self.registry.agents else "server"
         origin = min(origin, parent.origin, key=lambda each: _ORIGIN_RANK[each])
-        if server.name != CLIENT and not parent.ceiling.allows(tool):
+        if is_asked:
+            asks.check(self.registry, caller.spiffe_id, parent)
+        elif not parent.ceiling.allows(tool):
             raise No("ceiling", f"{tool.name} is not in the parent's ceiling")
-        if origin == "server" and RANK[tool.impact] > 0:
+        elif origin == "server" and RANK[tool.impact] > 0:
             raise No("policy", "a server starts low-impact steps only")
         try:
             args = args_digest(request.args)
         except DigestError as bad:
             raise No("invalid_arguments", str(bad)) from None
-        row = self._child(caller, parent, server.spiffe_id, tool, args, origin, request)
+        performer = parent.initiator if is_asked else server.spiffe_id
+        row = self._child(caller, parent, performer, tool, args, origin, request)
         self._steps[row.id] = row
         self.note("opened", caller, row)
         demand = self.registry.demand(tool)
@@ -172,7 +161,9 @@ class Opening:
         request: OpenStepRequest,
     ) -> StepRow:
         ceiling, step = parent.ceiling, self._id("stp")
-        if request.ceiling is not None:
+        if is_act(tool.name):
+            ceiling = asks.offered(self.registry, caller.spiffe_id, parent, request)
+        elif request.ceiling is not None:
             ceiling = Ceiling(tools=request.ceiling.tools, impact=request.ceiling.impact)
             if not ceiling.within(parent.ceiling):
                 raise No("ceiling", "the ceiling is not within the parent's")
@@ -238,6 +229,7 @@ class Opening:
             iat=now,
             exp=now + STEP_TOKEN_S,
             jti=jti,
+            parent=row.parent.id if row.parent else None,
         )
         row.tokens.add(jti)
         return self.keys.step.sign(TYP_STEP_TOKEN, token.claims())

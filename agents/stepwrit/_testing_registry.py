@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from stepwrit._testing_books import Ban, Demand, No, Server, Tool
 from stepwrit.wire import PlanItem
+from stepwrit.wire_acts import CLIENT
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,6 +59,13 @@ class Registry:
         if self.stepless.isdisjoint((tool.name, f"*/{name}")) or tool.impact != "low":
             raise No("no_step", "the registry lets no call of this tool come without a step")
         return tool
+
+    def act(self, name: str) -> Tool:
+        """What a server may ask of its client. Raises No."""
+        try:
+            return self.tools[f"{CLIENT}/{name}"]
+        except KeyError:
+            raise No("not_registered", f"a client does no {name} for a server") from None
 
     def test(self, tool: Tool | None, at: str) -> None:
         """Pass unless a knob refuses this tool at this verb. Raises No."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from stepwrit._testing_books import GrantRow, No, StepRow
-from stepwrit._testing_opening import TRUST_DOMAIN, Caller
+from stepwrit._testing_callers import Caller
+from stepwrit._testing_opening import TRUST_DOMAIN
 from stepwrit._testing_stepless import Stepless
 from stepwrit.dpop import StepProof, verify_step_proof
 from stepwrit.jws import TokenRefused
@@ -179,8 +180,8 @@ class Running(Stepless):
         return StepStatus(step=row.id, state=row.state, ref=row.ref, revoked=revoked)
 
     def mark(self, caller: Caller, request: MarkRequest) -> MarkSet:
-        """An operator's durable "no"."""
-        if caller.spiffe_id not in self.registry.operators:
+        """An operator's durable "no"; or a workload's, to a step that it opened or performs."""
+        if caller.spiffe_id not in self.registry.operators and not self._is_own(caller, request):
             raise No("not_found", "no such thing")
         if request.verb == "unfreeze":
             self.marks.discard(request.target)
@@ -191,6 +192,11 @@ class Running(Stepless):
                     self.endings.tell(row, "revoked")
         self.note(request.verb, caller, None)
         return MarkSet(target=request.target, verb=request.verb, ref=self.ledger.entries[-1].ref)
+
+    def _is_own(self, caller: Caller, request: MarkRequest) -> bool:
+        row = self._steps.get(request.target.removeprefix("step:"))
+        parties = () if row is None else (row.initiator, row.performer)
+        return request.verb == "revoke" and caller.spiffe_id in parties
 
 
 def _targets(row: StepRow) -> set[str]:

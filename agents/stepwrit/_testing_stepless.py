@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stepwrit._testing_books import StepRow, Txn
-from stepwrit._testing_opening import Caller, Opening
+from stepwrit._testing_callers import Caller
+from stepwrit._testing_opening import Opening
 from stepwrit.wire import CeilingSpec, IntentRequest
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stepwrit._testing_books import GrantRow, No, StepRow
-from stepwrit._testing_opening import Caller
+from stepwrit._testing_callers import Caller
 from stepwrit._testing_registry import line_for
 from stepwrit._testing_running import Running
 from stepwrit.digest import DigestError, normalise_url, request_digest_of

@@ -23,6 +23,7 @@ from stepwrit._outgoing import OutgoingStep, open_outgoing
 from stepwrit._verbs import IntentGranted, Subject
 from stepwrit.errors import StepwritError
 from stepwrit.intents import bound_nonce as bound_nonce  # noqa: PLC0414  where agents look for it
+from stepwrit.lineage import acting
 from stepwrit.wire import (
     TOKEN_TYPE_ID,
     TOKEN_TYPE_UNSIGNED,
@@ -103,7 +104,7 @@ class Intent:
                 name, tool, args, wait_for_approval=wait_for_approval, on_approval=on_approval
             )
 
-        self._hooks.append(hook(client, server, opener, on_refusal, self._broker.known_issuer))
+        self._hooks.append(hook(client, server, opener, on_refusal))
 
     async def open(
         self,
@@ -117,6 +118,8 @@ class Intent:
     ) -> OutgoingStep:
         """Open a step, for hosts that make the call themselves: send `await step.meta()` as its `_meta`.
 
+        Below the intent; in code that answers a server (a sampling callback, say) below that server's step.
+
         wait_for_approval, on_approval: as in `guard`. influence: ids of the only earlier steps whose results
         went into this call; from an agent whose word on it the registry takes (`narrows_influence`). None:
         all that this agent could have seen.
@@ -126,7 +129,9 @@ class Intent:
             RefusedError: the broker's no.
         """
         patience = Patience(seconds=wait_for_approval, on_approval=on_approval)
-        return await open_outgoing(self._broker, self.step, server, tool, args or {}, patience, influence)
+        act = acting(self.txn)
+        parent = self.step if act is None else act.id
+        return await open_outgoing(self._broker, parent, server, tool, args or {}, patience, influence)
 
     def unguard(self) -> None:
         """Take all hooks off."""

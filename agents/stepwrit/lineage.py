@@ -29,6 +29,7 @@ from stepwrit.wire import (
     RequestDetails,
     StepAccepted,
 )
+from stepwrit.wire_acts import is_act
 
 
 class Performs(Opens, Protocol):
@@ -114,6 +115,11 @@ class Step:
     def tool(self) -> str:
         """`server/tool`."""
         return self.accepted.tool
+
+    @property
+    def is_act(self) -> bool:
+        """Whether a server makes us do this as its client: sampling, a form. Then we are to answer it."""
+        return is_act(self.tool)
 
     @property
     def chain(self) -> tuple[HopSpec, ...]:
@@ -202,7 +208,11 @@ class Step:
         As `stepwrit.agent.Intent.guard`.
         """
         self.check()
-        self._hooks.append(hook(client, server, self.start, on_refusal))
+
+        async def opener(name: str, tool: str, args: dict[str, object]) -> OutgoingStep:
+            return await (acting(self.txn) or self).start(name, tool, args)
+
+        self._hooks.append(hook(client, server, opener, on_refusal))
 
 
 _CURRENT: Final[ContextVar[Step | None]] = ContextVar("stepwrit.step", default=None)
@@ -217,6 +227,23 @@ def current_step() -> Step:
     step = _CURRENT.get()
     if step is None:
         raise RefusedError(local("no_step", "this code does not run for a step"))
+    return step
+
+
+def acting(txn: str) -> Step | None:
+    """What the running code does for a server that asked for it, as its client; None if it does nothing so.
+
+    What is started meanwhile belongs below it. txn: of whoever is about to start something.
+
+    Raises:
+        RefusedError: `no_step`: the code answers a server of another transaction; `closed`: the act is over.
+    """
+    step = _CURRENT.get()
+    if step is None or not step.is_act:
+        return None
+    if step.txn != txn:
+        raise RefusedError(local("no_step", "this code answers a server of another transaction"))
+    step.check()
     return step
 
 

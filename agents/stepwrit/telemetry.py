@@ -25,6 +25,9 @@ _retries = _meter.create_counter(
 _refusals = _meter.create_counter(
     "stepwrit.client.refusals", unit="{call}", description="tool calls refused in this process, by code"
 )
+_acts = _meter.create_counter(
+    "stepwrit.client.acts", unit="{act}", description="what servers asked of this client, by act and code"
+)
 _svid_left = _meter.create_gauge(
     "stepwrit.client.svid.seconds_left", unit="s", description="until the X.509-SVID ends, at the last verb"
 )
@@ -41,6 +44,16 @@ def verb_ended(verb: str, outcome: str, code: str, seconds: float, requests: int
 def call_refused(code: str) -> None:
     """A tool call was refused in this process, whoever said no."""
     _refusals.add(1, {"code": code})
+
+
+def act_done(act: str) -> None:
+    """A server's question was answered."""
+    _acts.add(1, {"act": act, "code": "ok"})
+
+
+def act_refused(act: str, code: str) -> None:
+    """What a server asked for was refused in this process."""
+    _acts.add(1, {"act": act, "code": code})
 
 
 def svid_seconds_left(seconds: float) -> None:

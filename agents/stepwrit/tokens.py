@@ -24,7 +24,8 @@ class ClaimError(ValueError):
 class StepToken:
     """One step, told to its performer.
 
-    args: digest of the tool's arguments, None for an intent's root. performer: SPIFFE ID or pattern.
+    args: digest of the tool's arguments, None for an intent's root. performer: SPIFFE ID or pattern. parent:
+    the step above, None for a root, and where a broker of an earlier release does not say it.
     subject: the broker's opaque id of the requester, or a trigger's SPIFFE ID. exp: seconds since the epoch.
     """
 
@@ -46,9 +47,11 @@ class StepToken:
     iat: int
     exp: int
     jti: str
+    parent: str | None = None
 
     def claims(self) -> dict[str, object]:
         """The JWT claims set."""
+        above = {} if self.parent is None else {"parent": self.parent}
         return {
             "iss": self.issuer,
             "aud": self.trust_domain,
@@ -68,6 +71,7 @@ class StepToken:
                 "origin": self.origin,
                 "tool": self.tool,
                 "args": self.args,
+                **above,
             },
         }
 
@@ -94,6 +98,7 @@ class StepToken:
             iat=_get(claims, "iat", int),
             exp=_get(claims, "exp", int),
             jti=_get(claims, "jti", str),
+            parent=_maybe(step, "parent"),
         )
 
 

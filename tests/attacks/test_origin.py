@@ -58,8 +58,7 @@ async def test_an_agent_cannot_lend_its_origin_to_what_a_server_started(stage: S
     assert (await chat.accept(asked)).ok()["origin"] == "server"
     for tool in ("ledger/transfer", "audit/record", "ledger/note"):
         refused(stage, await chat.open_reply(asked.step, tool), "ceiling", "policy")
-    below = (await chat.open_reply(asked.step, "client/elicitation")).ok()
-    assert below["origin"] == "server"
+    refused(stage, await chat.open_reply(asked.step, "client/elicitation"), "ceiling")
     assert all(e.facts["origin"] == "server" for e in stage.happened(model.txn, "step.opened")[1:] if e.facts)
 
 

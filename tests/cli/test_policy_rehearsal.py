@@ -69,7 +69,7 @@ def test_a_stance_passes_its_scenarios(cli: Cli, policy: Path):
     result = cli("policy", "test", policy, SCENARIOS / "common.yaml", SCENARIOS / "approval.yaml", env=WIDE)
     assert (result.exit_code, result.stderr) == (0, "")
     assert "✓  a model's step of medium impact " in result.stdout
-    assert "62 of 62 cases as expected" in result.stdout
+    assert "65 of 65 cases as expected" in result.stdout
 
 
 def test_a_planted_difference_is_found_and_told(cli: Cli, policy: Path):

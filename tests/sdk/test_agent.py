@@ -330,7 +330,7 @@ async def test_what_an_unguarded_server_asks_for_is_seen_before_anybody_answers(
             intent.guard(client)
             result = await client.call_tool("think")
 
-    assert text_of(result).startswith("refused: not_yet_supported.")
+    assert text_of(result).startswith("refused: no_step.")
     assert sampled == [1]
 
 

@@ -197,7 +197,7 @@ class FakeBroker:
     def opened(self, row: Row) -> dict[str, object]:
         return {
             "step": row.id, "txn": "txn_1", "token": self.token(row), "expires_in": self.token_life,
-            "origin": "model" if row.initiator == AGENT else "server", "performer": self.performer,
+            "origin": "model" if row.initiator == AGENT else "server", "performer": self.performer_of(row),
             "ref": "REF",
             "added_by_a_newer_version": 1,
         }  # fmt: skip
@@ -207,8 +207,9 @@ class FakeBroker:
         now = int(self.clock.now())
         claims = {
             "issuer": ISSUER, "trust_domain": DOMAIN, "txn": "txn_1", "step": row.id, "subject": "person",
-            "scope": f"ledger/{row.tool}", "initiator": row.initiator, "initiator_jkt": row.jkt,
-            "performer": self.performer, "origin": "model", "tool": f"ledger/{row.tool}",
+            "scope": tool_of(row), "initiator": row.initiator, "initiator_jkt": row.jkt,
+            "performer": self.performer_of(row), "origin": "model", "tool": tool_of(row),
+            "parent": row.parent,
             "args": args_digest(row.args), "purpose": "test", "intent_origin": "human", "proof": "presented",
             "iat": now, "exp": now + self.token_life, "jti": f"j{self.count}",
         } | changes  # fmt: skip
@@ -217,8 +218,8 @@ class FakeBroker:
     def accepted(self, row: Row) -> dict[str, object]:
         return {
             "step": row.id, "txn": "txn_1", "ref": "REF" + row.id, "round": row.round, "origin": "model",
-            "requester": "person", "purpose": "test", "tool": f"ledger/{row.tool}", "chain": [], "plan": [],
-            "heartbeat_s": self.heartbeat_s, "ends_at": self.clock.now() + 900,
+            "requester": "person", "purpose": "test", "tool": tool_of(row), "plan": [],
+            "chain": self.chain(row), "heartbeat_s": self.heartbeat_s, "ends_at": self.clock.now() + 900,
         }  # fmt: skip
 
     def end(self, tool: str, state: str) -> None:
@@ -227,6 +228,17 @@ class FakeBroker:
         row.state = state
         self.ends.append((row.id, state))
         self.news.set()
+
+    def performer_of(self, row: Row) -> str:
+        """What is asked of a client is performed by whoever opened the step above."""
+        return self.rows[row.parent or ""].initiator if row.server == "client" else self.performer
+
+    def chain(self, row: Row) -> list[dict[str, object]]:
+        parent = self.rows.get(row.parent or "")
+        above = [] if parent is None else self.chain(parent)
+        who = {"initiator": row.initiator, "performer": self.performer_of(row)}
+        hop = {"step": row.id, "origin": "model", "tool": tool_of(row), **who}
+        return [*above, hop] if row.tool else above
 
     # --- for assertions
 
@@ -272,6 +284,10 @@ class SyncPort:
 
     def close(self) -> None:
         pass
+
+
+def tool_of(row: Row) -> str:
+    return f"client/{row.tool}" if row.server == "client" else f"ledger/{row.tool}"
 
 
 def verb_of(request: Request) -> tuple[str, str]:

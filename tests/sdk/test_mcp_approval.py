@@ -268,7 +268,7 @@ async def test_a_page_that_is_not_our_brokers_does_not_reach_the_person(kit: Kit
                 assert not is_refused
             else:
                 assert is_refused
-                assert "refused: not_yet_supported." in text(result)
+                assert "refused: no_step." in text(result)
         assert (person.seen == []) == (is_refused or era == "2025-11-25")
 
 

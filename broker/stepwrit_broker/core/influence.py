@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from stepwrit.wire import Impact, Origin
+from stepwrit.wire_acts import CLIENT, ELICITATION
 from stepwrit_broker.core.errors import Refused
 from stepwrit_broker.core.registry import Registry, Returns, matches
 from stepwrit_broker.core.step import Label, Step
@@ -26,7 +27,7 @@ KINDS_MAX: Final = 256
 ALL: Final = -1
 EVERYTHING: Final = "*"
 Kind = tuple[str, Impact, Origin]
-_BY_A_PERSON: Final = "client/elicitation"
+_BY_A_PERSON: Final = f"{CLIENT}/{ELICITATION}"
 Told = Mapping[str, object]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from stepwrit.wire import OpenStepRequest
-from stepwrit_broker.core import limits, lineage, marks, standing
+from stepwrit_broker.core import acts, limits, lineage, marks, standing
 from stepwrit_broker.core.admission import admit
 from stepwrit_broker.core.advice import Asked, check_reach
 from stepwrit_broker.core.approval import ApprovalRecord
@@ -25,7 +25,7 @@ from stepwrit_broker.core.step import Step, StepRecord
 from stepwrit_broker.core.verdict import Permit, Question
 from stepwrit_broker.core.versions import Versions
 from stepwrit_broker.core.workload import SpiffeId, TrustDomain, Workload, parse_spiffe_id
-from stepwrit_broker.flows import asking, knowing, opening
+from stepwrit_broker.flows import asking, knowing, opening, targets
 from stepwrit_broker.flows.evaluate_opened import accept_step, issue_credential, running
 from stepwrit_broker.flows.house import House, rule_of, same_tenant, step_subjects, weigh
 from stepwrit_broker.ports import InForce
@@ -118,9 +118,9 @@ def _known_tool(
 ) -> None:
     """The tool is registered; and without a step, it is not ruled out already. Raises Refused."""
     server, _, name = asked.resource.partition("/")
-    if server == opening.CLIENT:
+    if asked.resource in acts.TOOLS:
         return
-    entry, tool = opening.registered(force, asker, server, name)
+    entry, tool = targets.registered(force, asker, server, name)
     known.about["tool"] = tool.name
     if asked.step is None and asked.action == "open_step":
         _check_without_step(house, subject, entry, tool)
@@ -185,7 +185,7 @@ async def _parent(house: House, asker: Caller, asked: Asked, about: dict[str, st
 
 def _check_without_step(house: House, subject: Caller, server: Entry, tool: Tool) -> None:
     """Whether the registry or a mark says already that it can never be. Raises Refused."""
-    lineage.check_may_start(tool.name, tool.impact, subject.entry.may_start or opening.NOTHING)
+    lineage.check_may_start(tool.name, tool.impact, subject.entry.may_start or acts.NOTHING)
     names = (f"tool:{tool.name}", f"server:{server.name}", f"tenant:{server.tenant}")
     performer = marks.subjects_of_workload(SpiffeId(server.id))
     marks.test(house.store.marks(), (*marks.subjects_of_caller(subject), *performer, *names))

@@ -234,6 +234,7 @@ def step_token(house: House, step: Step, jkt: str, now: float, life_s: float) ->
         iat=int(now),
         exp=int(now) + life,
         jti=ids.crockford(house.entropy.bytes(ids.RANDOM_BYTES), 26),
+        parent=step.parent,
     )
     return house.step_tokens.mint(token, now), life
 

@@ -27,7 +27,7 @@ from stepwrit_broker.flows.house import (
 )
 from stepwrit_broker.flows.intent import IntentStarted
 from stepwrit_broker.flows.obliged import obliged
-from stepwrit_broker.flows.opening import registered
+from stepwrit_broker.flows.targets import registered
 from stepwrit_broker.ports import Evidence, InForce, OpenCommand, ProofUse
 from stepwrit_broker.ports_peer import PeerGrants, VerifiedGrant
 

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from stepwrit.digest import DigestError, args_digest
-from stepwrit.wire import OpenStepRequest, PlanItem
-from stepwrit_broker.core import lineage, marks
+from stepwrit.wire import OpenStepRequest
+from stepwrit_broker.core import acts, lineage, marks
 from stepwrit_broker.core.approval import Ask
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.ceiling import Ceiling
 from stepwrit_broker.core.clocks import ends_at
 from stepwrit_broker.core.document import step_question
 from stepwrit_broker.core.errors import Malformed, Problem, Refused, Unavailable, Unproven
-from stepwrit_broker.core.facts import extract
 from stepwrit_broker.core.ids import is_id, shard_of
 from stepwrit_broker.core.limits import Charge, Lives
 from stepwrit_broker.core.obligations import handed_down, redacted
 from stepwrit_broker.core.peers import check_granted
 from stepwrit_broker.core.registry import Entry, Tool
-from stepwrit_broker.core.step import Action, Step, StepRecord, move
+from stepwrit_broker.core.step import Step, StepRecord, move
 from stepwrit_broker.core.verdict import NeedsApproval, Permit
-from stepwrit_broker.flows import asking, knowing
+from stepwrit_broker.flows import asking, knowing, targets
 from stepwrit_broker.flows.house import (
     House,
     caller_subjects,
@@ -40,8 +38,6 @@ from stepwrit_broker.flows.obliged import obliged
 from stepwrit_broker.ports import Evidence, InForce, OpenCommand
 
 OPENED_S = 300.0  # how long a step waits to be accepted; its tokens live less
-CLIENT = "client"  # the built-in name for what the initiator's own client does: elicitation
-_BUILT_IN = {"elicitation": Tool(name="client/elicitation", impact="low")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,15 +176,17 @@ def place(
     Raises Malformed, Refused(`ceiling`, `origin_claimed`, `not_found`, `not_registered`).
     """
     lineage.check_opener(parent, caller.workload.id, caller.entry.role)
-    performer, tool, entry = _target(force, caller, request, parent)
-    action = _action(request, performer, tool)
+    performer, tool, entry = targets.target(force, caller, request, parent)
+    action = targets.action(request, performer, tool)
     is_own = lineage.is_own_call(parent.step, tool.name, may_be_root=tool.may_be_root)
     check_granted(parent.step, action)
-    if entry is not None:
-        lineage.check_action(parent.step, action, None if is_own else caller.entry.may_start or NOTHING)
+    if entry is None:
+        acts.check(request, tool, parent.step, caller.entry)
+    else:
+        registered = None if is_own else caller.entry.may_start or acts.NOTHING
+        lineage.check_action(parent.step, action, registered)
     child = house.id("stp", shard_of(parent.step.id))
     origin = lineage.derive_origin(parent.step.origin, caller.entry.role)
-    asked = None if request.ceiling is None else Ceiling.of(request.ceiling)
     step = Step(
         id=child,
         txn=parent.step.txn,
@@ -210,7 +208,7 @@ def place(
         performer=performer,
         origin=origin,
         action=action,
-        ceiling=lineage.narrow(parent.step.ceiling, asked, (entry.may_start if entry else None) or NOTHING),
+        ceiling=_ceiling(force, caller, request, parent.step, entry),
         tenant=parent.step.tenant,
         deferred=request.deferred,
         opened_at=now,
@@ -224,56 +222,19 @@ def _keys(parent: Step) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*parent.keys_above, parent.initiator_jkt)))
 
 
-NOTHING = Ceiling(tools=frozenset(), impact="low")
+def _ceiling(
+    force: InForce, caller: Caller, request: OpenStepRequest, parent: Step, performer: Entry | None
+) -> Ceiling:
+    if performer is None:
+        return acts.ceiling(request, parent, caller.entry, force.registry)
+    asked = None if request.ceiling is None else Ceiling.of(request.ceiling)
+    return lineage.narrow(parent.ceiling, asked, performer.may_start or acts.NOTHING)
 
 
 def _ends(parent: StepRecord, request: OpenStepRequest, lives: Lives, now: float) -> float:
     """When an unaccepted child is over. Only a root's end is known here; the store holds the rest to it."""
     end = now + (lives.deferred_s if request.deferred else OPENED_S)
     return min(end, parent.step.expires_at) if parent.step.action is None else end
-
-
-def _target(
-    force: InForce, caller: Caller, request: OpenStepRequest, parent: StepRecord
-) -> tuple[str, Tool, Entry | None]:
-    if request.server == CLIENT and request.tool in _BUILT_IN:
-        if request.deferred:
-            raise Malformed("invalid_request", "what a client does cannot be deferred")
-        return parent.step.initiator, _BUILT_IN[request.tool], None
-    entry, tool = registered(force, caller, request.server, request.tool)
-    return entry.id, tool, entry
-
-
-def registered(force: InForce, caller: Caller, server: str, name: str) -> tuple[Entry, Tool]:
-    """A tool of a server of the caller's tenant. Raises Refused(`not_registered`)."""
-    entry = force.registry.server(server)
-    tool = entry.tools.get(name) if entry is not None and entry.tenant == caller.entry.tenant else None
-    if entry is None or tool is None:
-        raise Refused(
-            "not_registered",
-            "no such tool of a registered server",
-            who_can_change_it="the operator (registry.yaml)",
-        )
-    return entry, tool
-
-
-def _action(request: OpenStepRequest, server: str, tool: Tool) -> Action:
-    try:
-        digest = args_digest(request.args)
-    except DigestError as bad:
-        raise Malformed("invalid_arguments", str(bad)) from bad
-    return Action(
-        server=server,
-        tool=tool.name,
-        args=digest,
-        impact=tool.impact,
-        schema=tool.schema,
-        facts=extract(tool.facts, request.args),
-        plan=tuple(
-            PlanItem(at=i.at, method=i.method, path=i.path, query=i.query, times=i.times) for i in tool.plan
-        ),
-        is_self=tool.is_self,
-    )
 
 
 async def renew_token(house: House, caller: Caller, step_id: str, wait_s: float = 0.0) -> StepReady:

@@ -29,8 +29,9 @@ from stepwrit_broker.flows.house import (
     proof_uses,
     same_tenant,
 )
-from stepwrit_broker.flows.opening import charge_of, registered
+from stepwrit_broker.flows.opening import charge_of
 from stepwrit_broker.flows.performing import decided_now, self_grant_of
+from stepwrit_broker.flows.targets import registered
 from stepwrit_broker.ports import Evidence, InForce, ResumeCommand
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from stepwrit.digest import DigestError, normalise_url
+from stepwrit.wire_acts import ACTS, CLIENT
 from stepwrit_broker.core.workload import parse_spiffe_id, parse_trust_domain
 from stepwrit_broker.registry.marked import Path, Problem
 from stepwrit_broker.registry.peers import peer_problems
 from stepwrit_broker.registry.units import seconds
 from stepwrit_broker.registry.workflows import workflow_problems
 
-CLIENT: Final = "client"  # the built-in server: what an initiator's own client does
 AUTH_AGE_MAX_S: Final = 86_400.0
 DEFAULT_TENANT: Final = "default"
 _PLACEHOLDER: Final = re.compile(r"\{[a-z][a-z0-9_]{0,63}\}")
@@ -162,6 +162,8 @@ def _named(
         its, known = tools.get(server, (None, {}))
         path: Path = (*at, number)
         if server == CLIENT:
+            if tool not in ("*", *ACTS):
+                yield path, f"a client does only {', '.join(ACTS)} for a server"
             continue
         if its != tenant:
             yield path, f"there is no mcp-server named {server} in tenant {tenant}"

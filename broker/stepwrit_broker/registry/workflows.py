@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from stepwrit_broker.core.ceiling import covers
+from stepwrit.wire_acts import is_act
+from stepwrit_broker.core import acts
+from stepwrit_broker.core.ceiling import Ceiling, covers
 from stepwrit_broker.core.declared import Condition, Declared, Earlier, Workflow
 from stepwrit_broker.registry.marked import Path, Problem
 
 Read = Mapping[str, Any]
 _STARTS: Final = ("agent", "mcp-server", "trigger")
-_CLIENT: Final = "client"
-_ELICITATION: Final = "client/elicitation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ def _step(scene: _Scene, step: Read, at: Path) -> Iterator[Problem]:
 
 
 def _tool(scene: _Scene, name: str) -> Read | None:
-    if name == _ELICITATION:
-        return {}
+    if name in acts.TOOLS:
+        return {"facts": dict(acts.TOOLS[name].facts)}
     server, _, tool = name.partition("/")
     entry = scene.entry(server)
     found: Read | None = None if entry is None else entry.get("tools", {}).get(tool)
@@ -70,7 +70,7 @@ def _starter(scene: _Scene, step: Read, at: Path) -> Iterator[Problem]:
         yield (*at, "by"), f"there is no agent, mcp-server or trigger named {step['by']} in {scene.tenant}"
         return
     patterns = entry.get("may_start", {}).get("tools", ())
-    if step["tool"] != _ELICITATION and not any(covers(each, step["tool"]) for each in patterns):
+    if not _may_start(step["tool"], patterns):
         yield (*at, "by"), f"{step['by']} may not start {step['tool']} (its may_start)"
     above = scene.known.get(step.get("under", ""))
     if "under" not in step:
@@ -80,9 +80,14 @@ def _starter(scene: _Scene, step: Read, at: Path) -> Iterator[Problem]:
         yield (*at, "by"), f"{step['by']} does not perform {step['under']} ({above['tool']})"
 
 
+def _may_start(tool: str, patterns: Sequence[str]) -> bool:
+    if tool in acts.TOOLS:
+        return acts.may_start(tool, Ceiling(tools=frozenset(patterns), impact="low"))
+    return any(covers(each, tool) for each in patterns)
+
+
 def _performs(entry: Read, name: str, tool: str) -> bool:
-    server = tool.partition("/")[0]
-    return entry["role"] == "agent" if server == _CLIENT else server == name
+    return entry["role"] == "agent" if is_act(tool) else tool.partition("/")[0] == name
 
 
 def _order(scene: _Scene, step: Read, at: Path) -> Iterator[Problem]:

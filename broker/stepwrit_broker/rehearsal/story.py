@@ -8,7 +8,7 @@ from typing import Final
 
 from stepwrit.digest import DigestError, args_digest
 from stepwrit.wire import PlanItem
-from stepwrit_broker.core import lineage, workflow
+from stepwrit_broker.core import acts, lineage, workflow
 from stepwrit_broker.core.ceiling import Ceiling
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.core.facts import extract
@@ -18,9 +18,7 @@ from stepwrit_broker.core.step import Action, Intent, Requester, Step
 from stepwrit_broker.rehearsal.scene import Given, Scene, Wrong, exact, wrong
 
 STEPS, SERVER_STEPS, DEPTH = 200, 20, 8
-_CLIENT: Final = Tool(name="client/elicitation", impact="low")
 _TXN: Final = "txn_scenario"
-_NOTHING: Final = Ceiling(tools=frozenset(), impact="low")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +140,8 @@ def _child(past: Past, above: Step, opener: Entry, performer: Entry | None, acti
 
 def _target(scene: Scene, name: str, *path: str | int) -> tuple[Entry | None, Tool]:
     server, _, tool = name.partition("/")
-    if name == _CLIENT.name:
-        return None, _CLIENT
+    if name in acts.TOOLS:
+        return None, acts.TOOLS[name]
     entry = scene.registry.server(server)
     if entry is None:
         raise Wrong(f"there is no mcp-server named {server} in the registry", *path)
@@ -184,4 +182,4 @@ def _line(said: Given) -> PlanItem:
 def ceiling(scene: Scene) -> Ceiling:
     """Of the action's own children."""
     said = scene.given.get("ceiling")
-    return _NOTHING if said is None else Ceiling(tools=frozenset(said["tools"]), impact=said["impact"])
+    return acts.NOTHING if said is None else Ceiling(tools=frozenset(said["tools"]), impact=said["impact"])

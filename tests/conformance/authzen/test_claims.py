@@ -169,8 +169,16 @@ async def test_what_a_real_open_would_ask_persons_for_is_a_no_and_asks_nobody(sc
 
 async def test_the_client_s_own_tools_are_asked_about_like_others(scene: Scene) -> None:
     resource = {"type": "tool", "id": "client/elicitation"}
-    assert await scene.decide(scene.question("alice", READ, resource)) is True
-    assert reason(await scene.ask({**scene.question("alice", READ, resource), "context": {}})) == "no_step"
+    alice, records = await scene.stage.actors("agent/alice", "mcp-server/records")
+    opened = await alice.open((await scene.root("alice"))["step"], "records/one", args={})
+    (await records.accept(opened)).ok()
+    server = {"subject": {"type": "workload", "id": records.id}, "context": {"step": opened.step}}
+    body = {**scene.question("alice", READ, resource), **server}
+    assert await scene.decide(body) is True
+    assert reason(await scene.ask({**body, "context": {}})) == "no_step"
+    assert reason(await scene.ask(scene.question("alice", READ, resource))) == "ceiling", (
+        "an agent asks nobody"
+    )
 
 
 # --- without a step

@@ -1,0 +1,394 @@
+"""What a guarded tool asks of its client: a step of its own on both sides, in both protocol eras."""
+
+import json
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import anyio
+import pytest
+from mcp import Client, MCPError
+from mcp.client.session import ClientRequestContext
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.resolve import Elicit, Resolve, Sample
+from mcp_types import (
+    CreateMessageResult,
+    CreateMessageResultWithTools,
+    ElicitResult,
+    InputRequiredResult,
+    SamplingCapability,
+    SamplingMessage,
+    SamplingToolsCapability,
+    TextContent,
+    Tool,
+)
+from pydantic import BaseModel
+
+from stepwrit import testing
+from stepwrit._testing_kit import AGENT, Era, Kit
+from stepwrit.errors import RefusedError
+from stepwrit.lineage import current_step
+from stepwrit.mcp import Stepwrit
+from stepwrit.wire import META_REFUSAL, OpenStepRequest
+from stepwrit.wire_acts import META_STEPS
+
+stepwrit = testing.stepwrit
+ERAS: list[Era] = ["2026-07-28", "2025-11-25"]
+MODERN: Era = "2026-07-28"
+both_eras = pytest.mark.parametrize("era", ERAS)
+pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
+
+LOOKUP = Tool(name="lookup", description="finds", input_schema={"type": "object", "maximum": 1.5})
+CAN_USE_TOOLS = SamplingCapability(tools=SamplingToolsCapability())
+
+
+class Sure(BaseModel):
+    sure: bool
+
+
+def said(text: str) -> SamplingMessage:
+    return SamplingMessage(role="user", content=TextContent(type="text", text=text))
+
+
+def asking(name: str = "ledger", tools: list[Tool] | None = None) -> MCPServer:
+    """Its tools ask the person, the model, or both at once."""
+    server = MCPServer(name, extensions=[Stepwrit.from_env()])
+
+    async def confirm() -> Elicit[Sure]:
+        return Elicit("Really?", Sure)
+
+    async def sample() -> Sample:
+        return Sample([said("Summarise.")], max_tokens=50, temperature=0.25, tools=tools)
+
+    @server.tool()
+    async def pay(amount: int, sure: Annotated[Sure, Resolve(confirm)]) -> str:
+        return f"paid {amount} {sure.sure}"
+
+    Sampled = CreateMessageResult if tools is None else CreateMessageResultWithTools
+
+    @server.tool()
+    async def think(thought: Annotated[Sampled, Resolve(sample)]) -> str:  # type: ignore[valid-type]
+        return f"thought {thought.content!r} of {thought.model}"  # type: ignore[attr-defined]
+
+    @server.tool()
+    async def both(
+        sure: Annotated[Sure, Resolve(confirm)],
+        thought: Annotated[Sampled, Resolve(sample)],  # type: ignore[valid-type]
+    ) -> str:
+        return "both"
+
+    @server.tool()
+    async def lookup(word: str) -> str:
+        return f"found {word} for {current_step().origin}"
+
+    @server.tool()
+    async def other() -> str:
+        return "other"
+
+    return server
+
+
+class Host:
+    """An agent's callbacks. does: what its model does before it answers."""
+
+    def __init__(self, does: Callable[[], Any] | None = None) -> None:
+        self.does = does
+        self.steps: list[Any] = []
+        self.shown: list[str] = []
+
+    async def elicit(self, _ctx: object, params: Any) -> ElicitResult:
+        self.steps.append(current_step())
+        self.shown.append(params.message)
+        return ElicitResult(action="accept", content={"sure": True})
+
+    async def sample(self, _ctx: object, params: Any) -> Any:
+        self.steps.append(current_step())
+        self.shown.append(params.messages[0].content.text)
+        if self.does is not None:
+            await self.does()
+        made = CreateMessageResult if params.tools is None else CreateMessageResultWithTools
+        return made(role="assistant", content=TextContent(type="text", text="fine"), model="m1")
+
+    def options(self) -> dict[str, Any]:
+        return {
+            "elicitation_callback": self.elicit,
+            "sampling_callback": self.sample,
+            "sampling_capabilities": CAN_USE_TOOLS,
+        }
+
+
+def text(result: Any) -> str:
+    return " ".join(each.text for each in result.content)
+
+
+def code(result: Any) -> str:
+    assert result.is_error
+    return str(result.meta[META_REFUSAL]["code"])
+
+
+def of(kit: Kit, tool: str) -> list[Any]:
+    return [row for row in kit.broker._steps.values() if row.tool is not None and row.tool.name == tool]
+
+
+# --- the way it should be
+
+
+@both_eras
+async def test_a_form_is_the_servers_step_which_the_client_accepts_does_and_ends(
+    stepwrit: Kit, era: Era
+) -> None:
+    host = Host()
+    async with stepwrit.client(asking(), era=era, **host.options()) as client:
+        assert text(await client.call_tool("pay", {"amount": 5})) == "paid 5 True"
+
+    (call,), (act,) = of(stepwrit, "ledger/pay"), of(stepwrit, "client/elicitation")
+    assert (act.parent is call, act.performer, act.origin, act.state) == (True, AGENT, "server", "done")
+    assert [step.id for step in host.steps] == [act.id]
+    assert (host.steps[0].tool, host.steps[0].ended) == ("client/elicitation", "done")
+
+
+@both_eras
+@pytest.mark.parametrize("tools", [None, [LOOKUP]], ids=["plain", "tools"])
+async def test_a_sampling_is_the_servers_step_too(stepwrit: Kit, era: Era, tools: list[Tool] | None) -> None:
+    host = Host()
+    async with stepwrit.client(asking(tools=tools), era=era, **host.options()) as client:
+        assert "fine" in text(await client.call_tool("think"))
+
+    (act,) = of(stepwrit, "client/sampling")
+    assert (act.state, act.origin, act.tool.impact) == ("done", "server", "medium")
+    assert act.ceiling.tools == (() if tools is None else ("ledger/lookup",))
+    assert (host.shown, len(host.steps)) == (["Summarise."], 1)
+
+
+@both_eras
+async def test_two_questions_of_one_call_are_two_steps(stepwrit: Kit, era: Era) -> None:
+    host = Host()
+    async with stepwrit.client(asking(), era=era, **host.options()) as client:
+        assert text(await client.call_tool("both")) == "both"
+
+    acts = [*of(stepwrit, "client/elicitation"), *of(stepwrit, "client/sampling")]
+    assert sorted(step.id for step in host.steps) == sorted(act.id for act in acts)
+    assert {act.state for act in acts} == {"done"}
+
+
+@both_eras
+async def test_what_the_model_picks_hangs_below_the_sampling(stepwrit: Kit, era: Era) -> None:
+    picked: list[str] = []
+
+    async def pick() -> None:
+        picked.append(text(await client.call_tool("lookup", {"word": "x"})))
+
+    host = Host(pick)
+    async with stepwrit.client(asking(tools=[LOOKUP]), era=era, **host.options()) as client:
+        await client.call_tool("think")
+
+    (act,), (pick_step,) = of(stepwrit, "client/sampling"), of(stepwrit, "ledger/lookup")
+    assert (pick_step.parent is act, pick_step.initiator, pick_step.origin) == (True, AGENT, "server")
+    assert picked == ["found x for server"]
+
+
+@both_eras
+@pytest.mark.parametrize("tools", [None, [LOOKUP]], ids=["nothing", "another"])
+async def test_what_was_not_offered_is_refused(stepwrit: Kit, era: Era, tools: list[Tool] | None) -> None:
+    picked: list[Any] = []
+
+    async def pick() -> None:
+        picked.append(await client.call_tool("other"))
+
+    async with stepwrit.client(asking(tools=tools), era=era, **Host(pick).options()) as client:
+        assert text(await client.call_tool("other")) == "other"
+        assert "fine" in text(await client.call_tool("think"))
+
+    assert [code(each) for each in picked] == ["ceiling"]
+    assert len(of(stepwrit, "ledger/other")) == 1
+
+
+# --- what the client refuses
+
+
+def bare(result: InputRequiredResult) -> InputRequiredResult:
+    meta = {key: value for key, value in (result.meta or {}).items() if key != META_STEPS}
+    return result.model_copy(update={"meta": meta})
+
+
+async def tampered(client: Any, change: Callable[[InputRequiredResult], InputRequiredResult]) -> None:
+    """Let a party in between change what the server asks: below the hook, where the session reads."""
+    session = client.session
+    original = session.send_request
+
+    async def send(*args: Any, **kwargs: Any) -> Any:
+        result = await original(*args, **kwargs)
+        return change(result) if isinstance(result, InputRequiredResult) else result
+
+    session.send_request = send
+
+
+async def test_a_question_without_proof_is_not_asked_and_ends_the_call(stepwrit: Kit) -> None:
+    host = Host()
+    async with stepwrit.client(asking(), **host.options()) as client:
+        assert "fine" in text(await client.call_tool("think"))
+        await tampered(client, bare)
+        result = await client.call_tool("think")
+
+    assert code(result) == "no_step"
+    assert len(host.shown) == 1
+    assert "revoke" in stepwrit.ledger.kinds()
+    assert f"step:{of(stepwrit, 'ledger/think')[1].id}" in stepwrit.broker.marks
+
+
+async def test_all_or_none_of_a_results_questions_reach_the_host(stepwrit: Kit) -> None:
+    def without_one(result: InputRequiredResult) -> InputRequiredResult:
+        meta = json.loads(json.dumps(dict(result.meta or {})))
+        meta[META_STEPS].pop(sorted(meta[META_STEPS])[-1])
+        return result.model_copy(update={"meta": meta})
+
+    host = Host()
+    async with stepwrit.client(asking(), **host.options()) as client:
+        assert text(await client.call_tool("both")) == "both"
+        await tampered(client, without_one)
+        assert code(await client.call_tool("both")) == "no_step"
+
+    assert len(host.shown) == 2
+    assert sorted(row.state for row in of(stepwrit, "client/elicitation")) == ["cancelled", "done"]
+
+
+@both_eras
+async def test_a_server_that_is_not_guarded_asks_nothing_of_a_guarded_client(stepwrit: Kit, era: Era) -> None:
+    plain = MCPServer("plain")
+
+    async def sample() -> Sample:
+        return Sample([said("hi")], max_tokens=5)
+
+    @plain.tool()
+    async def think(thought: Annotated[CreateMessageResult, Resolve(sample)]) -> str:
+        return "thought"
+
+    asked: list[Any] = []
+
+    async def answer(_ctx: object, params: Any) -> CreateMessageResult:
+        asked.append(params)
+        return CreateMessageResult(role="assistant", content=TextContent(type="text", text="x"), model="m")
+
+    mode = {"2026-07-28": "2026-07-28", "2025-11-25": "legacy"}[era]
+    stepwrit.workload("plain")
+    async with (
+        Client(plain, mode=mode, sampling_callback=answer) as client,
+        stepwrit.agent().intent(stepwrit.broker.id_token(agent=AGENT), purpose="t", tools=["*"]) as intent,
+    ):
+        assert text(await client.call_tool("think")) == "thought"
+        intent.guard(client, "plain")
+        result = await client.call_tool("think")
+
+    assert (code(result), len(asked)) == ("no_step", 1)
+    assert f"step:{of(stepwrit, 'plain/think')[0].id}" in stepwrit.broker.marks
+
+
+# --- what ends under it
+
+
+@both_eras
+async def test_an_act_that_is_revoked_while_it_runs_is_not_answered(stepwrit: Kit, era: Era) -> None:
+    async def revoked() -> None:
+        stepwrit.broker.marks.add(f"step:{of(stepwrit, 'client/sampling')[-1].id}")
+
+    host = Host()
+    async with stepwrit.client(asking(), era=era, **host.options()) as client:
+        assert "fine" in text(await client.call_tool("think"))
+        host.does = revoked
+        if era == MODERN:
+            with pytest.raises(MCPError) as told:
+                await client.call_tool("think")
+            assert told.value.error.data[META_REFUSAL]["code"] == "revoked"
+        else:
+            assert code(await client.call_tool("think")) == "revoked"
+    assert len(host.shown) == 2
+
+
+@both_eras
+async def test_a_refused_act_is_told_to_the_tool(stepwrit: Kit, era: Era) -> None:
+    stepwrit.refuse("client/sampling", reason="policy")
+    host = Host()
+    async with stepwrit.client(asking(), era=era, **host.options()) as client:
+        assert text(await client.call_tool("pay", {"amount": 1})) == "paid 1 True"
+        assert code(await client.call_tool("think")) == "policy"
+    assert host.shown == ["Really?"]
+
+
+async def test_an_act_of_another_transaction_lends_nothing(stepwrit: Kit) -> None:
+    """A callback that answers for one person uses the client of another's intent."""
+    picked: list[Any] = []
+    server = asking(tools=[LOOKUP])
+
+    async def pick() -> None:
+        picked.append(await theirs.call_tool("lookup", {"word": "x"}))
+
+    mine = Host(pick).options()
+    async with stepwrit.client(server, **mine) as client, stepwrit.client(server) as theirs:
+        assert not (await theirs.call_tool("lookup", {"word": "x"})).is_error
+        await client.call_tool("think")
+    assert [code(each) for each in picked] == ["no_step"]
+
+
+async def test_a_host_that_drives_the_rounds_itself_goes_on(stepwrit: Kit) -> None:
+    host = Host()
+    async with stepwrit.client(asking(), **host.options()) as client:
+        session = client.session
+        asked = await session.call_tool("pay", {"amount": 5}, allow_input_required=True)
+        assert isinstance(asked, InputRequiredResult)
+        answers = {
+            key: ElicitResult(action="accept", content={"sure": True}) for key in asked.input_requests or {}
+        }
+        result = await session.call_tool(
+            "pay", {"amount": 5}, input_responses=answers, request_state=asked.request_state
+        )
+    assert text(result) == "paid 5 True"
+    assert [row.state for row in of(stepwrit, "client/elicitation")] == ["done"]
+
+
+async def test_a_question_is_answered_once(stepwrit: Kit) -> None:
+    host = Host()
+    async with stepwrit.client(asking(), **host.options()) as client:
+        session = client.session
+        asked = await session.call_tool("pay", {"amount": 5}, allow_input_required=True)
+        (request,) = (asked.input_requests or {}).values()
+        ctx = ClientRequestContext(session=session, request_id="1")
+        assert isinstance(await session.dispatch_input_request(ctx, request), ElicitResult)
+        again = await session.dispatch_input_request(ctx, request)
+    assert again.data[META_REFUSAL]["code"] == "replay"
+    assert host.shown == ["Really?"]
+
+
+async def test_a_caller_that_goes_away_ends_the_act_as_cancelled(stepwrit: Kit) -> None:
+    began = anyio.Event()
+
+    async def wait() -> None:
+        began.set()
+        await anyio.sleep_forever()
+
+    host = Host(wait)
+    async with stepwrit.client(asking(), **host.options()) as client, anyio.create_task_group() as group:
+        group.start_soon(client.call_tool, "think")
+        await began.wait()
+        group.cancel_scope.cancel()
+    assert [row.state for row in of(stepwrit, "client/sampling")] == ["cancelled"]
+
+
+async def test_only_code_that_answers_is_below_the_act(stepwrit: Kit) -> None:
+    async with stepwrit.client(asking(tools=[LOOKUP]), **Host().options()) as client:
+        await client.call_tool("think")
+        assert text(await client.call_tool("lookup", {"word": "x"})) == "found x for model"
+
+
+async def test_there_is_no_act_without_a_call(stepwrit: Kit) -> None:
+    async with stepwrit.client(asking()) as client:
+        root = next(row for row in stepwrit.broker._steps.values() if row.parent is None)
+        with pytest.raises(RefusedError) as no:
+            await stepwrit.workload("ledger").open(_open(root.id))
+        assert no.value.code == "not_found"
+        with pytest.raises(RefusedError) as no:
+            await stepwrit.agent().open(_open(root.id))
+        assert no.value.code == "ceiling"
+        assert client is not None
+
+
+def _open(parent: str) -> OpenStepRequest:
+    return OpenStepRequest(parent=parent, server="client", tool="elicitation", args={})
