@@ -139,6 +139,7 @@ class StepRow:
     ref: str
     state: str = "opened"
     round: int = 0
+    sealed: dict[str, object] = field(default_factory=dict[str, object], repr=False)  # of a deferred step
     tokens: set[str] = field(default_factory=set)  # jti of every step token that still counts
     approval: ApprovalRow | None = None
     attended: set[str] = field(default_factory=set)  # jti of every proof over its task

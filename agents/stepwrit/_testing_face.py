@@ -197,6 +197,7 @@ class FakeBroker(Using):
         verbs: dict[str, Callable[[], object]] = {
             "token": lambda: self.token(who, only_v(body, step), hold_s),
             "accept": lambda: self.accept(who, step, read_shape(AcceptRequest, body)),
+            "resume": lambda: self.resume(who, only_v(body, step)),
             "wait": lambda: self.wait(who, step, read_shape(WaitRequest, body).round),
             "heartbeat": lambda: self.heartbeat(who, only_v(body, step)),
             "attend": lambda: self.attend(who, step, read_shape(AttendRequest, body)),

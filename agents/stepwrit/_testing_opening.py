@@ -183,6 +183,7 @@ class Opening:
             ceiling=ceiling,
             chain=(*parent.chain, hop),
             deferred=request.deferred,
+            sealed=dict(request.args) if request.deferred else {},
             ref=self.ref(),
         )
 

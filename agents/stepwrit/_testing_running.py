@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
+from stepwrit import _testing_approving as approving
 from stepwrit._testing_books import GrantRow, No, StepRow
 from stepwrit._testing_callers import Caller
 from stepwrit._testing_opening import TRUST_DOMAIN
@@ -12,6 +15,7 @@ from stepwrit.tokens import StepToken
 from stepwrit.verify import verify_step_token
 from stepwrit.wire import (
     ACCEPTED_MAX_S,
+    HEARTBEAT_LOST_S,
     HEARTBEAT_S,
     LEEWAY_S,
     AcceptRequest,
@@ -21,6 +25,7 @@ from stepwrit.wire import (
     StepAccepted,
     StepStatus,
 )
+from stepwrit.wire_deferred import StepResumed
 from stepwrit.wire_tasks import ROUND, AttendRequest
 
 _DEAD = frozenset({"done", "failed", "cancelled"})
@@ -49,6 +54,24 @@ class Running(Stepless):
         row.tokens.discard(token.jti)
         self.note("accepted", caller, row)
         return self._accepted(row, self._own_use(caller, row))
+
+    def resume(self, caller: Caller, step: str) -> StepResumed:
+        """The next run of a deferred step, and the arguments that it was opened with."""
+        row = self._mine(step, caller)
+        caller.key()
+        if approving.waits(row):
+            raise No("authorization_pending", "the step waits for a person's signature", retry_after=5)
+        self._live(row, "opened", "waiting", "accepted")
+        if not row.deferred:
+            raise No("wrong_state", "the step was not deferred")
+        if row.state == "accepted":
+            raise No("replay", "a run of this step is alive", retry_after=HEARTBEAT_LOST_S)
+        self.registry.test(row.tool, "accept")
+        row.state, row.round = "accepted", row.round + 1
+        self.note("resumed", caller, row)
+        accepted = self._accepted(row, self._own_use(caller, row))
+        told = {each.name: getattr(accepted, each.name) for each in fields(accepted)}
+        return StepResumed(**told, args=row.sealed)
 
     def _step_token(self, row: StepRow, token: str) -> StepToken:
         keys = {self.keys.step.kid: self.keys.step.verify_key}
@@ -157,6 +180,9 @@ class Running(Stepless):
         row = self._mine(step, caller)
         self._live(row, "accepted", "waiting", "opened")
         ended = self._end(row, outcome)
+        if row.parent is None and outcome != "done":
+            later = [each for each in self._steps.values() if each.txn is row.txn and each.deferred]
+            ended += sum(self._end(each, "cancelled") for each in later if each.state not in _DEAD)
         self.note(outcome, caller, row)
         return self._status(row, ended)
 

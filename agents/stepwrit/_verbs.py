@@ -39,6 +39,7 @@ from stepwrit.wire import (
     StepStatus,
     WaitRequest,
 )
+from stepwrit.wire_deferred import ResumeRequest, StepResumed
 from stepwrit.wire_ended import EndedRequest, EndedSteps
 from stepwrit.wire_tasks import AttendRequest
 
@@ -155,6 +156,12 @@ def step_token(sender: Sender, step: str, hold_s: int = 0) -> Flow[StepOpened]:
 def accept(sender: Sender, step: str, request: AcceptRequest) -> Flow[StepAccepted]:
     """Accept a round of a step, or report why it is refused here (`finding`)."""
     return exchange(sender, post(_of(step, "accept"), shape.write(request), partial(answer, StepAccepted)))
+
+
+def resume(sender: Sender, step: str) -> Flow[StepResumed]:
+    """The next run of a deferred step."""
+    members = shape.write(ResumeRequest())
+    return exchange(sender, post(_of(step, "resume"), members, partial(answer, StepResumed), proven=True))
 
 
 def wait(sender: Sender, step: str, round: int) -> Flow[StepStatus]:  # noqa: A002  the wire's word

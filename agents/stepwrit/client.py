@@ -51,6 +51,7 @@ from stepwrit.wire import (
     StepOpened,
     StepStatus,
 )
+from stepwrit.wire_deferred import StepResumed
 from stepwrit.wire_ended import EndedSteps
 from stepwrit.wire_tasks import AttendRequest
 
@@ -175,6 +176,10 @@ class Broker(Client):
     async def accept(self, step: str, request: AcceptRequest) -> StepAccepted:
         """Accept a round of a step, or report why it is refused here."""
         return await self._run("accept", verbs.accept(self._sender, step, request))
+
+    async def resume(self, step: str) -> StepResumed:
+        """Take the next run of a deferred step; its performer alone, and if all still stands."""
+        return await self._run("resume", verbs.resume(self._sender, step))
 
     async def wait(self, step: str, round: int) -> StepStatus:  # noqa: A002  the wire's word
         """The call answered "input required": the step waits for round + 1."""
@@ -337,6 +342,10 @@ class SyncBroker(Client):
     def accept(self, step: str, request: AcceptRequest) -> StepAccepted:
         """Accept a round of a step, or report why it is refused here."""
         return self._run("accept", verbs.accept(self._sender, step, request))
+
+    def resume(self, step: str) -> StepResumed:
+        """Take the next run of a deferred step; its performer alone, and if all still stands."""
+        return self._run("resume", verbs.resume(self._sender, step))
 
     def wait(self, step: str, round: int) -> StepStatus:  # noqa: A002  the wire's word
         """The call answered "input required": the step waits for round + 1."""

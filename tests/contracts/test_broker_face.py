@@ -44,6 +44,7 @@ from stepwrit.wire import (
     StepOpened,
     StepStatus,
 )
+from stepwrit.wire_deferred import StepResumed
 from stepwrit.wire_ended import EndedSteps
 from stepwrit.wire_tasks import ROUND, about_task
 
@@ -414,6 +415,71 @@ async def test_a_waiting_step_takes_its_next_round_with_a_fresh_token(cast: Cast
     reply = await cast.ledger.json(f"/v1/steps/{opened.step}/accept", body)
     assert reply.status == 200, reply.body
     assert (reply.body["round"], reply.body["step"]) == (2, opened.step)
+
+
+async def deferred(cast: Cast, parent: str | None = None, tool: str = "transfer") -> str:
+    body = open_body(parent or (await cast.intent())["step"], tool) | {"deferred": True}
+    reply = await cast.agent.json("/v1/steps", body)
+    assert reply.status == 201, reply.body
+    return str(reply.body["step"])
+
+
+async def resume(cast: Cast, step: str, who: Actor | None = None, op: str | None = None) -> Reply:
+    return await (who or cast.ledger).json(f"/v1/steps/{step}/resume", {"v": 1}, op)
+
+
+async def test_a_deferred_step_is_resumed_by_its_id_with_its_arguments(cast: Cast) -> None:
+    step, op = await deferred(cast), new()
+    reply = await resume(cast, step, op=op)
+    got = shape.read(StepResumed, reply.body)
+    assert (got.step, got.args, got.round, got.tool) == (step, ARGS, 1, "ledger/transfer")
+    assert (await resume(cast, step, op=op)).body == reply.body
+    assert (await cast.redeem(await cast.credential(step))).status == 200
+
+
+async def test_a_job_runs_once_and_is_a_replay_or_done_for_every_other_try(cast: Cast) -> None:
+    step = await deferred(cast)
+    assert (await resume(cast, step)).status == 200
+    again = await resume(cast, step)
+    assert (again.code, again.body["refusal"]["retry_after"]) == ("replay", 60)
+    assert (await cast.close(step)).status == 200
+    assert (await resume(cast, step)).code == "already_done"
+
+
+async def test_a_job_that_waits_is_resumed_for_another_round(cast: Cast) -> None:
+    step = await deferred(cast, tool="note")
+    assert (await resume(cast, step)).body["self_grant"]
+    waiting = await cast.ledger.json(f"/v1/steps/{step}/wait", {"v": 1, "round": 1})
+    assert waiting.body["state"] == "waiting"
+    second = await resume(cast, step)
+    assert (second.body["round"], second.body.get("self_grant")) == (2, None)
+
+
+async def test_nobody_but_the_performer_resumes_and_nothing_but_what_was_deferred(cast: Cast) -> None:
+    step, plain = await deferred(cast), await cast.open((await cast.intent())["step"])
+    for other in (cast.shop, cast.agent, cast.bank):
+        assert (await resume(cast, step, other)).code == "not_found"
+    assert (await resume(cast, "stp_100" + "0" * 26)).code == "not_found"
+    assert (await resume(cast, plain.step)).code == "wrong_state"
+    assert (await resume(cast, step)).status == 200
+
+
+async def test_a_resume_needs_a_key_proof(cast: Cast) -> None:
+    step = await deferred(cast)
+    headers = {"Content-Type": "application/json", HEADER_OPERATION: new()}
+    bare = Request(method="POST", path=f"/v1/steps/{step}/resume", headers=headers, body=b'{"v":1}')
+    answer = await cast.face.send(bare, World.ledger)
+    assert (answer.status, json.loads(answer.body)["refusal"]["code"]) == (401, "invalid_proof")
+    assert (await resume(cast, step)).status == 200
+
+
+async def test_a_done_intent_leaves_its_job_and_one_given_up_does_not(cast: Cast) -> None:
+    for outcome, status in (("done", 200), ("cancelled", 403), ("failed", 403)):
+        intent = await cast.intent()
+        step = await deferred(cast, intent["step"])
+        closing = {"v": 1, "outcome": outcome}
+        assert (await cast.agent.json(f"/v1/steps/{intent['step']}/close", closing)).status == 200
+        assert (await resume(cast, step)).status == status
 
 
 async def test_a_heartbeat_says_that_the_step_runs(cast: Cast) -> None:
