@@ -79,6 +79,11 @@ class Client:
         """128 fresh random bits, as text."""
         return random_id(self._sender.entropy)
 
+    def _parts(self, base_url: str) -> Parts:
+        """The same parts for another broker."""
+        own = self._sender
+        return Parts(base_url=base_url, key=own.key, clock=own.clock, entropy=own.entropy, retry=own.retry)
+
     def _met(self) -> str:
         """Our SPIFFE ID, which from now on is not waited for as long as the first time."""
         self._patience = READY_AGAIN_S

@@ -97,17 +97,24 @@ class SessionHook:
         sent = {**kwargs, "meta": {**(kwargs.get("meta") or {}), **meta}}
         try:
             with self._acts.within(step):
-                result = await self._original(name, arguments, *args, **sent)
+                result = await step.kept(lambda: self._original(name, arguments, *args, **sent))
         except MCPError as error:
             if error.code == HEADER_MISMATCH:  # nobody saw the call; the client sends it once more
                 self._remember((*key, "resend"), step)
             if error.code == URL_ELICITATION_REQUIRED:  # the host shows the page, then calls again
                 await self._acts.pages(step, error)
                 self._remember((name, digest, "page"), step)
+            if error.code not in (HEADER_MISMATCH, URL_ELICITATION_REQUIRED):
+                await step.finished("failed")
+            raise
+        except RefusedError:
+            await step.finished("cancelled")
             raise
         if isinstance(result, InputRequiredResult):
             await self._acts.arrived(step, result)
             self._remember((name, digest, True, result.request_state), step)
+        else:
+            await step.finished("failed" if getattr(result, "is_error", False) else "done")
         return cast("object", result)
 
     async def _round(

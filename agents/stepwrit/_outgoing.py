@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 
 from stepwrit._approving import Call, OnApproval, Patience, Pending
 from stepwrit._reply import local
@@ -17,8 +17,14 @@ from stepwrit.wire import (
     ApprovalAsked,
     OpenStepRequest,
     Origin,
+    Outcome,
     StepOpened,
 )
+
+if TYPE_CHECKING:
+    from stepwrit._crossing import Abroad, Crosses
+
+T = TypeVar("T")
 
 MARGIN_S: Final = 5.0  # a token this close to its end is not sent any more
 
@@ -66,7 +72,8 @@ class Opens(Protocol):
 class OutgoingStep:
     """One call of a tool, in one or more rounds, each with its own token and proof."""
 
-    def __init__(self, broker: Opens, opened: StepOpened, args: str) -> None:
+    def __init__(self, broker: Opens, opened: StepOpened, args: str, *, abroad: Abroad | None = None) -> None:
+        self._abroad: Final = abroad
         self._broker: Final = broker
         self._args: Final = args
         self._opened = opened
@@ -127,6 +134,21 @@ class OutgoingStep:
         self._last = {META_STEP: {"token": token, "proof": proof}}
         return dict(self._last)
 
+    async def kept(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Make the call. Of a tool of another trust domain's broker: beside heartbeats at home.
+
+        Raises:
+            RefusedError: the step was revoked at home meanwhile.
+        """
+        return await (call() if self._abroad is None else self._abroad.beating(call))
+
+    async def finished(self, outcome: Outcome = "done") -> None:
+        """The call is over. Only for a tool of another trust domain's broker there is something to do: its
+        performer closes the step over there, and nobody but us the one at home.
+        """
+        if self._abroad is not None:
+            await self._abroad.finished(outcome)
+
     def same_meta(self) -> dict[str, object]:
         """`_meta` of the round that is already under way, for a resend of a call that nobody saw."""
         return dict(self._last)
@@ -179,7 +201,11 @@ async def open_outgoing(
     except ApprovalPendingError as pending:
         broker.pending.put(call, pending.approval)
         raise
-    return OutgoingStep(broker, opened, digest)
+    if opened.peer is None:
+        return OutgoingStep(broker, opened, digest)
+    from stepwrit._crossing import cross  # noqa: PLC0415  it is made of what is here
+
+    return await cross(cast("Crosses", broker), opened, opened.peer, tool, args, digest, patience)
 
 
 async def _again(broker: Opens, call: Call, asked: ApprovalAsked, patience: Patience) -> StepOpened:

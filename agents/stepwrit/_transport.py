@@ -134,6 +134,38 @@ class Attested:
         self.identity.close_sync()
 
 
+class Borrowed:
+    """Another client's identity: looked at, and neither started nor stopped here."""
+
+    def __init__(self, who: Who) -> None:
+        self._who: Final = who
+
+    def start(self) -> None:
+        """Whose it is has started it."""
+
+    def wait(self, seconds: float) -> None:
+        """As its owner."""
+        self._who.wait(seconds)
+
+    @property
+    def known(self) -> bool:
+        """As its owner."""
+        return self._who.known
+
+    @property
+    def spiffe_id(self) -> str:
+        """As its owner."""
+        return self._who.spiffe_id
+
+    @property
+    def expires_at(self) -> float | None:
+        """As its owner."""
+        return self._who.expires_at
+
+    def stop(self) -> None:
+        """Whose it is stops it."""
+
+
 def broker_judge(identity: Identity, broker_id: str | None) -> Callable[[str], bool]:
     """Whether a TLS server is our broker: `broker_id`, else the usual one of our own trust domain."""
 

@@ -39,6 +39,7 @@ from stepwrit.wire import (
     StepStatus,
     WaitRequest,
 )
+from stepwrit.wire_chain import GRANT_JWT_BEARER, TOKEN_TYPE_ID_JAG
 from stepwrit.wire_deferred import ResumeRequest, StepResumed
 from stepwrit.wire_ended import EndedRequest, EndedSteps
 from stepwrit.wire_tasks import AttendRequest
@@ -77,6 +78,16 @@ class IntentGranted:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialGranted:
     """A credential, seen once. expires_in: seconds. grant: safe to show; the resource's idempotency key."""
+
+    access_token: str = field(repr=False)
+    expires_in: int
+    grant: str
+    ref: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantMade:
+    """A grant of one of our steps for another trust domain's broker, seen once. expires_in: seconds."""
 
     access_token: str = field(repr=False)
     expires_in: int
@@ -137,6 +148,24 @@ def credential(
         "authorization_details": canonical([shape.write(details)]).decode(),
     }
     return exchange(sender, _token_call(form, partial(answer, CredentialGranted)))
+
+
+def grant(sender: Sender, *, step: str, issuer: str) -> Flow[GrantMade]:
+    """A grant of a step that we opened, for the broker that its tool belongs to (ID-JAG)."""
+    form = {
+        "grant_type": GRANT_TOKEN_EXCHANGE,
+        "subject_token": step,
+        "subject_token_type": TOKEN_TYPE_STEP,
+        "requested_token_type": TOKEN_TYPE_ID_JAG,
+        "audience": issuer,
+    }
+    return exchange(sender, _token_call(form, partial(answer, GrantMade)))
+
+
+def granted(sender: Sender, assertion: str) -> Flow[IntentGranted]:
+    """A root, for another broker's grant (RFC 7523)."""
+    form = {"grant_type": GRANT_JWT_BEARER, "assertion": assertion}
+    return exchange(sender, _token_call(form, partial(answer, IntentGranted)))
 
 
 def open_step(sender: Sender, request: OpenStepRequest) -> Flow[StepOpened]:

@@ -21,17 +21,19 @@ from stepwrit._alive import Alive
 from stepwrit._approving import OnApproval, approved
 from stepwrit._base import Client, Parts, unverified_jti
 from stepwrit._drive import Count, counted, drive, drive_sync
+from stepwrit._reply import local
 from stepwrit._settings import Settings
 from stepwrit._transport import (
     Attested,
+    Borrowed,
     HttpTransport,
     SyncHttpTransport,
     SyncTransport,
     Transport,
     Who,
 )
-from stepwrit._verbs import CredentialGranted, IntentGranted, Published, Subject
-from stepwrit.errors import ApprovalPendingError, StepwritError
+from stepwrit._verbs import CredentialGranted, GrantMade, IntentGranted, Published, Subject
+from stepwrit.errors import ApprovalPendingError, RefusedError, StepwritError
 from stepwrit.flow import Flow
 from stepwrit.identity import WorkloadIdentity
 from stepwrit.jws import UnknownKey, VerifyKey
@@ -51,6 +53,7 @@ from stepwrit.wire import (
     StepOpened,
     StepStatus,
 )
+from stepwrit.wire_chain import PeerBroker
 from stepwrit.wire_deferred import StepResumed
 from stepwrit.wire_ended import EndedSteps
 from stepwrit.wire_tasks import AttendRequest
@@ -80,6 +83,7 @@ class Broker(Client):
         self._sleep: Final = sleep
         self._fetching: Final = anyio.Lock()
         self.alive: Final = Alive(self)
+        self._beyond: Final[dict[PeerBroker, Broker]] = {}
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -105,6 +109,8 @@ class Broker(Client):
 
     async def aclose(self) -> None:
         """Let go of connections and identity. The client cannot be used afterwards."""
+        for other in self._beyond.values():
+            await other.aclose()
         await self._transport.close()
         await anyio.to_thread.run_sync(self._who.stop)
 
@@ -209,6 +215,33 @@ class Broker(Client):
         """A credential for one request of an accepted step's plan."""
         flow = verbs.credential(self._sender, step=step, resource=resource, details=details)
         return await self._run("credential", flow)
+
+    async def grant(self, step: str, issuer: str) -> GrantMade:
+        """A grant of a step that we opened, for the other trust domain's broker that its tool belongs to."""
+        return await self._run("grant", verbs.grant(self._sender, step=step, issuer=issuer))
+
+    async def start_granted(self, grant: str) -> IntentGranted:
+        """The root of a transaction, for another broker's grant."""
+        return await self._run("granted", verbs.granted(self._sender, grant))
+
+    def beyond(self, peer: PeerBroker) -> Broker:
+        """The client of another trust domain's broker: the same workload, by the same key. Closed with this.
+
+        Raises:
+            RefusedError: `unavailable`: this client has no SVID to go there with.
+        """
+        if peer not in self._beyond:
+            self._beyond[peer] = Broker(
+                self._way_to(peer), Borrowed(self._who), self._parts(peer.url), sleep=self._sleep
+            )
+        return self._beyond[peer]
+
+    def _way_to(self, peer: PeerBroker) -> Transport:
+        if not isinstance(self._who, Attested):
+            raise RefusedError(
+                local("unavailable", "another broker is reached by an SVID, and there is none")
+            )
+        return HttpTransport(peer.url, self._who.identity, peer.broker_id)
 
     async def mark(self, request: MarkRequest) -> MarkSet:
         """Revoke, freeze or unfreeze."""

@@ -77,6 +77,8 @@ async def test_only_a_foreign_servers_step_goes_and_only_to_its_own_broker(two: 
     refused(two.home, await two.export(far.step, resource=AWAY_ISSUER), "invalid_target")
     refused(two.home, await two.export(far.step, scope="vault"), "invalid_scope")
     (await two.export(far.step)).ok()
+    later = await two.opened(deferred=True)
+    refused(two.home, await two.export(later.step), "not_yet_supported")
 
 
 @pytest.mark.parametrize("target", ["step", "txn", "issuer", "resource", "trust_domain"])

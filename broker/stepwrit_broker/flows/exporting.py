@@ -151,6 +151,8 @@ async def _place(house: House, caller: Caller, step_id: str, audience: str, forc
     if record.step.initiator_jkt != caller.jkt:
         raise Unproven("invalid_proof", "the step was opened with another key", rule="cnf")
     check_not_pending(record)
+    if record.step.deferred:
+        raise Refused("not_yet_supported", "a deferred step stays in its own trust domain")
     entry = force.registry.server(action.tool.partition("/")[0])
     peer = None if entry is None or entry.issuer is None else force.registry.peer(entry.issuer)
     if entry is None or peer is None or peer.issuer != audience:
