@@ -15,6 +15,7 @@ from rich.tree import Tree
 
 from stepwrit_broker.cli.output import NO, clock, harmless, when
 from stepwrit_broker.cli.render_approval import approval_line
+from stepwrit_broker.cli.render_crossing import caused_line, opens, upstream_lines
 from stepwrit_broker.cli.story import Ending, Json, Told, is_sealed, told
 
 _ORIGINS: Final[Mapping[str, tuple[str, str]]] = {
@@ -114,7 +115,7 @@ def _grow(above: Tree, step: Json, story: Json, facts: Told) -> None:
     for refusal in step.get("refusals") or ():
         node.add(_refusal(refusal, story, facts))
     for caused in step.get("caused") or ():
-        node.add(_caused(caused, facts))
+        node.add(caused_line(caused, facts))
     for child in step.get("children") or ():
         _grow(node, child, story, facts)
 
@@ -124,14 +125,6 @@ def _label(step: Json, story: Json, facts: Told) -> Text:
         line = Text("? a step whose story is in an export", style="yellow")
         return _tail(line, step, story, facts)
     return _root(step, story, facts) if step.get("tool") is None else _step(step, story, facts)
-
-
-def _caused(caused: Json, facts: Told) -> Text:
-    """Another transaction that came of this step, by way of a trigger's event."""
-    line = Text("⤷ caused ", style="bold yellow")
-    line.append(f"{caused.get('txn')}")
-    line.append(f"\nby an event that {facts.short(caused.get('by'))} passed on", style="dim")
-    return line.append(f"\n{facts.after(caused.get('at'))}", style="dim")
 
 
 def _root(step: Json, story: Json, facts: Told) -> Text:
@@ -147,10 +140,13 @@ def _root(step: Json, story: Json, facts: Told) -> Text:
     cause = root.get("cause")
     if isinstance(cause, Mapping):
         line.append(f"\ncaused by {cause.get('step')} in {cause.get('txn')}", style="yellow")
+    line.append(upstream_lines(root))
     return _tail(line, step, story, facts)
 
 
 def _started_by(root: Json) -> str:
+    if isinstance(root.get("upstream"), Mapping):
+        return f"a peer that {root.get('owner')} answers for,"
     person = root.get("requester")
     if isinstance(person, Mapping):
         proof = _PROOFS.get(str(root.get("proof")), "no proof")
@@ -254,8 +250,9 @@ def _credential(credential: Json, story: Json, facts: Told) -> Text:
         return line
     if credential.get("audience") is None:
         return Text(f"credential   {facts.ref(credential.get('ref'))}", style="yellow")
-    line = Text("credential ", style="bold")
-    line.append(f"{credential.get('method')} at {credential.get('audience')}")
+    export = credential.get("export")
+    line = Text("credential " if export is None else "⇢ granted ", style="bold")
+    line.append(opens(credential))
     line.append(f"  {ending.state}", style=_STATES.get(ending.state, "yellow"))
     if ending.by:
         line.append(f" by {facts.short(ending.by)}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
@@ -13,6 +15,7 @@ import typer
 from rich.text import Text
 
 from stepwrit_broker.cli.client import AdminClient, asking
+from stepwrit_broker.cli.failures import fail
 from stepwrit_broker.cli.locate import At, Json
 from stepwrit_broker.cli.output import (
     day_clock,
@@ -24,6 +27,8 @@ from stepwrit_broker.cli.output import (
     print_pairs,
 )
 from stepwrit_broker.cli.render import lineage_tree, origin_badge, story_view
+from stepwrit_broker.cli.stitching import as_json as stitched
+from stepwrit_broker.cli.stitching import joins, stitched_view
 
 PAGE: Final = 1000
 SHOWN: Final = 20
@@ -37,14 +42,44 @@ def explain(
     ],
     at: At = None,
     as_json: Json = False,
+    stitch: Annotated[
+        Path | None,
+        typer.Option(
+            "--stitch",
+            metavar="FILE",
+            help="The same chain as another trust domain's broker tells it: its `explain --json`. "
+            "Exit code 1 where the two do not join.",
+        ),
+    ] = None,
 ) -> None:
     """Tell the whole story behind a ref: who started it, each step, what decided, what was refused."""
     with asking(at) as admin:
         story = admin.get(f"/explain/{_path(name)}")
-    if as_json:
+    if stitch is not None:
+        _stitch(story, stitch, as_json=as_json)
+    elif as_json:
         print_json(story)
     else:
         out().print(story_view(story))
+
+
+def _stitch(story: Mapping[str, Any], path: Path, *, as_json: bool) -> None:
+    """Both stories as one; ends with REFUSED where no grant joins them, or one does not match."""
+    try:
+        other = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        fail(f"{path}: not JSON; it is the output of `stepwrit explain REF --json` at the other broker")
+    if not isinstance(other, dict) or not isinstance(other.get("events"), list):
+        fail(f"{path}: no story; it is the output of `stepwrit explain REF --json` at the other broker")
+    found = joins(story, other)
+    if as_json:
+        print_json(stitched(story, other, found))
+    else:
+        out().print(stitched_view(story, other, found))
+    if not found:
+        fail("no grant is in both stories: they are not one chain, or one of them is of another transaction")
+    if not all(join.holds for join in found):
+        fail("the two stories do not match")
 
 
 def lineage(
@@ -201,7 +236,11 @@ def register(app: typer.Typer) -> None:
     panel = "See what happened"
     app.command(
         rich_help_panel=panel,
-        epilog=examples("stepwrit explain 7Q2K9MZX4D", "stepwrit explain 7Q2K9MZX4D --json | jq .root"),
+        epilog=examples(
+            "stepwrit explain 7Q2K9MZX4D",
+            "stepwrit explain 7Q2K9MZX4D --json | jq .root",
+            "stepwrit explain 7Q2K9MZX4D --stitch theirs.json",
+        ),
     )(explain)
     app.command(rich_help_panel=panel, epilog=examples("stepwrit lineage txn_1004H6…"))(lineage)
     app.command(

@@ -87,6 +87,7 @@ def _root(entries: Sequence[LoggedEntry], decisions: Mapping[str, object]) -> Js
         "proof": facts.get("proof"),
         "owner": facts.get("owner"),
         "cause": _cause(facts),
+        "upstream": facts.get("upstream"),
         "without_step": facts.get("without_step"),
         "requester": kept.get("requester"),
         "purpose": kept.get("purpose"),
@@ -174,6 +175,7 @@ def _credential(node: Json, entry: LoggedEntry) -> None:
             "grant": facts.get("grant"),
             "audience": facts.get("audience"),
             "method": facts.get("method"),
+            "export": facts.get("export"),
             "ref": entry.ref,
         }
         known.append(found)
