@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
@@ -103,6 +104,15 @@ class Alive:
             StoppedError: others ended the step before the body did; only with `stops`.
         """
         answers: list[T] = []
+        async with self.during(step, sleep=sleep, stops=stops):
+            answers.append(await body())
+        return answers[0]
+
+    @asynccontextmanager
+    async def during(
+        self, step: Runs, *, sleep: Sleep = anyio.sleep, stops: bool = True
+    ) -> AsyncGenerator[None]:
+        """`beside`, for a body that is a block."""
         failure: Exception | None = None
         scope = anyio.CancelScope()
         own = self._enter(step, scope.cancel if stops else _go_on)
@@ -111,7 +121,7 @@ class Alive:
                 group.start_soon(self._beat, own, sleep)
                 group.start_soon(self._listen, own)
                 try:
-                    answers.append(await body())
+                    yield
                 except Exception as raised:  # noqa: BLE001  raised again below, outside of the group
                     failure = raised
                 finally:
@@ -121,7 +131,6 @@ class Alive:
             raise StoppedError(own.how)
         if failure is not None:
             raise failure
-        return answers[0]
 
     def _enter(self, step: Runs, stop: Callable[[], None]) -> _Running:
         own = _Running(step, stop)

@@ -13,11 +13,12 @@ import anyio
 import anyio.from_thread
 import httpx2
 
+from stepwrit._blocking import Blocking, now
 from stepwrit._reply import local
 from stepwrit.digest import DigestError, body_digest, normalise_url
 from stepwrit.dpop import make_proof, token_hash
 from stepwrit.errors import ConfigurationError, RefusedError
-from stepwrit.lineage import Step
+from stepwrit.lineage import Performs, Step
 from stepwrit.wire import ACTION_TYPE, HEADER_DPOP, RequestDetails
 
 
@@ -45,6 +46,11 @@ class Credential(httpx2.Auth):
         self.audience: Final = audience
         self._step: Final = step
         self.last_grant: str | None = None
+
+    @property
+    def broker(self) -> Performs:
+        """Whom it asks."""
+        return self._step.broker
 
     def __repr__(self) -> str:
         return f"Credential({self.audience!r}, step={self._step.id!r})"
@@ -107,6 +113,8 @@ def from_thread(handle: Credential, method: str, url: str, body: bytes) -> Prese
     Raises:
         ConfigurationError: not in such a thread: an async tool must not block on a sync client.
     """
+    if isinstance(handle.broker, Blocking):
+        return now(handle.token(method, url, body))
     try:
         return anyio.from_thread.run(handle.token, method, url, body)
     except anyio.NoEventLoopError as wrong:

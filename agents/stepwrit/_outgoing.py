@@ -173,17 +173,19 @@ async def open_outgoing(
     args: dict[str, object],
     patience: Patience | None = None,
     influence: Sequence[str] | None = None,
+    *,
+    deferred: bool = False,
 ) -> OutgoingStep:
     """Open a child of `parent`, or go on with the one that this very call asked for before.
 
-    influence: ids of the only steps whose results this one came of.
+    influence: ids of the only steps whose results this one came of. deferred: it is resumed later, by its id.
 
     Raises:
         ApprovalPendingError: a person must sign; the same call again goes on with the same step.
         RefusedError: the broker's no, or `invalid_arguments`: they are not JSON of one meaning.
     """
     digest, patience = digest_of(args), patience or Patience()
-    call = parent, server, tool, digest
+    call = call_of(parent, server, tool, digest, deferred=deferred)
     asked = broker.pending.take(call)
     if asked is not None:
         return OutgoingStep(broker, await _again(broker, call, asked, patience), digest)
@@ -192,6 +194,7 @@ async def open_outgoing(
         server=server,
         tool=tool,
         args=args,
+        deferred=deferred,
         influence=None if influence is None else tuple(influence),
     )
     try:
@@ -206,6 +209,11 @@ async def open_outgoing(
     from stepwrit._crossing import cross  # noqa: PLC0415  it is made of what is here
 
     return await cross(cast("Crosses", broker), opened, opened.peer, tool, args, digest, patience)
+
+
+def call_of(parent: str, server: str, tool: str, digest: str, *, deferred: bool) -> Call:
+    """How the broker's client remembers a call: one that is deferred is another one."""
+    return parent, server, f"{tool} deferred" if deferred else tool, digest
 
 
 async def _again(broker: Opens, call: Call, asked: ApprovalAsked, patience: Patience) -> StepOpened:

@@ -15,7 +15,7 @@ from stepwrit._guard_asgi import ASGIApp
 from stepwrit._testing_books import Ban, Demand, Ledger, Server, Tool
 from stepwrit._testing_face import FakeBroker
 from stepwrit._testing_opening import TRUST_DOMAIN
-from stepwrit.client import Broker, Parts
+from stepwrit.client import Broker, Parts, SyncBroker
 from stepwrit.errors import ConfigurationError
 from stepwrit.flow import Retry
 from stepwrit.guard import StepwritGuard
@@ -165,6 +165,12 @@ class Kit:
         """The broker as the tool server of this name sees it."""
         self.broker.registry.servers.setdefault(name, Server(name=name, spiffe_id=_server_id(name)))
         return Broker(self.broker.transport(_server_id(name)), _server_id(name), Parts(retry=_QUICK))
+
+    def sync_workload(self, name: str) -> SyncBroker:
+        """The same for a worker that is a thread."""
+        self.broker.registry.servers.setdefault(name, Server(name=name, spiffe_id=_server_id(name)))
+        door = self.broker.sync_transport(_server_id(name))
+        return SyncBroker(door, _server_id(name), Parts(retry=_QUICK))
 
     def resource(self, app: ASGIApp, audience: str, **options: Any) -> Resource:
         """The application behind a guard. options: as for `StepwritGuard`.

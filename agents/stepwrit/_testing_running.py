@@ -181,10 +181,19 @@ class Running(Stepless):
         self._live(row, "accepted", "waiting", "opened")
         ended = self._end(row, outcome)
         if row.parent is None and outcome != "done":
-            later = [each for each in self._steps.values() if each.txn is row.txn and each.deferred]
-            ended += sum(self._end(each, "cancelled") for each in later if each.state not in _DEAD)
+            ended += self._give_up(row)
         self.note(outcome, caller, row)
         return self._status(row, ended)
+
+    def _give_up(self, root: StepRow) -> int:
+        """An intent that is not done ends its deferred steps too."""
+        ended = 0
+        for each in self._steps.values():
+            if each.txn is root.txn and each.deferred and each.state not in _DEAD:
+                if each.state == "accepted":
+                    self.endings.tell(each, "cancelled")
+                ended += self._end(each, "cancelled")
+        return ended
 
     def _end(self, row: StepRow, outcome: str) -> int:
         row.state = outcome

@@ -133,6 +133,29 @@ class Intent:
         parent = self.step if act is None else act.id
         return await open_outgoing(self._broker, parent, server, tool, args or {}, patience, influence)
 
+    async def defer(
+        self,
+        tool: str,
+        args: dict[str, object] | None = None,
+        *,
+        wait_for_approval: float = 0.0,
+        on_approval: OnApproval | None = None,
+    ) -> str:
+        """Open a step for a job that outlives this intent's block. The answer is its id.
+
+        tool: `server/tool`. The id is all that the job is to hold: it opens nothing by itself, and whoever
+        performs the tool resumes it with that (`stepwrit.client.Broker.resumed`), before the end that the
+        intent was given by its `ttl` or `exp`. An intent that is left by an exception ends its jobs.
+
+        Raises:
+            ApprovalPendingError: a person must sign first; its `approval.step` is the id.
+            RefusedError: the broker's no.
+        """
+        server, _, name = tool.rpartition("/")
+        patience = Patience(seconds=wait_for_approval, on_approval=on_approval)
+        made = await open_outgoing(self._broker, self.step, server, name, args or {}, patience, deferred=True)
+        return made.step
+
     def unguard(self) -> None:
         """Take all hooks off."""
         while self._hooks:

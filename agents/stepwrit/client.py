@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, Self, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -57,6 +58,9 @@ from stepwrit.wire_chain import PeerBroker
 from stepwrit.wire_deferred import StepResumed
 from stepwrit.wire_ended import EndedSteps
 from stepwrit.wire_tasks import AttendRequest
+
+if TYPE_CHECKING:
+    from stepwrit.jobs import AsyncJob, SyncJob
 
 __all__ = ["Broker", "Parts", "SyncBroker", "SyncTransport", "Transport"]
 
@@ -186,6 +190,21 @@ class Broker(Client):
     async def resume(self, step: str) -> StepResumed:
         """Take the next run of a deferred step; its performer alone, and if all still stands."""
         return await self._run("resume", verbs.resume(self._sender, step))
+
+    @asynccontextmanager
+    async def resumed(self, step: str) -> AsyncGenerator[AsyncJob]:
+        """Take a deferred step's next run, and perform it: the current step of the block, kept alive, and
+        closed as the block ends.
+
+        Raises:
+            RefusedError: `replay` while another worker runs it, `already_done` once one has: the job is to be
+                taken off its queue. Every other no of now; `authorization_pending` and `frozen` may become a
+                yes. After the block: `revoked`, `expired` or `closed`, where others ended the step meanwhile.
+        """
+        from stepwrit import jobs  # noqa: PLC0415  which is built on this
+
+        async with jobs.running(self, await self.resume(step)) as job:
+            yield job
 
     async def wait(self, step: str, round: int) -> StepStatus:  # noqa: A002  the wire's word
         """The call answered "input required": the step waits for round + 1."""
@@ -379,6 +398,14 @@ class SyncBroker(Client):
     def resume(self, step: str) -> StepResumed:
         """Take the next run of a deferred step; its performer alone, and if all still stands."""
         return self._run("resume", verbs.resume(self._sender, step))
+
+    @contextmanager
+    def resumed(self, step: str) -> Generator[SyncJob]:
+        """As `Broker.resumed`; the heartbeats come from a thread of their own."""
+        from stepwrit import jobs  # noqa: PLC0415  which is built on this
+
+        with jobs.running_sync(self, self.resume(step)) as job:
+            yield job
 
     def wait(self, step: str, round: int) -> StepStatus:  # noqa: A002  the wire's word
         """The call answered "input required": the step waits for round + 1."""

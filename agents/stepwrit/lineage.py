@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, cast
 
 from stepwrit._approving import Call, Patience
 from stepwrit._hook import OnRefusal, SessionHook, hook
-from stepwrit._outgoing import Opens, OutgoingStep, digest_of, open_outgoing
+from stepwrit._outgoing import Opens, OutgoingStep, call_of, digest_of, open_outgoing
 from stepwrit._reply import local
 from stepwrit._verbs import CredentialGranted
 from stepwrit.errors import ApprovalPendingError, RefusedError
@@ -48,10 +48,14 @@ class Awaited:
     tool: str
     args: str
     asked: ApprovalAsked
+    deferred: bool = False
 
     def call_of(self, step: str) -> Call:
         """How the broker's client remembers it."""
-        return step, self.server, self.tool, self.args
+        return call_of(step, self.server, self.tool, self.args, deferred=self.deferred)
+
+
+NOBODY: Final = ApprovalAsked(id="", step="", url="", interval=0, expires_in=0)  # was asked yet
 
 
 class Step:
@@ -178,24 +182,50 @@ class Step:
             ApprovalPendingError: nobody signed in this time.
             RefusedError: the broker's no; `closed` and `no_step` as in `check`.
         """
+        return await self._open(server, tool, args, wait_for_approval)
+
+    async def defer(
+        self, tool: str, args: dict[str, object] | None = None, *, wait_for_approval: float = 0.0
+    ) -> str:
+        """Open a child for a job that outlives this call. The answer is its id: all that the job is to hold.
+
+        tool: `server/tool`, or a tool of this very server. Whoever performs it resumes it with the id
+        (`stepwrit.client.Broker.resumed`), within the intent's end. wait_for_approval, raises: as `start`;
+        the step that an ApprovalPendingError names is the same one, and can be resumed once it is signed.
+        """
+        server, _, name = tool.rpartition("/")
+        own = self.tool.partition("/")[0]
+        return (await self._open(server or own, name, args, wait_for_approval, deferred=True)).step
+
+    async def _open(
+        self,
+        server: str,
+        tool: str,
+        args: dict[str, object] | None,
+        wait_for_approval: float,
+        *,
+        deferred: bool = False,
+    ) -> OutgoingStep:
         self.check()
-        digest = digest_of(args)
-        before = self.broker.pending.first((self.id, server, tool, digest))
+        wanted = Awaited(server=server, tool=tool, args=digest_of(args), asked=NOBODY, deferred=deferred)
+        before = self.broker.pending.first(wanted.call_of(self.id))
         patience = Patience(
             seconds=wait_for_approval if before is None else max(wait_for_approval, self.patience_s)
         )
         try:
-            made = await open_outgoing(self.broker, self.id, server, tool, args or {}, patience)
+            made = await open_outgoing(
+                self.broker, self.id, server, tool, args or {}, patience, deferred=deferred
+            )
         except ApprovalPendingError as pending:
             self.refused = pending.refusal
             if before is None:
-                self.awaited = Awaited(server=server, tool=tool, args=digest, asked=pending.approval)
+                self.awaited = replace(wanted, asked=pending.approval)
             raise
         except RefusedError as no:
             self.refused = no.refusal
             raise
         if before is not None:
-            self._signed.append((Awaited(server=server, tool=tool, args=digest, asked=before), made))
+            self._signed.append((replace(wanted, asked=before), made))
         return made
 
     def unused(self) -> list[Awaited]:
