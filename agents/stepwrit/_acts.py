@@ -8,7 +8,8 @@ below the act, so that a server cannot have an agent's model start anything that
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar, cast
 
@@ -16,12 +17,13 @@ import anyio
 
 from stepwrit import lineage, telemetry
 from stepwrit._alive import StoppedError
-from stepwrit._mcp_arrival import Arrival, accept_carried
+from stepwrit._mcp_arrival import Arrival, accept_carried, checked
 from stepwrit._outgoing import OutgoingStep
 from stepwrit._reply import local
 from stepwrit.client import Broker
 from stepwrit.errors import IdentityUnavailable, RefusedError, StepwritError
 from stepwrit.lineage import Carried, Step
+from stepwrit.tokens import StepToken
 from stepwrit.wire import META_STEP, MarkRequest, Outcome, Refusal
 from stepwrit.wire_acts import CLIENT, META_STEPS
 
@@ -83,14 +85,35 @@ async def take(broker: Broker, ask: Ask, proof: object, below: Collection[str]) 
     Raises:
         RefusedError: why nothing is done, with the `ref` of its record where there is one.
     """
+    arrival, carried = _arrived(ask, proof)
+    with _told():
+        return await accept_carried(broker, arrival, carried, CLIENT, below=below)
+
+
+async def look_at(broker: Broker, ask: Ask, proof: object, below: Collection[str]) -> StepToken:
+    """The step of what a server tells and nobody answers, verified without the broker's state.
+
+    It may have ended with its call by the time that it arrives, so it is not accepted. Raises as `take`.
+    """
+    arrival, carried = _arrived(ask, proof)
+    with _told():
+        return await checked(broker, arrival, carried, CLIENT, below=below)
+
+
+def _arrived(ask: Ask, proof: object) -> tuple[Arrival, Carried]:
     if proof is None:
         reason = f"the server asks for {ask.act} without the proof of a step of its own"
         raise RefusedError(local("no_step", reason))
     meta: dict[str, object] = {META_STEP: proof}
     carried = cast("Carried", lineage.from_meta(meta))
-    arrival = Arrival(tool=ask.act, arguments=ask.args, meta=meta)
+    return Arrival(tool=ask.act, arguments=ask.args, meta=meta), carried
+
+
+@contextmanager
+def _told() -> Generator[None]:
+    """Doubt is a refusal too: nothing is done."""
     try:
-        return await accept_carried(broker, arrival, carried, CLIENT, below=below)
+        yield
     except RefusedError:
         raise
     except StepwritError as doubt:

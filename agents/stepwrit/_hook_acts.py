@@ -20,6 +20,7 @@ from stepwrit import _acts as acts
 from stepwrit import telemetry
 from stepwrit._acts import Ask
 from stepwrit._approving import is_page
+from stepwrit._hook_told import Told
 from stepwrit._mcp_inputs import ask_of, refused_error
 from stepwrit._outgoing import OutgoingStep
 from stepwrit._reply import local
@@ -27,9 +28,11 @@ from stepwrit.client import Broker
 from stepwrit.errors import RefusedError
 from stepwrit.lineage import Step
 from stepwrit.wire import META_STEP
+from stepwrit.wire_acts import URL
 
 REMEMBERED: Final = 256  # questions that no host ever answers
 UNKNOWN: Final = "something"
+UNPROVEN: Final = ("get_prompt", "read_resource")  # no call of a tool: nothing there is a step
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,17 +55,28 @@ class Acts:
     refused: dict[str, RefusedError] = field(default_factory=dict[str, RefusedError])
     ready: OrderedDict[int, Asked] = field(default_factory=OrderedDict[int, Asked])
     _original: Any = None
+    _told: Told = field(init=False)
+
+    def __post_init__(self) -> None:
+        """What the server tells belongs to the same calls."""
+        self._told = Told(self.session)
 
     def install(self) -> None:
         """Take the place of what a session answers by."""
         self._original = getattr(self.session, "dispatch_input_request", None)
-        if self._original is not None:
-            self.session.dispatch_input_request = self.dispatch
+        if self._original is None:
+            return
+        self.session.dispatch_input_request = self.dispatch
+        for name in UNPROVEN:
+            setattr(self.session, name, _without_questions(getattr(self.session, name)))
+        self._told.install()
 
     def remove(self) -> None:
         """Give the place back."""
         if self._original is not None:
-            del self.session.dispatch_input_request
+            for name in ("dispatch_input_request", *UNPROVEN):
+                delattr(self.session, name)
+            self._told.remove()
 
     @contextmanager
     def within(self, call: OutgoingStep) -> Generator[None]:
@@ -72,6 +86,7 @@ class Acts:
             RefusedError: it asked for what it may not: the call's answer is not believed either.
         """
         self.running[call.step] = call
+        self._told.began(call)
         failed: MCPError | None = None
         try:
             yield
@@ -184,14 +199,32 @@ class Acts:
     # --- 2025-11-25: an error asks that a person opens pages, and the host shows them
 
     async def pages(self, call: OutgoingStep, error: MCPError) -> None:
-        """Pass pages of our own broker. Raises RefusedError."""
-        for page in _pages_in(error):
-            if not await _is_own_page(call, page):
-                no = RefusedError(
-                    local("no_step", "the server asks to open a page without the proof of a step")
-                )
-                await acts.refused(_broker(call), no.refusal, "url", [call.step])
-                raise no
+        """Pass pages of our own broker, and proven steps of the server. Raises RefusedError."""
+        pages = {key: each for key, each in _pages_in(error).items() if not await _is_own_page(call, each)}
+        try:
+            data = cast("Mapping[str, object]", error.error.data) if pages else {}
+            proofs = acts.proofs_in(cast("Mapping[str, object] | None", data.get("_meta")))
+            asked = {key: _asked(each) for key, each in pages.items()}
+            taken = await acts.take_all(_broker(call), asked, proofs, {call.step})
+        except RefusedError as no:
+            await acts.refused(_broker(call), no.refusal, URL, [call.step])
+            raise
+        for act in taken.values():  # whoever made the call shows the page; that it can is what was asked for
+            await acts.end(_broker(call), act, "done")
+            telemetry.act_done(URL)
+
+
+def _without_questions(original: Any) -> Any:
+    """Of a prompt or resource: an answer, or a refusal where the server asks for something first."""
+
+    async def ask(*args: Any, **kwargs: Any) -> Any:
+        result = await original(*args, **kwargs)
+        if isinstance(result, InputRequiredResult):
+            telemetry.act_refused(UNKNOWN, "no_step")
+            raise RefusedError(local("no_step", "the server asks for something outside of a guarded call"))
+        return result
+
+    return ask
 
 
 def _asked(request: object) -> Ask:
@@ -216,11 +249,12 @@ async def _is_own_page(call: OutgoingStep, request: object) -> bool:
     return is_page(await _broker(call).known_issuer(), request.params.url)
 
 
-def _pages_in(error: MCPError) -> list[object]:
-    """The pages that an error asks to open; what cannot be read is none of ours."""
+def _pages_in(error: MCPError) -> dict[str, object]:
+    """The pages that an error asks to open, by their ids; what cannot be read is none of ours."""
     try:
         pages = UrlElicitationRequiredError.from_error(error.error).elicitations
     except (ValueError, TypeError, AttributeError):
         pages = []
-    asked: list[object] = [ElicitRequest(params=each) for each in pages]
-    return asked or [ElicitRequest(params=ElicitRequestURLParams(message="", url=""))]
+    if not pages:
+        pages = [ElicitRequestURLParams(message="", url="")]
+    return {each.elicitation_id or str(at): ElicitRequest(params=each) for at, each in enumerate(pages)}

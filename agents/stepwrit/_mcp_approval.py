@@ -30,7 +30,7 @@ from stepwrit.lineage import Awaited, Step
 
 KEY: Final = "dev.stepwrit/approval"
 WAIT_S: Final = 60.0
-_MODERN: Final = "2026-07-28"
+MODERN: Final = "2026-07-28"
 _MEMBERS: Final = ("input_responses", "request_state")
 
 
@@ -73,7 +73,7 @@ def handed(step: Step, ctx: ServerRequestContext[Any, Any], issuer: str) -> Hand
         return None
     kept = tuple(step.unused())
     _remember(step, kept)
-    return Handed(awaited=awaited, kept=kept, is_modern=ctx.protocol_version >= _MODERN)
+    return Handed(awaited=awaited, kept=kept, is_modern=ctx.protocol_version >= MODERN)
 
 
 def _remember(step: Step, awaited: Iterable[Awaited]) -> None:

@@ -53,15 +53,15 @@ async def accept(broker: Broker, arrival: Arrival, server: str | None, stepless:
     return await accept_carried(broker, arrival, carried, server)
 
 
-async def accept_carried(
+async def checked(
     broker: Broker,
     arrival: Arrival,
     carried: Carried,
     server: str | None,
     *,
     below: Collection[str] | None = None,
-) -> Step:
-    """The accepted step of what carries one. below: the steps one of which must be its parent; None for any.
+) -> StepToken:
+    """What the step token of this message says, once all holds that can be seen without the broker's state.
 
     Raises as `accept`.
     """
@@ -74,6 +74,22 @@ async def accept_carried(
         finding = local("invalid_token", "the step is no part of the call that it came with")
     if finding is not None:
         raise await _reported(broker, claims.step, carried, finding)
+    return claims
+
+
+async def accept_carried(
+    broker: Broker,
+    arrival: Arrival,
+    carried: Carried,
+    server: str | None,
+    *,
+    below: Collection[str] | None = None,
+) -> Step:
+    """The accepted step of what carries one. below: the steps one of which must be its parent; None for any.
+
+    Raises as `accept`.
+    """
+    claims = await checked(broker, arrival, carried, server, below=below)
     request = AcceptRequest(
         token=carried.token,
         proof=carried.proof,

@@ -11,13 +11,19 @@ from mcp_types import (
     CallToolResult,
     CreateMessageRequest,
     CreateMessageRequestParams,
+    ElicitCompleteNotification,
     ElicitRequest,
     ElicitRequestFormParams,
     ElicitRequestURLParams,
     ErrorData,
     ListRootsRequest,
+    NotificationParams,
+    PromptListChangedNotification,
     RequestParams,
+    ResourceListChangedNotification,
+    ResourceUpdatedNotification,
     TextContent,
+    ToolListChangedNotification,
 )
 
 from stepwrit import shape, telemetry
@@ -26,7 +32,15 @@ from stepwrit._reply import Garbled, answer, local
 from stepwrit.digest import DigestError, body_digest, canonical
 from stepwrit.errors import RefusedError, for_model
 from stepwrit.wire import META_REFUSAL, Refusal
-from stepwrit.wire_acts import ELICITATION, OFFERED, ROOTS, SAMPLING, URL
+from stepwrit.wire_acts import ELICITATION, NOTIFICATION, OFFERED, ROOTS, SAMPLING, URL
+
+_ACTING = (
+    ToolListChangedNotification,
+    PromptListChangedNotification,
+    ResourceListChangedNotification,
+    ResourceUpdatedNotification,
+    ElicitCompleteNotification,
+)
 
 
 def refused_result(refusal: Refusal) -> CallToolResult:
@@ -63,6 +77,14 @@ def ask_of(request: object) -> Ask | None:
             return None
 
 
+def told_of(message: object) -> Ask | None:
+    """What this notification makes a client do; None for what only informs, and for what is none."""
+    if not isinstance(message, _ACTING):
+        return None
+    said = {} if message.params is None else _said(message.params)
+    return Ask(act=NOTIFICATION, args={"method": message.method, "content": _digest(said)})
+
+
 def _sampling(params: CreateMessageRequestParams) -> dict[str, object]:
     facts: dict[str, object] = {
         "content": _digest(_said(params)),
@@ -75,7 +97,7 @@ def _sampling(params: CreateMessageRequestParams) -> dict[str, object]:
     return facts
 
 
-def _said(params: RequestParams) -> dict[str, object]:
+def _said(params: RequestParams | NotificationParams) -> dict[str, object]:
     """As it travels, without what is not the question."""
     return params.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"meta", "task"})
 

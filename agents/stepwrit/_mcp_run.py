@@ -18,9 +18,9 @@ from mcp_types import (
 )
 
 from stepwrit._alive import Sleep, StoppedError
-from stepwrit._mcp_approval import handed
+from stepwrit._mcp_approval import MODERN, handed
 from stepwrit._mcp_inputs import refused_result
-from stepwrit._mcp_session import guarded, proven
+from stepwrit._mcp_session import guarded, pages, proven
 from stepwrit._mcp_stepless import close_root
 from stepwrit._reply import local
 from stepwrit.client import Broker
@@ -75,7 +75,9 @@ async def run(
     except MCPError as error:
         if waits or error.code != URL_ELICITATION_REQUIRED:
             raise
-        return refused_result(local("not_yet_supported", "URL elicitation from a guarded tool", ref=step.ref))
+        asked = await _paged(broker, step, error, ctx.protocol_version)
+        waits = isinstance(asked, MCPError) and step.root is None
+        return _raised(asked)
     except anyio.get_cancelled_exc_class():
         outcome = "cancelled"
         raise
@@ -105,6 +107,30 @@ async def _pause(broker: Broker, step: Step, result: InputRequiredResult, versio
         return refused_result(no.refusal)
     except IdentityUnavailable as missing:
         return refused_result(local("unavailable", str(missing), ref=step.ref))
+    return asked
+
+
+async def _paged(broker: Broker, step: Step, error: MCPError, version: str) -> MCPError | CallToolResult:
+    """The error that asks for pages, proven, and the step waits for the next call; or why not."""
+    if version >= MODERN:
+        advice = "error -32042 of 2025-11-25; on 2026-07-28 return what you ask for as input_requests"
+        return refused_result(local("not_yet_supported", advice, ref=step.ref))
+    try:
+        asked = await pages(step, error)
+        if step.root is None:
+            await broker.wait(step.id, step.round)
+    except RefusedError as no:
+        return refused_result(no.refusal)
+    except IdentityUnavailable as missing:
+        return refused_result(local("unavailable", str(missing), ref=step.ref))
+    except (ValueError, TypeError, AttributeError):
+        return refused_result(local("invalid_request", "error -32042 without its pages", ref=step.ref))
+    return asked
+
+
+def _raised(asked: MCPError | CallToolResult) -> CallToolResult:
+    if isinstance(asked, MCPError):
+        raise asked from None
     return asked
 
 

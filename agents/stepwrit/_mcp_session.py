@@ -7,19 +7,36 @@ returns what it asks (`proven`).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
-from mcp import MCPError
+from mcp import MCPError, UrlElicitationRequiredError
 from mcp.server.context import ServerRequestContext
 from mcp.server.session import ServerSession
-from mcp_types import InputRequiredResult, RequestParams, methods
+from mcp_types import ElicitRequest, InputRequiredResult, NotificationParams, RequestParams, methods
 
 from stepwrit._acts import Ask, open_act
-from stepwrit._mcp_inputs import ask_of, refusal_in
+from stepwrit._mcp_inputs import ask_of, refusal_in, told_of
 from stepwrit._reply import local
 from stepwrit.lineage import Step, entered
 from stepwrit.wire import META_STEP
 from stepwrit.wire_acts import META_STEPS
+
+
+async def pages(step: Step, error: MCPError) -> MCPError:
+    """Error -32042 of 2025-11-25 with the proof of a step for each page that it asks to open.
+
+    Raises:
+        RefusedError: the broker's no.
+    """
+    data = {**cast("dict[str, object]", error.error.data or {})}
+    asked = UrlElicitationRequiredError.from_error(error.error).elicitations
+    with entered(step):
+        proofs = {
+            each.elicitation_id or str(at): await open_act(step, _known(step, ElicitRequest(params=each)))
+            for at, each in enumerate(asked)
+        }
+    data["_meta"] = {META_STEPS: proofs}
+    return MCPError(code=error.error.code, message=error.error.message, data=data)
 
 
 async def proven(step: Step, result: InputRequiredResult, version: str) -> InputRequiredResult:
@@ -89,10 +106,19 @@ class GuardedSession(ServerSession):
                 raise
             raise self._step.note(no) from None
 
+    async def send_notification(self, notification: Any, *args: Any, **kwargs: Any) -> None:
+        """Ask the broker first for what makes the client act. Raises RefusedError: the broker's no."""
+        told = told_of(notification)
+        if told is not None:
+            with entered(self._step):
+                proof = await open_act(self._step, told)
+            notification = _with(notification, proof, NotificationParams)
+        await super().send_notification(notification, *args, **kwargs)
 
-def _with(request: Any, proof: dict[str, object]) -> Any:
-    """The request with its proof in its own `_meta`."""
-    params: RequestParams = request.params or RequestParams()
+
+def _with(request: Any, proof: dict[str, object], kind: type[Any] = RequestParams) -> Any:
+    """The message with its proof in its own `_meta`."""
+    params = request.params or kind()
     meta = {**(params.meta or {}), META_STEP: proof}
     return request.model_copy(update={"params": params.model_copy(update={"meta": meta})})
 

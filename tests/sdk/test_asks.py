@@ -6,20 +6,27 @@ from typing import Annotated, Any
 
 import anyio
 import pytest
-from mcp import Client, MCPError
+from mcp import Client, MCPError, UrlElicitationRequiredError
 from mcp.client.session import ClientRequestContext
-from mcp.server.mcpserver import MCPServer
-from mcp.server.mcpserver.resolve import Elicit, Resolve, Sample
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.resolve import Elicit, ListRoots, Resolve, Sample
 from mcp_types import (
     CreateMessageResult,
     CreateMessageResultWithTools,
+    ElicitRequest,
+    ElicitRequestURLParams,
     ElicitResult,
     InputRequiredResult,
+    ListRootsRequest,
+    ListRootsResult,
+    ResourceUpdatedNotification,
+    ResourceUpdatedNotificationParams,
     SamplingCapability,
     SamplingMessage,
     SamplingToolsCapability,
     TextContent,
     Tool,
+    ToolListChangedNotification,
 )
 from pydantic import BaseModel
 
@@ -200,6 +207,190 @@ async def test_what_was_not_offered_is_refused(stepwrit: Kit, era: Era, tools: l
 
     assert [code(each) for each in picked] == ["ceiling"]
     assert len(of(stepwrit, "ledger/other")) == 1
+
+
+# --- pages, roots, notifications, prompts
+
+
+def pages(url: str = "https://pay.example/7") -> MCPServer:
+    """Each way in which a tool sends a person to a page."""
+    server = MCPServer("ledger", extensions=[Stepwrit.from_env()])
+
+    def page(name: str | None) -> ElicitRequestURLParams:
+        return ElicitRequestURLParams(message="Pay there.", url=url, elicitation_id=name)
+
+    @server.tool()
+    async def returned(ctx: Context) -> Any:
+        if ctx.input_responses is not None:
+            return f"{ctx.input_responses['p'].action} in round {current_step().round}"
+        return InputRequiredResult(input_requests={"p": ElicitRequest(params=page(None))}, request_state="s")
+
+    @server.tool()
+    async def asked(ctx: Context) -> str:
+        answer = await ctx.session.elicit_url("Pay there.", url, "e1")
+        return f"{answer.action} in round {current_step().round}"
+
+    @server.tool()
+    async def raised() -> str:
+        if current_step().round == 1:
+            raise UrlElicitationRequiredError([page("e1"), page("e2")])
+        return f"went on in round {current_step().round}"
+
+    return server
+
+
+async def test_a_page_in_a_result_is_a_step(stepwrit: Kit) -> None:
+    host = Host()
+    async with stepwrit.client(pages(), **host.options()) as client:
+        assert text(await client.call_tool("returned")) == "accept in round 2"
+    (act,) = of(stepwrit, "client/url")
+    assert (act.state, act.tool.impact, [step.id for step in host.steps]) == ("done", "medium", [act.id])
+
+
+async def test_a_page_asked_for_in_the_middle_of_a_call_is_a_step(stepwrit: Kit) -> None:
+    host = Host()
+    async with stepwrit.client(pages(), era="2025-11-25", **host.options()) as client:
+        assert text(await client.call_tool("asked")) == "accept in round 1"
+    assert [row.state for row in of(stepwrit, "client/url")] == ["done"]
+
+
+async def test_pages_that_end_a_call_are_steps_and_the_next_call_goes_on(stepwrit: Kit) -> None:
+    async with stepwrit.client(pages(), era="2025-11-25", **Host().options()) as client:
+        with pytest.raises(MCPError) as told:
+            await client.call_tool("raised")
+        shown = UrlElicitationRequiredError.from_error(told.value.error).elicitations
+        assert [each.url for each in shown] == ["https://pay.example/7"] * 2
+        assert text(await client.call_tool("raised")) == "went on in round 2"
+    assert [row.state for row in of(stepwrit, "client/url")] == ["done", "done"]
+
+
+async def test_pages_of_an_error_need_proofs_too(stepwrit: Kit) -> None:
+    async with stepwrit.client(pages(), era="2025-11-25", **Host().options()) as client:
+        with pytest.raises(MCPError):
+            await client.call_tool("raised")
+        assert "round 2" in text(await client.call_tool("raised"))
+        send = client.session.send_request
+
+        async def stripped(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return await send(*args, **kwargs)
+            except MCPError as error:
+                error.error.data.pop("_meta")
+                raise
+
+        client.session.send_request = stripped  # type: ignore[method-assign]
+        assert code(await client.call_tool("raised")) == "no_step"
+    assert f"step:{of(stepwrit, 'ledger/raised')[1].id}" in stepwrit.broker.marks
+
+
+async def test_an_error_that_asks_for_pages_is_of_2025_only(stepwrit: Kit) -> None:
+    async with stepwrit.client(pages(), **Host().options()) as client:
+        assert code(await client.call_tool("raised")) == "not_yet_supported"
+
+
+@both_eras
+async def test_roots_are_a_step(stepwrit: Kit, era: Era) -> None:
+    server, seen = MCPServer("ledger", extensions=[Stepwrit.from_env()]), list[str]()
+
+    async def ask() -> ListRoots:
+        return ListRoots()
+
+    @server.tool()
+    async def where(roots: Annotated[ListRootsResult, Resolve(ask)]) -> str:
+        return f"{len(roots.roots)} roots"
+
+    async def roots(_ctx: object) -> ListRootsResult:
+        seen.append(current_step().tool)
+        return ListRootsResult(roots=[])
+
+    async with stepwrit.client(server, era=era, list_roots_callback=roots) as client:
+        assert text(await client.call_tool("where")) == "0 roots"
+    assert (seen, [row.state for row in of(stepwrit, "client/roots")]) == (["client/roots"], ["done"])
+
+
+def telling() -> MCPServer:
+    server = MCPServer("ledger", extensions=[Stepwrit.from_env()])
+
+    @server.tool()
+    async def change(ctx: Context) -> str:
+        await ctx.session.send_tool_list_changed()
+        await ctx.report_progress(1, 2)
+        return "changed"
+
+    @server.tool()
+    async def other() -> str:
+        return "other"
+
+    return server
+
+
+class Told:
+    """A host's handler of notifications. does: for each."""
+
+    def __init__(self, does: Callable[[], Any] | None = None) -> None:
+        self.got: list[Any] = []
+        self.results: list[Any] = []
+        self.does = does
+
+    async def __call__(self, message: Any) -> None:
+        self.got.append(message)
+        if self.does is not None and isinstance(message, ToolListChangedNotification):
+            self.results.append(await self.does())
+
+
+async def test_a_notification_that_makes_the_client_act_is_proven_and_starts_nothing(stepwrit: Kit) -> None:
+    told = Told(lambda: client.call_tool("other"))
+    async with stepwrit.client(telling(), era="2025-11-25", message_handler=told) as client:
+        assert text(await client.call_tool("change")) == "changed"
+        assert text(await client.call_tool("other")) == "other"
+        while not told.results:
+            await anyio.sleep(0)
+    (act,) = of(stepwrit, "client/notification")
+    assert (act.origin, act.parent.tool.name) == ("server", "ledger/change")
+    assert [type(each) for each in told.got] == [ToolListChangedNotification]
+    assert [code(each) for each in told.results] == ["closed"]
+
+
+async def test_a_notification_without_proof_twice_or_of_another_call_is_told_as_a_refusal(
+    stepwrit: Kit,
+) -> None:
+    told = Told()
+    async with stepwrit.client(telling(), era="2025-11-25", message_handler=told) as client:
+        handler = client.session._message_handler
+        await client.call_tool("change")
+        while not told.got:
+            await anyio.sleep(0)
+        (real,) = told.got
+        await handler(real)
+        await handler(ToolListChangedNotification())
+        changed = ResourceUpdatedNotification(params=ResourceUpdatedNotificationParams(uri="x://y"))
+        changed.params.meta = real.params.meta
+        await handler(changed)
+    assert [each.code for each in told.got[1:]] == ["replay", "no_step", "arguments_changed"]
+
+
+async def test_a_refused_notification_is_told_to_the_tool(stepwrit: Kit) -> None:
+    stepwrit.refuse("client/notification", reason="limit")
+    told = Told()
+    async with stepwrit.client(telling(), era="2025-11-25", message_handler=told) as client:
+        assert code(await client.call_tool("change")) == "limit"
+    assert told.got == []
+
+
+async def test_what_a_prompt_or_resource_asks_for_is_refused(stepwrit: Kit) -> None:
+    server = MCPServer("ledger", extensions=[Stepwrit.from_env()])
+    asks = InputRequiredResult(input_requests={"r": ListRootsRequest()}, request_state="s")
+
+    @server.prompt()
+    async def hello(name: str) -> Any:
+        return asks if name == "ask" else f"hello {name}"
+
+    host = Host()
+    async with stepwrit.client(server, **host.options()) as client:
+        assert (await client.get_prompt("hello", {"name": "you"})).messages
+        with pytest.raises(RefusedError) as no:
+            await client.get_prompt("hello", {"name": "ask"})
+    assert (no.value.code, host.steps) == ("no_step", [])
 
 
 # --- what the client refuses

@@ -8,7 +8,7 @@ import pytest
 from fastmcp.exceptions import ToolError as FastMCPToolError
 from mcp import Client, MCPError
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp_types import ElicitRequestURLParams, ElicitResult
+from mcp_types import ElicitResult
 from tests.sdk.test_client_fakes import AGENT, SERVER, FakeBroker, lost, refused
 from tests.sdk.test_mcp_asking import asking
 from tests.sdk.test_mcp_rig import ERAS, SDKS, Rig, text_of
@@ -414,22 +414,6 @@ async def test_a_declined_question_ends_the_step(rig: Rig, era: str) -> None:
 
 
 @pytest.mark.parametrize("sdk", ["mcp"])  # FastMCP lets no tool raise it
-async def test_a_url_that_the_person_should_open_is_not_supported_yet(rig: Rig, era: str) -> None:
-    from mcp import UrlElicitationRequiredError
-
-    @rig.server.tool()
-    async def visit() -> str:
-        raise UrlElicitationRequiredError(
-            [ElicitRequestURLParams(message="go", url="https://x.example", elicitation_id="1")]
-        )
-
-    async with rig.guarded(era) as (client, _):
-        result = await client.call_tool("visit")
-
-    assert text_of(result).startswith("refused: not_yet_supported.")
-    assert rig.fake.of("visit")[0].outcome == "failed"
-
-
 # --- start and end
 
 
