@@ -26,6 +26,7 @@ from stepwrit_broker.config_notices import MailTable, WebhookSource
 from stepwrit_broker.config_opa import OpaTable
 from stepwrit_broker.config_reader import Means, Reader, overlay
 from stepwrit_broker.config_sign_in import SignInTable
+from stepwrit_broker.config_signals import SignalSource
 from stepwrit_broker.core.errors import Malformed
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -225,6 +226,7 @@ class Config:
     oidc: tuple[Oidc, ...] = ()
     federation: tuple[FederationSource, ...] = ()
     webhook: tuple[WebhookSource, ...] = ()
+    signals: tuple[SignalSource, ...] = ()
 
 
 def load_config(path: Path, env: Mapping[str, str] | None = None) -> Config:

@@ -13,6 +13,7 @@ from stepwrit_broker.config_federation import federation_problems
 from stepwrit_broker.config_notices import notice_problems
 from stepwrit_broker.config_opa import opa_problems
 from stepwrit_broker.config_sign_in import sign_in_problems
+from stepwrit_broker.config_signals import signal_problems
 from stepwrit_broker.core.workload import parse_spiffe_id, parse_trust_domain, trust_domain_of
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def meaning(config: Config) -> Iterator[str]:
     yield from approvals_problems(config.approvals)
     yield from notice_problems(config.mail, config.webhook)
     yield from sign_in_problems(config)
+    yield from signal_problems(config.signals, [each.issuer for each in config.oidc])
     if not math.isfinite(config.ledger.checkpoint_every_s):
         yield "ledger.checkpoint_every_s: must be finite"
     if not _is_https(config.issuer) or urlsplit(config.issuer).path or "?" in config.issuer:

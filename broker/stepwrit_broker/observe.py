@@ -254,6 +254,12 @@ class Metrics:
             ("direction", "peer", "origin"),
             registry=self.registry,
         )
+        self._signals = Counter(
+            "stepwrit_signals",
+            "Security events of identity providers by event and outcome",
+            ("event", "outcome"),
+            registry=self.registry,
+        )
         self._peer_keys = Counter(
             "stepwrit_peer_keys_fetched",
             "Fetches of a peer's keys by outcome",
@@ -326,6 +332,10 @@ class Metrics:
     def crossed(self, direction: str, peer: str, origin: str) -> None:
         """A grant went `out` to a peer's broker, or one of its came `in`."""
         self._count("crossed", self._crossed, direction, peer, origin)
+
+    def signal(self, event: str, outcome: str) -> None:
+        """An event was `acted` upon or only `noted`, or refused by the code of RFC 8935."""
+        self._count("signal", self._signals, event, outcome)
 
     def peer_keys(self, peer: str, good: bool) -> None:
         """A peer's keys were fetched, or could not be."""

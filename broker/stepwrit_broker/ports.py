@@ -213,13 +213,17 @@ class AttendCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarkCommand:
-    """Write one mark, or lift a freeze (`lift`). Uses the reserved room: it works when nothing else does."""
+    """Write one mark, or lift a freeze (`lift`). Uses the reserved room: it works when nothing else does.
+
+    proofs: what may ask for it once.
+    """
 
     op: Operation
     mark: Mark
     lift: bool
     evidence: Evidence
     now: float
+    proofs: tuple[ProofUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ import pytest
 from stepwrit.digest import b64u, canonical
 from stepwrit_broker.cli.scaffold import ToolInfo, scaffold_registry, schema_digest, write_init
 from stepwrit_broker.config import Config, load_config
+from stepwrit_broker.config_signals import ALL
 from stepwrit_broker.core.errors import Conflict, Malformed
 from stepwrit_broker.policy.files import load_folder, read_folder, stance
 from stepwrit_broker.registry.files import load_registry
@@ -64,7 +65,8 @@ def test_the_settings_that_are_shown_are_the_defaults(tmp_path: Path) -> None:
     full = load_config(tmp_path / "broker.toml", env={})
     assert full.oidc[0].issuer == "https://idp.example"
     assert (full.federation[0].trust_domain, full.federation[0].ca_file) == ("partner.example", Path())
-    lists = ("oidc", "federation", "webhook")
+    assert full.signals[0].events == ALL
+    lists = ("oidc", "federation", "webhook", "signals")
     assert Config(**{each: getattr(full, each) for each in Config.__slots__ if each not in lists}) == plain
 
 

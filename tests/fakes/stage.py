@@ -47,6 +47,7 @@ from stepwrit.wire import (
 )
 from stepwrit_broker.attest.federation.partner import Partner
 from stepwrit_broker.attest.person import Issuer
+from stepwrit_broker.attest.signals import Transmitter
 from stepwrit_broker.core.workload import Proxy
 from stepwrit_broker.dev.identities import Identities
 from stepwrit_broker.dev.oidc import DevIssuer
@@ -60,6 +61,7 @@ from stepwrit_broker.wiring.settings import Address, BrokerSettings
 DOMAIN = "stage.test"
 ISSUER = "https://broker.stage.test"
 BANK, SHOP, BLUE = "https://bank.example", "https://shop.example", "https://blue.example"
+AUTHORIZATION = "Bearer a-transmitter-of-this-test"
 URL = f"{BANK}/v1/transfers"
 BODY = b'{"cents":500}'
 ARGS: dict[str, Any] = {"to": "bob", "cents": 500}
@@ -343,6 +345,7 @@ class Stage:
         workflows: list[dict[str, Any]] | None = None,
         persons: tuple[str, ...] = (),
         peers: list[dict[str, Any]] | None = None,
+        signals: bool = False,
     ) -> None:
         """rules: policy files beside the stance's. persons: names in the registry's list, each the issuer's
         subject of that name. proxy: whose forwarded certificates count. proxy_url: where actors find it,
@@ -353,6 +356,7 @@ class Stage:
         self.partners, self.persons = partners, persons
         self.workflows, self.peers = workflows or [], peers or []
         self.foreign, self.issuer_url = foreign, issuer
+        self.signals = signals  # the issuer tells of ended sessions, with the header of AUTHORIZATION
         self.entries = ENTRIES if entries is None else entries
         self.limits, self.domain, self.policy, self.rules = limits, domain, policy, rules or {}
         self.folder = Path(tempfile.mkdtemp(prefix="sw-"))  # short: Unix sockets live below it
@@ -446,12 +450,22 @@ class Stage:
             ops=Address(host="127.0.0.1", port=0),
             admin=folder / "admin.sock",
             oidc=(Issuer(issuer=self.issuer.url, algorithms=("ES256",)),),
+            transmitters=self._transmitters(),
             watch_every_s=3600.0,
             proxy=self.proxy,
             partners=self.partners,
             mtls_url=self.proxy_url,
         )
         return replace(settings, **self.tuned)
+
+    def _transmitters(self) -> tuple[Transmitter, ...]:
+        if not self.signals:
+            return ()
+        path = self.folder / "authorization"
+        path.write_text(f"{AUTHORIZATION}\n")
+        events = frozenset({"session-revoked", "credential-change", "account-disabled", "account-purged"})
+        one = Transmitter(issuer=self.issuer.url, audience=ISSUER, events=events, authorization_file=path)
+        return (one,)
 
     def write_registry(self, entries: list[dict[str, Any]]) -> None:
         read = [self._entry(each) for each in json.loads(json.dumps(entries))]

@@ -105,6 +105,8 @@ def test_the_environment_wins_over_the_file() -> None:
         ('[log]\nlevel = "loud"\n', "log.level: must be one of debug, info, warning, error"),
         ("log = 1\n", "log: must be a table"),
         ("oidc = {}\n", "oidc: must be a list"),
+        ('[[signals]]\nissuer = "https://idp.example"\n', "signals[0].issuer: must be one of the [[oidc]]"),
+        ('[[signals]]\nissuer = "x"\nevents = ["logout"]\n', "signals[0].events"),
         ("[[oidc]]\n", "oidc[0].issuer: is needed"),
         ('[[oidc]]\nissuer = "http://idp.example"\n', "oidc[0]: issuer and jwks_url must be https"),
         (

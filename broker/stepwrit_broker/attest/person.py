@@ -68,6 +68,17 @@ class OidcPeople:
             raise _no("its algorithm is not its key's")
         return replace(_proof(id_token, _claims(id_token, key, issuer, now), now), key=_public(key))
 
+    async def key(self, issuer: str, kid: str, algorithm: str, now: float) -> jwt.PyJWK:
+        """A registered issuer's key, of an algorithm that is pinned for it.
+
+        Raises Refused(`human_proof`) where it publishes none, Unavailable(rule="oidc").
+        """
+        known = self._issuers[issuer]
+        key = await self._key(known, kid, now)
+        if algorithm not in known.algorithms or key.algorithm_name != algorithm:
+            raise _no("its algorithm is not its key's, or not one that is pinned for the issuer")
+        return key
+
     def _unverified(self, id_token: str) -> tuple[Issuer, str, str]:
         try:
             head = jwt.get_unverified_header(id_token)

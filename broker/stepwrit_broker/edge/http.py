@@ -148,7 +148,7 @@ async def receive_request(scope: Scope, receive: Receive) -> Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """A JSON answer."""
+    """A JSON answer; without a value, an empty one."""
 
     status: int
     value: object
@@ -157,7 +157,7 @@ class Response:
 
     async def send(self, send: Send) -> None:
         """Write it out, never to be cached (RFC 6749 section 5.1)."""
-        raw = _encode(self.value)
+        raw = b"" if self.value is None else _encode(self.value)
         head = [
             (b"content-type", self.content_type),
             (b"content-length", str(len(raw)).encode()),

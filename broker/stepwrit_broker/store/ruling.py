@@ -9,7 +9,7 @@ from stepwrit_broker.core.errors import Conflict, Refused
 from stepwrit_broker.core.marks import Mark
 from stepwrit_broker.core.versions import StoredVersion
 from stepwrit_broker.ports import Evidence, Happening, MarkCommand, VersionCommand
-from stepwrit_broker.store.common import SALT_BYTES, answer, answered, op_key, write_entry
+from stepwrit_broker.store.common import SALT_BYTES, answer, answered, op_key, spend_proofs, write_entry
 from stepwrit_broker.store.reading import find_grant, find_step, find_txn
 from stepwrit_broker.store.rows import Txn, decode_mark, encode_mark
 from stepwrit_broker.store.state import State, stronger
@@ -31,6 +31,7 @@ def mark(state: State, command: MarkCommand) -> Mark:
     first = answered(state, key, command.op)
     if first is not None:
         return decode_mark(first)
+    spend_proofs(state, command.proofs)
     kind: entry.EntryKind = "mark.lifted" if command.lift else "mark.set"
     wanted = command.mark
     stands = _lift(state, wanted.target) if command.lift else _set(state, wanted)

@@ -20,6 +20,7 @@ from stepwrit_broker.attest.bundles import AuthoritySource, BundleSource
 from stepwrit_broker.attest.federation.trust import PooledIdentity
 from stepwrit_broker.attest.peers import OverMtls, PeerKeys
 from stepwrit_broker.attest.person import OidcPeople
+from stepwrit_broker.attest.signals import OidcSignals
 from stepwrit_broker.clock import SystemClock, SystemEntropy
 from stepwrit_broker.core.errors import Unavailable
 from stepwrit_broker.edge.listeners import Listener
@@ -226,6 +227,8 @@ class Broker:
             stack=self._stack,
         )
         self.answers = AnswerRecorder(store=self.store, clock=self.clock, entropy=self.entropy)
+        people = OidcPeople(settings.oidc, http)
+        self._signals = OidcSignals(settings.transmitters, people) if settings.transmitters else None
         self.house = House(
             issuer=settings.issuer,
             trust_domain=settings.trust_domain,
@@ -236,7 +239,7 @@ class Broker:
             step_tokens=OwnStepTokens(step_ring, issuer=settings.issuer, trust_domain=settings.trust_domain),
             credentials=credentials,
             kinds={each.name: each for each in made},
-            people=OidcPeople(settings.oidc, http),
+            people=people,
             pepper=self._pepper,
             refusals=self.refusals,
             approvals=self.store.approvals,
@@ -273,6 +276,7 @@ class Broker:
             store=self.store,
             live=self.live,
             house=self.house,
+            signals=self._signals,
             peers=PeerKeys(OverMtls(self.pooled), self.metrics.peer_keys),
             adviser=Adviser(house=self.house, recorder=self.answers),
             identity=self.pooled,

@@ -17,12 +17,15 @@ from stepwrit_broker.approvals.mail import MailServer
 from stepwrit_broker.approvals.webhook import Hook
 from stepwrit_broker.attest.federation.partner import Partner
 from stepwrit_broker.attest.person import Issuer
+from stepwrit_broker.attest.signals import Transmitter
 from stepwrit_broker.config import Config, load_config
 from stepwrit_broker.config_checks import host_port
 from stepwrit_broker.config_federation import NONE, FederationSource
 from stepwrit_broker.config_notices import NONE as NO_SECRET
 from stepwrit_broker.config_notices import WebhookSource
 from stepwrit_broker.config_opa import NONE as NO_FILE
+from stepwrit_broker.config_signals import NO_FILE as NO_HEADER
+from stepwrit_broker.config_signals import SignalSource
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.core.workload import DEV_TRUST_DOMAIN, Proxy, SpiffeId
 from stepwrit_broker.flows.impact import Activation
@@ -76,6 +79,7 @@ def settings_of(config: Config) -> BrokerSettings:
             for each in config.oidc
         ),
         sign_in=provider_of(config),
+        transmitters=tuple(transmitter_of(each, config.issuer) for each in config.signals),
         proxy=proxy_of(config),
         opa=opa_server(config),
         hooks=tuple(hook_of(each) for each in config.webhook),
@@ -87,6 +91,16 @@ def settings_of(config: Config) -> BrokerSettings:
         session_s=config.approvals.session_s,
         partners=tuple(partner_of(each) for each in config.federation),
         refused_domains=frozenset({DEV_TRUST_DOMAIN}),
+    )
+
+
+def transmitter_of(source: SignalSource, issuer: str) -> Transmitter:
+    """Who may push security events, and for which audience."""
+    return Transmitter(
+        issuer=source.issuer,
+        audience=source.audience or issuer,
+        events=frozenset(source.events),
+        authorization_file=None if source.authorization_file == NO_HEADER else source.authorization_file,
     )
 
 

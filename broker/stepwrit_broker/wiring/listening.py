@@ -36,6 +36,7 @@ from stepwrit_broker.edge.oauth.token_8693 import TokenEndpoint
 from stepwrit_broker.edge.operator import by_socket, by_svid
 from stepwrit_broker.edge.proving import ByAssertion, ByCertificate, Proving
 from stepwrit_broker.edge.rest import ops_app, rest_app
+from stepwrit_broker.edge.signals import SignalsApp
 from stepwrit_broker.edge.tlog import public_tlog, readers_tlog
 from stepwrit_broker.edge.verbs import Verbs
 from stepwrit_broker.flows.advice import Adviser
@@ -47,6 +48,7 @@ from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import Clock
 from stepwrit_broker.ports_approval import SignIns
 from stepwrit_broker.ports_peer import PeerGrants
+from stepwrit_broker.ports_signal import Signals
 from stepwrit_broker.store.sqlite import SqliteStore
 from stepwrit_broker.wiring.paging import paged
 from stepwrit_broker.wiring.settings import BrokerSettings
@@ -56,9 +58,10 @@ from stepwrit_broker.wiring.settings import BrokerSettings
 class Served:
     """What the listeners are made of.
 
-    peers: judges grants of other trust domains' brokers. authorities: begins to watch the JWT authorities.
-    tiles: the log as its readers see it. sign_ins: where persons may sign in besides. ready: why this process
-    is not, or None. health: what `/healthz?verbose=true` adds.
+    peers: judges grants of other trust domains' brokers. signals: judges events of identity providers.
+    authorities: begins to watch the JWT authorities. tiles: the log as its readers see it. sign_ins: where
+    persons may sign in besides. ready: why this process is not, or None. health: what `/healthz?verbose=true`
+    adds.
     """
 
     settings: BrokerSettings
@@ -69,6 +72,7 @@ class Served:
     house: House
     adviser: Adviser
     peers: PeerGrants
+    signals: Signals | None
     identity: PooledIdentity
     bundles: BundleSource
     authorities: Callable[[], AuthoritySource]
@@ -154,8 +158,15 @@ class Listening:
             session_s=settings.session_s,
             idp=served.sign_ins,
         )
-        rest = self._approvers(pages)
+        rest = self._signalled(self._approvers(pages))
         await self._serve(self.tls, self._workloads(callers, rest, served.nonces))
+
+    def _signalled(self, rest: Asgi) -> Asgi:
+        """Where a transmitter is registered, its events."""
+        served = self._served
+        if served.signals is None:
+            return rest
+        return SignalsApp(house=served.house, signals=served.signals, metrics=served.metrics, rest=rest)
 
     def _approvers(self, rest: Asgi) -> Asgi:
         """Approvers with a registered key, before what is open to anyone."""

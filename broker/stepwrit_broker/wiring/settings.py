@@ -11,6 +11,7 @@ from stepwrit_broker.approvals.oidc import Provider
 from stepwrit_broker.approvals.webhook import Hook
 from stepwrit_broker.attest.federation.partner import Partner
 from stepwrit_broker.attest.person import Issuer
+from stepwrit_broker.attest.signals import Transmitter
 from stepwrit_broker.core.workload import Proxy
 from stepwrit_broker.flows.impact import Activation
 from stepwrit_broker.policy.opa_http import OpaServer
@@ -34,7 +35,8 @@ class BrokerSettings:
     hooks, mail: who is told of approvals. opa: who evaluates policies in Rego. rehearsal_opa_url: another one
     for policies that are not in force. activation: what it takes to put a policy in force. spiffe_hint: which
     of the broker's SVIDs; None takes the first. session_s: how long a person who signed in sees the pages.
-    sign_in: where they may sign in besides. tiles_for: who reads checkpoint and hash tiles.
+    sign_in: where they may sign in besides. transmitters: who tells of ended sessions.
+    tiles_for: who reads checkpoint and hash tiles.
     """
 
     trust_domain: str
@@ -58,6 +60,7 @@ class BrokerSettings:
     admin_uids: frozenset[int] = field(default_factory=frozenset)
     oidc: tuple[Issuer, ...] = ()
     sign_in: Provider | None = None
+    transmitters: tuple[Transmitter, ...] = ()
     partners: tuple[Partner, ...] = ()
     spiffe_hint: str | None = None
     proxy: Proxy | None = None
