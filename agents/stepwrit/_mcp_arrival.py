@@ -29,12 +29,16 @@ _NO_ARGS: Final = args_digest(None)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """A `tools/call` as it came. arguments: as sent, before any coercion. headers: every `Txn-Token`."""
+    """A `tools/call` as it came. arguments: as sent, before any coercion. headers: every `Txn-Token`.
+
+    state: the digest of its `requestState`.
+    """
 
     tool: str
     arguments: dict[str, object] | None = field(repr=False)
     meta: Mapping[str, object] | None = field(repr=False)
     headers: Sequence[str] = field(repr=False, default=())
+    state: str | None = None
 
 
 async def accept(broker: Broker, arrival: Arrival, server: str | None, stepless: Stepless) -> Step:
@@ -95,6 +99,7 @@ async def accept_carried(
         proof=carried.proof,
         args=args_digest(arrival.arguments),
         round=round_of(carried.proof),
+        state=arrival.state,
     )
     accepted = await broker.accept(claims.step, request)
     if (accepted.step, accepted.round) != (claims.step, request.round):
@@ -190,3 +195,15 @@ def _unverified(token: str) -> Mapping[str, object]:
     except (TokenRefused, DigestError):
         return {}
     return cast("Mapping[str, object]", claims) if isinstance(claims, dict) else {}
+
+
+def initiated_by(meta: Mapping[str, object] | None) -> str | None:
+    """Who says they send it, for which step, as the token that it carries names them; None without a token.
+
+    Nothing of it is verified. Raises RefusedError for what is no step, ClaimError for no step token.
+    """
+    carried = lineage.from_meta(meta)
+    if carried is None:
+        return None
+    claims = StepToken.of(_unverified(carried.token))
+    return "\n".join((claims.txn, claims.step, claims.initiator, claims.initiator_jkt))

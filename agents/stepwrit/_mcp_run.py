@@ -21,6 +21,7 @@ from stepwrit._alive import Sleep, StoppedError
 from stepwrit._mcp_approval import MODERN, handed
 from stepwrit._mcp_inputs import refused_result
 from stepwrit._mcp_session import guarded, pages, proven
+from stepwrit._mcp_state import keep
 from stepwrit._mcp_stepless import close_root
 from stepwrit._reply import local
 from stepwrit.client import Broker
@@ -60,11 +61,12 @@ async def run(
             if isinstance(result, InputRequiredResult):
                 result = await _pause(broker, step, result, ctx.protocol_version)
         page = handed(step, ctx, broker.issuer) if _stuck(step, result) and step.root is None else None
-        if page is not None and await _waiting(broker, step):
+        told = page.result(params) if page is not None and page.is_modern else None
+        if page is not None and await _waiting(broker, step, None if told is None else keep(step, told)):
             waits = True
-            if not page.is_modern:
+            if told is None:
                 raise page.error()
-            return _with_ref(step, page.result(params))
+            return _with_ref(step, told)
         waits = isinstance(result, InputRequiredResult) and step.root is None
         if not waits:
             result = _mapped(step, result)
@@ -102,7 +104,8 @@ async def _pause(broker: Broker, step: Step, result: InputRequiredResult, versio
     try:
         asked = await proven(step, result, version)
         if step.root is None:  # else the answer comes as a call of its own
-            await broker.wait(step.id, step.round)
+            asked = asked.model_copy()
+            await broker.wait(step.id, step.round, keep(step, asked))
     except RefusedError as no:
         return refused_result(no.refusal)
     except IdentityUnavailable as missing:
@@ -161,10 +164,10 @@ def crash(tool: str) -> CallToolResult:
     return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True)
 
 
-async def _waiting(broker: Broker, step: Step) -> bool:
+async def _waiting(broker: Broker, step: Step, state: str | None) -> bool:
     """The step waits for its next round; False when the broker would not have it."""
     try:
-        await broker.wait(step.id, step.round)
+        await broker.wait(step.id, step.round, state)
     except (RefusedError, IdentityUnavailable) as no:
         _log.warning("step %s does not wait for an approval: %s", step.ref, no)
         return False

@@ -142,6 +142,7 @@ class StepRow:
     sealed: dict[str, object] = field(default_factory=dict[str, object], repr=False)  # of a deferred step
     tokens: set[str] = field(default_factory=set)  # jti of every step token that still counts
     approval: ApprovalRow | None = None
+    awaits: str | None = None  # digest of the requestState that the next round must bring
     attended: set[str] = field(default_factory=set)  # jti of every proof over its task
 
     def line(self) -> list[StepRow]:

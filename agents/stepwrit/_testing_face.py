@@ -198,7 +198,7 @@ class FakeBroker(Using):
             "token": lambda: self.token(who, only_v(body, step), hold_s),
             "accept": lambda: self.accept(who, step, read_shape(AcceptRequest, body)),
             "resume": lambda: self.resume(who, only_v(body, step)),
-            "wait": lambda: self.wait(who, step, read_shape(WaitRequest, body).round),
+            "wait": lambda: self.wait(who, step, read_shape(WaitRequest, body)),
             "heartbeat": lambda: self.heartbeat(who, only_v(body, step)),
             "attend": lambda: self.attend(who, step, read_shape(AttendRequest, body)),
             "close": lambda: self.close(who, step, read_shape(CloseRequest, body).outcome),

@@ -24,6 +24,7 @@ from stepwrit.wire import (
     Outcome,
     StepAccepted,
     StepStatus,
+    WaitRequest,
 )
 from stepwrit.wire_deferred import StepResumed
 from stepwrit.wire_tasks import ROUND, AttendRequest
@@ -47,6 +48,8 @@ class Running(Stepless):
         self._live(row, "opened", "waiting")
         if request.round != row.round + 1:
             raise No("wrong_state", f"the next round is {row.round + 1}")
+        if request.state != row.awaits:
+            raise No("state_changed", "this is not the requestState of the round before")
         if token.jti not in row.tokens:
             raise No("expired", "the step token has expired")
         self.registry.test(row.tool, "accept")
@@ -132,13 +135,13 @@ class Running(Stepless):
             self_grant=self_grant,
         )
 
-    def wait(self, caller: Caller, step: str, round: int) -> StepStatus:  # noqa: A002  the wire's word
+    def wait(self, caller: Caller, step: str, request: WaitRequest) -> StepStatus:
         """The call answered "input required"."""
         row = self._mine(step, caller)
         self._live(row, "accepted")
-        if round != row.round:
+        if request.round != row.round:
             raise No("wrong_state", f"this is round {row.round}")
-        row.state = "waiting"
+        row.state, row.awaits = "waiting", request.state
         self.note("waiting", caller, row)
         return self._status(row)
 

@@ -193,9 +193,9 @@ def resume(sender: Sender, step: str) -> Flow[StepResumed]:
     return exchange(sender, post(_of(step, "resume"), members, partial(answer, StepResumed), proven=True))
 
 
-def wait(sender: Sender, step: str, round: int) -> Flow[StepStatus]:  # noqa: A002  the wire's word
-    """The call answered "input required"; the step waits for round + 1."""
-    members = shape.write(WaitRequest(round=round))
+def wait(sender: Sender, step: str, round: int, state: str | None = None) -> Flow[StepStatus]:  # noqa: A002
+    """The call answered "input required"; the step waits for round + 1, which must bring this state."""
+    members = shape.write(WaitRequest(round=round, state=state))
     return exchange(sender, post(_of(step, "wait"), members, partial(answer, StepStatus)))
 
 

@@ -206,9 +206,12 @@ class Broker(Client):
         async with jobs.running(self, await self.resume(step)) as job:
             yield job
 
-    async def wait(self, step: str, round: int) -> StepStatus:  # noqa: A002  the wire's word
-        """The call answered "input required": the step waits for round + 1."""
-        return await self._run("wait", verbs.wait(self._sender, step, round))
+    async def wait(self, step: str, round: int, state: str | None = None) -> StepStatus:  # noqa: A002
+        """The call answered "input required": the step waits for round + 1.
+
+        state: digest of what that round must bring back.
+        """
+        return await self._run("wait", verbs.wait(self._sender, step, round, state))
 
     async def heartbeat(self, step: str) -> StepStatus:
         """The step is still running."""
@@ -407,9 +410,9 @@ class SyncBroker(Client):
         with jobs.running_sync(self, self.resume(step)) as job:
             yield job
 
-    def wait(self, step: str, round: int) -> StepStatus:  # noqa: A002  the wire's word
-        """The call answered "input required": the step waits for round + 1."""
-        return self._run("wait", verbs.wait(self._sender, step, round))
+    def wait(self, step: str, round: int, state: str | None = None) -> StepStatus:  # noqa: A002
+        """As `Broker.wait`."""
+        return self._run("wait", verbs.wait(self._sender, step, round, state))
 
     def heartbeat(self, step: str) -> StepStatus:
         """The step is still running."""

@@ -11,12 +11,12 @@ Every tool call is a step: accepted when the body starts, closed when it ends. A
 refused, unless the registry says `without_step: root` of the tool. Of MCP's requests only `tools/call` is
 guarded. Start-up costs nothing; the first call waits for the SVID and the connection
 (`lifespan` moves that to the server's start). With several workers on 2026-07-28, give the server
-`RequestStateSecurity(keys=…)`: the answer may arrive at another worker.
+`request_state_security=request_state(keys=[…])`: the answer may arrive at another worker.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
 
@@ -25,6 +25,7 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.extension import Extension
 from mcp.server.mcpserver.context import Context
 from mcp.server.mcpserver.resolve import Resolve
+from mcp.server.request_state import RequestStateSecurity
 from mcp_types import CallToolRequestParams
 
 from stepwrit._alive import Sleep
@@ -34,15 +35,16 @@ from stepwrit._mcp_approval import WAIT_S, resume
 from stepwrit._mcp_arrival import Arrival, accept
 from stepwrit._mcp_inputs import refused_result
 from stepwrit._mcp_run import Running, run
+from stepwrit._mcp_state import digest_of, principal, take
 from stepwrit._mcp_stepless import Stepless
 from stepwrit._outgoing import OutgoingStep
 from stepwrit._reply import local
 from stepwrit.client import Broker
 from stepwrit.errors import RefusedError, StepwritError
 from stepwrit.lineage import Step, current_step
-from stepwrit.wire import HEADER_TXN_TOKEN
+from stepwrit.wire import HEADER_TXN_TOKEN, WAITING_MAX_S
 
-__all__ = ["Credential", "Step", "Stepwrit", "credential", "current_step", "guard"]
+__all__ = ["Credential", "Step", "Stepwrit", "credential", "current_step", "guard", "request_state"]
 
 
 class Stepwrit(Extension):
@@ -96,6 +98,7 @@ class Stepwrit(Extension):
         except StepwritError as doubt:
             return refused_result(local("unavailable", str(doubt)))
         if step.root is None:
+            take(params)
             resume(step, params, self._wait_s)
         return await run(self.broker, step, params, ctx, call_next, self._how)
 
@@ -141,6 +144,22 @@ def guard(client: object, server: str | None = None, *, on_refusal: OnRefusal = 
     return hook(client, server, opener, on_refusal)
 
 
+def request_state(
+    keys: Sequence[bytes | bytearray | str], *, ttl: float = WAITING_MAX_S
+) -> RequestStateSecurity:
+    """Mcp's seal on `requestState`, bound to transaction, step, initiator and key of the call.
+
+    keys: at least 32 bytes each, shared by all workers of one server; the first seals, all open.
+    ttl: seconds.
+
+        server = MCPServer("ledger", extensions=[guard], request_state_security=request_state(keys=[KEY]))
+
+    Raises:
+        ValueError: a key is too short, or there is none.
+    """
+    return RequestStateSecurity(keys=keys, ttl=ttl, bind_principal=principal)
+
+
 def _own_step(ctx: Context[Any, Any]) -> Step:
     """The step of the call whose resolvers run; a tool called inside a tool has none of its own."""
     try:
@@ -157,6 +176,7 @@ def _arrival(params: CallToolRequestParams, ctx: ServerRequestContext[Any, Any])
         arguments=params.arguments,
         meta=cast("Mapping[str, object] | None", params.meta),
         headers=_headers(ctx.request),
+        state=digest_of(params.request_state),
     )
 
 

@@ -72,7 +72,7 @@ Code = Literal[
     # refused
     "policy", "approval_required", "authorization_pending", "slow_down", "access_denied", "expired_token",
     "limit", "ceiling", "plan", "origin_claimed", "influence_claimed", "wrong_workload",
-    "arguments_changed", "request_changed", "replay", "already_done",
+    "arguments_changed", "request_changed", "state_changed", "replay", "already_done",
     "closed", "expired", "revoked", "frozen",
     "not_registered", "not_found", "not_yet_supported", "human_proof",
     # conflict
@@ -193,6 +193,7 @@ class AcceptRequest:
     v: int = V
     round: int = 1
     finding: str | None = None
+    state: str | None = None  # base64url SHA-256 of the requestState that arrived
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,6 +244,7 @@ class WaitRequest:
 
     round: int
     v: int = V
+    state: str | None = None  # base64url SHA-256 of the requestState that the next round must bring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

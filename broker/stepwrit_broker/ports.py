@@ -116,6 +116,8 @@ class AcceptCommand:
     """Accept a step's current round. `self_grant`: for a tool that is its own resource, made in the same
     write. `versions`: what it was decided under, None where nothing was; others in force are a Conflict
     (`stale_version`). stands_in: by the step's initiator, for a performer of another trust domain's broker.
+    state: digest of the requestState that arrived, "" for none; it must be the one that the wait before
+    named (Refused `state_changed`).
     """
 
     op: Operation
@@ -129,6 +131,7 @@ class AcceptCommand:
     now: float
     versions: Versions | None = None
     stands_in: bool = False
+    state: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +186,9 @@ class RedeemCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoveCommand:
-    """`wait`, `heartbeat` or `close` by the step's performer. `round` is for `wait`."""
+    """`wait`, `heartbeat` or `close` by the step's performer. `round` is for `wait`, and so is `state`: the
+    digest of the requestState that the next round must bring, "" for none.
+    """
 
     op: Operation
     step: str
@@ -194,6 +199,7 @@ class MoveCommand:
     ref: str
     evidence: Evidence
     now: float
+    state: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -426,6 +426,20 @@ class AcceptContract:
         assert (resumed.life.state, resumed.life.round) == ("accepted", 2)
         assert house.kinds()[-1] == "step.resumed"
 
+    async def test_a_round_brings_the_state_that_the_one_before_left_and_no_other(self, house: House) -> None:
+        record = await house.accepted()
+        moved = await house.store.move(replace(house.make.move(record, "wait"), state="one"))
+        waiting = moved.record
+        for other in ("", "two"):
+            wrong = replace(house.make.accept(waiting), state=other)
+            assert await code(house.store.accept(wrong)) == "state_changed"
+        resumed, _ = await house.store.accept(replace(house.make.accept(waiting), state="one"))
+        assert (resumed.life.round, resumed.life.awaits) == (2, "")
+        again = (await house.store.move(house.make.move(resumed, "wait"))).record
+        stale = replace(house.make.accept(again), state="one")
+        assert await code(house.store.accept(stale)) == "state_changed"
+        await house.store.accept(house.make.accept(again))
+
     async def test_after_its_end_a_step_is_not_accepted(self, house: House) -> None:
         record = await house.accepted()
         await house.store.move(house.make.move(record, "close"))

@@ -12,7 +12,7 @@ from tests.fakes.build import mark_of
 from tests.flows.rig import AGENT, ARGS, AUDIENCE, CRON, FILES, FOREIGN, MAIL, OTHER_AGENT, TD, Rig
 
 from stepwrit.digest import args_digest
-from stepwrit.wire import Budget, CeilingSpec
+from stepwrit.wire import Budget, CeilingSpec, WaitRequest
 from stepwrit_broker.core.declared import Declared, Workflow
 from stepwrit_broker.core.errors import Conflict, Problem, Refused, Unavailable, Unproven
 from stepwrit_broker.core.influence import EXACT_MAX
@@ -343,7 +343,7 @@ async def test_the_initiator_gets_a_fresh_token_of_an_opened_or_waiting_step(rig
     assert fresh.token != ready.token
     assert fresh.expires_in == 60
     step = (await rig.take(fresh)).record.step.id
-    await performing.wait(rig.house, rig.caller(MAIL, key=False), step, 1, rig.op(), "d")
+    await performing.wait(rig.house, rig.caller(MAIL, key=False), step, WaitRequest(round=1), rig.op(), "d")
     again = await renew(rig, step)
     assert (await rig.take(again, round_=2)).record.life.round == 2
 

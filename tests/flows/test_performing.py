@@ -9,6 +9,7 @@ from tests.flows.rig import AGENT, ARGS, BANK, FILES, FOREIGN, MAIL, TD, Rig
 from tests.flows.test_opening import revoke
 
 from stepwrit.digest import args_digest
+from stepwrit.wire import WaitRequest
 from stepwrit_broker.core.errors import Conflict, Malformed, Problem, Refused, Unproven
 from stepwrit_broker.core.workload import SpiffeId
 from stepwrit_broker.flows import opening, performing
@@ -33,7 +34,9 @@ async def beat(rig: Rig, step: str, who: SpiffeId = MAIL) -> Moved:
 
 
 async def wait(rig: Rig, step: str, round_: int = 1) -> Moved:
-    return await performing.wait(rig.house, rig.caller(MAIL, key=False), step, round_, rig.op(), "d")
+    return await performing.wait(
+        rig.house, rig.caller(MAIL, key=False), step, WaitRequest(round=round_), rig.op(), "d"
+    )
 
 
 async def close(rig: Rig, step: str, outcome: Any = "done", who: SpiffeId = MAIL) -> Moved:
@@ -78,6 +81,17 @@ async def test_a_second_accept_of_a_round_is_a_replay_and_the_same_operation_is_
     assert first.record == again.record
     await refused(rig, "replay", ready)
     assert rig.entries("refused")[-1]["txn"] == ready.record.step.txn
+
+
+@pytest.mark.parametrize("state", ["", "short", "=" * 43, "A" * 44])
+async def test_a_state_is_named_by_its_digest(rig: Rig, state: str) -> None:
+    step = (await rig.take(await ready_step(rig))).record.step.id
+    caller = rig.caller(MAIL, key=False)
+    bad, good = (WaitRequest(round=1, state=each) for each in (state, "A" * 43))
+    with pytest.raises(Malformed, match="state"):
+        await performing.wait(rig.house, caller, step, bad, rig.op(), "d")
+    moved = await performing.wait(rig.house, caller, step, good, rig.op(), "d")
+    assert moved.record.life.awaits == "A" * 43
 
 
 async def test_changed_arguments_are_refused_whoever_changed_them(rig: Rig) -> None:

@@ -13,6 +13,7 @@ from tests.flows.test_opening import revoke
 from tests.flows.test_performing import close
 
 from stepwrit.digest import b64u
+from stepwrit.wire import WaitRequest
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.errors import Malformed, Problem, Unavailable
 from stepwrit_broker.core.workload import SpiffeId
@@ -79,7 +80,7 @@ async def _close(rig: Rig, made: Issued) -> None:
 
 
 async def _wait(rig: Rig, made: Issued) -> None:
-    await performing.wait(rig.house, caller(rig, MAIL), made.step.id, 1, rig.op(), "d")
+    await performing.wait(rig.house, caller(rig, MAIL), made.step.id, WaitRequest(round=1), rig.op(), "d")
 
 
 def _mark(target: Callable[[Issued], str]) -> Deed:

@@ -28,7 +28,9 @@ async def test_from_3_what_is_deferred_keeps_its_arguments(tmp_path: Path) -> No
     root = await before.open(make.open(make.root_step()))
     await before.close()
     with closing(sqlite3.connect(path)) as conn:
-        conn.executescript("DROP TABLE sealed_args; PRAGMA user_version = 3;")
+        conn.executescript(
+            "DROP TABLE sealed_args; ALTER TABLE steps DROP COLUMN awaits; PRAGMA user_version = 3;"
+        )
     after = opened(path, 2)
     record = await after.open(make.deferred(root))
     assert await after.step(root.step.id) is not None

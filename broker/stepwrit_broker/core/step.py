@@ -182,7 +182,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Life:
-    """What moves about a step. Times are seconds since the epoch; `round` counts from 1, 0 before accept."""
+    """What moves about a step. Times are seconds since the epoch; `round` counts from 1, 0 before accept.
+
+    awaits: while it waits, the digest of the requestState that its next round must bring; "" for none.
+    """
 
     state: State
     round: int
@@ -192,6 +195,7 @@ class Life:
     waiting_at: float
     children: int
     ended_at: float
+    awaits: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -122,9 +122,7 @@ class Verbs:
         """`POST /v1/steps/{id}/wait`."""
         caller = await self._callers.of(request, proof=False)
         asked = request.shape(WaitRequest)
-        moved = await performing.wait(
-            self._house, caller, step, asked.round, request.operation, request.digest
-        )
+        moved = await performing.wait(self._house, caller, step, asked, request.operation, request.digest)
         return _status(moved)
 
     async def heartbeat(self, request: Request, step: str) -> Response:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from stepwrit.digest import DigestError, unb64u
 from stepwrit.tokens import StepToken
-from stepwrit.wire import AcceptRequest, Outcome
+from stepwrit.wire import AcceptRequest, Outcome, WaitRequest
 from stepwrit_broker.core import marks
 from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.clocks import runs_until
@@ -30,6 +31,7 @@ from stepwrit_broker.flows.house import (
 from stepwrit_broker.flows.knowing import within
 from stepwrit_broker.ports import AcceptCommand, Evidence, InForce, MoveCommand, Moved, ProofUse
 
+DIGEST_BYTES = 32
 FINDINGS = frozenset(
     {
         "invalid_proof",
@@ -170,12 +172,14 @@ def _command(
     decided: Mapping[str, object] | None,
     now: float,
 ) -> AcceptCommand:
+    state = _state(request.state)
     stops = marks.subjects_of_caller(caller)
     return AcceptCommand(
         op=operation(caller, "accept", op_id, digest),
         step=step.id,
         caller=caller.workload.id,
         round=request.round,
+        state=state,
         subjects=stops,
         proofs=(proof,),
         self_grant=self_grant_of(house, caller, step, now),
@@ -184,6 +188,16 @@ def _command(
         ),
         now=now,
     )
+
+
+def _state(digest: str | None) -> str:
+    """Of a requestState. Raises Malformed for what is no digest."""
+    try:
+        if digest is not None and len(unb64u(digest)) != DIGEST_BYTES:
+            raise DigestError("state")
+    except DigestError as bad:
+        raise Malformed("invalid_request", "state: base64url SHA-256 of the requestState") from bad
+    return digest or ""
 
 
 def self_grant_of(house: House, caller: Caller, step: Step, now: float) -> Grant | None:
@@ -212,21 +226,23 @@ def self_grant_of(house: House, caller: Caller, step: Step, now: float) -> Grant
     )
 
 
-async def wait(house: House, caller: Caller, step_id: str, round_: int, op_id: str, digest: str) -> Moved:
+async def wait(
+    house: House, caller: Caller, step_id: str, request: WaitRequest, op_id: str, digest: str
+) -> Moved:
     """The call answered "input required": the step waits, no heartbeat needed."""
-    return await _move(house, caller, step_id, "wait", None, round_, op_id, digest)
+    return await _move(house, caller, step_id, "wait", None, request, op_id, digest)
 
 
 async def heartbeat(house: House, caller: Caller, step_id: str, op_id: str, digest: str) -> Moved:
     """The performer is alive. Refused once the step has ended: the performer then stops."""
-    return await _move(house, caller, step_id, "heartbeat", None, 0, op_id, digest)
+    return await _move(house, caller, step_id, "heartbeat", None, None, op_id, digest)
 
 
 async def close(
     house: House, caller: Caller, step_id: str, outcome: Outcome, op_id: str, digest: str
 ) -> Moved:
     """The step's normal end: its credentials and its non-deferred children end with it."""
-    return await _move(house, caller, step_id, "close", outcome, 0, op_id, digest)
+    return await _move(house, caller, step_id, "close", outcome, None, op_id, digest)
 
 
 async def _move(
@@ -235,11 +251,12 @@ async def _move(
     step_id: str,
     verb: str,
     outcome: Outcome | None,
-    round_: int,
+    waits: WaitRequest | None,
     op_id: str,
     digest: str,
 ) -> Moved:
     try:
+        state = _state(None if waits is None else waits.state)
         record = same_tenant(await house.store.step(step_id) if is_id("stp", step_id) else None, caller)
         check_performer(record, caller)
         return await house.store.move(
@@ -249,7 +266,8 @@ async def _move(
                 caller=caller.workload.id,
                 verb=verb,
                 outcome=outcome,
-                round=round_,
+                round=0 if waits is None else waits.round,
+                state=state,
                 ref=house.ref(),
                 evidence=Evidence(facts={"reported_by": caller.workload.id}),
                 now=house.clock.now(),

@@ -77,6 +77,10 @@ def _taken(life: Life, command: AcceptCommand, now: float) -> Life:
     state = step.move(life.state, "resume" if life.state == "waiting" else "accept")
     if command.round != life.round + 1:
         raise Conflict("wrong_state", f"the next round of this step is {life.round + 1}")
+    if command.state != life.awaits:
+        raise Refused(
+            "state_changed", "what came back is not the requestState of the round before", rule="requestState"
+        )
     return replace(
         life,
         state=state,
@@ -85,6 +89,7 @@ def _taken(life: Life, command: AcceptCommand, now: float) -> Life:
         accepted_at=now,
         beat_at=now,
         waiting_at=0.0,
+        awaits="",
     )
 
 

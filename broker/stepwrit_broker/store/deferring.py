@@ -79,6 +79,7 @@ def _taken(state: State, record: StepRecord, command: ResumeCommand, now: float)
         accepted_at=now,
         beat_at=now,
         waiting_at=0.0,
+        awaits="",
     )
 
 

@@ -64,7 +64,7 @@ def _wait(state: State, row: StepRow, txn: Txn, command: MoveCommand, now: float
     if row.record.step.action is None:
         raise Conflict("wrong_state", "an intent has no rounds")
     check_running(state, row.record, txn, now)
-    record = move_step(state, row, replace(life, state=after, waiting_at=now))
+    record = move_step(state, row, replace(life, state=after, waiting_at=now, awaits=command.state))
     own = row.record.step
     facts = {**entry.hop_facts(own), "round": life.round}
     write_entry(

@@ -38,8 +38,8 @@ _PUT_STEP: Final = (
 )
 _COUNT_CHILD: Final = "UPDATE steps SET children = ? WHERE seq = ?"
 _MOVE_STEP: Final = (
-    "UPDATE steps SET state = ?, round = ?, performer = ?, accepted_at = ?, beat_at = ?, waiting_at = ?"
-    " WHERE seq = ?"
+    "UPDATE steps SET state = ?, round = ?, performer = ?, accepted_at = ?, beat_at = ?, waiting_at = ?,"
+    " awaits = ? WHERE seq = ?"
 )
 _END_STEP: Final = "UPDATE steps SET state = ?, ended_at = ?, due = ? WHERE seq = ?"
 _LOOK_SOON: Final = "UPDATE steps SET due = min(due, ?) WHERE seq = ?"
@@ -136,7 +136,10 @@ def move_step(state: State, row: StepRow, life: Life) -> StepRecord:
     """A live step's new state."""
     state.conn.execute(
         _MOVE_STEP,
-        (life.state, life.round, life.performer, life.accepted_at, life.beat_at, life.waiting_at, row.seq),
+        (
+            *(life.state, life.round, life.performer, life.accepted_at, life.beat_at, life.waiting_at),
+            *(life.awaits, row.seq),
+        ),
     )
     return _hold(state, row, life)
 

@@ -26,7 +26,7 @@ Row = tuple[Any, ...]  # as SQLite gives it; typed by the functions below
 
 STEP_COLUMNS: Final = (
     "seq, id, txn, parent, state, round, performer, accepted_at, beat_at, waiting_at,"
-    " children, ended_at, body"
+    " children, ended_at, awaits, body"
 )
 GRANT_COLUMNS: Final = "seq, id, step, line, state, epoch, expires_at, redeemed_by, redeemed_at, body"
 
@@ -187,7 +187,8 @@ def _read_action(row: list[Any]) -> Action:
 
 def decode_step(row: Row, intent: Intent) -> StepRow:
     """From STEP_COLUMNS and the transaction's intent."""
-    seq, id_, txn, parent, state, round_, performer, accepted, beat, waiting, children, ended, body = row
+    seq, id_, txn, parent, state, round_, performer, *times, children, ended, awaits, body = row
+    accepted, beat, waiting = times
     step = _read_step(_loads(body), id_, txn, parent, intent)
     life = Life(
         state=state,
@@ -198,6 +199,7 @@ def decode_step(row: Row, intent: Intent) -> StepRow:
         waiting_at=waiting,
         children=children,
         ended_at=ended,
+        awaits=awaits,
     )
     return StepRow(seq=seq, record=StepRecord(step=step, life=life))
 

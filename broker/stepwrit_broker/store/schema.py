@@ -42,8 +42,9 @@ CREATE TABLE IF NOT EXISTS authenticators (
 DEFERRED: Final = """
 CREATE TABLE IF NOT EXISTS sealed_args (step TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT, WITHOUT ROWID;
 """
+AWAITS: Final = "ALTER TABLE steps ADD COLUMN awaits TEXT NOT NULL DEFAULT '';"
 # From the version before to the one named; a file that is older than these reach is refused.
-UPGRADES: Final[Mapping[int, str]] = {2: PINS, 3: APPROVALS, 4: DEFERRED}
+UPGRADES: Final[Mapping[int, str]] = {2: PINS, 3: APPROVALS, 4: DEFERRED + AWAITS}
 
 SCHEMA: Final = (
     """
@@ -56,7 +57,7 @@ CREATE TABLE IF NOT EXISTS steps (
     seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, txn TEXT NOT NULL, parent TEXT,
     deferred INTEGER NOT NULL, state TEXT NOT NULL, round INTEGER NOT NULL, performer TEXT,
     accepted_at REAL NOT NULL, beat_at REAL NOT NULL, waiting_at REAL NOT NULL, children INTEGER NOT NULL,
-    ended_at REAL NOT NULL, due REAL NOT NULL, body TEXT NOT NULL
+    ended_at REAL NOT NULL, due REAL NOT NULL, body TEXT NOT NULL, awaits TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE INDEX IF NOT EXISTS steps_by_due ON steps (due);
 CREATE INDEX IF NOT EXISTS steps_by_txn ON steps (txn);
