@@ -27,6 +27,7 @@ from stepwrit_broker.config_opa import OpaTable
 from stepwrit_broker.config_reader import Means, Reader, overlay
 from stepwrit_broker.config_sign_in import SignInTable
 from stepwrit_broker.config_signals import SignalSource
+from stepwrit_broker.config_witnesses import WitnessSource
 from stepwrit_broker.core.errors import Malformed
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -138,6 +139,27 @@ class Ledger:
             "`admin`, or also `everyone` on `tls`. Entries are never served on `tls`."
         ),
     ] = "auditors"
+    witness_quorum: Annotated[
+        int,
+        Means(text="How many [[witness]] must cosign a checkpoint. 0: more than half of them.", least=0),
+    ] = 0
+    witness_alarm_s: Annotated[
+        float,
+        Means(
+            text="Without a quorum of cosignatures for so long, readiness and `doctor` say so.",
+            unit="seconds",
+            least=1,
+        ),
+    ] = 120.0
+    witness_refuse_after_s: Annotated[
+        float,
+        Means(
+            text="Without one for so long, nothing is opened or issued any more; what is out is still "
+            "redeemed. At most a week.",
+            unit="seconds",
+            least=1,
+        ),
+    ] = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +249,7 @@ class Config:
     federation: tuple[FederationSource, ...] = ()
     webhook: tuple[WebhookSource, ...] = ()
     signals: tuple[SignalSource, ...] = ()
+    witness: tuple[WitnessSource, ...] = ()
 
 
 def load_config(path: Path, env: Mapping[str, str] | None = None) -> Config:

@@ -14,6 +14,7 @@ from stepwrit_broker.config_notices import notice_problems
 from stepwrit_broker.config_opa import opa_problems
 from stepwrit_broker.config_sign_in import sign_in_problems
 from stepwrit_broker.config_signals import signal_problems
+from stepwrit_broker.config_witnesses import witness_problems
 from stepwrit_broker.core.workload import parse_spiffe_id, parse_trust_domain, trust_domain_of
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def meaning(config: Config) -> Iterator[str]:
     yield from notice_problems(config.mail, config.webhook)
     yield from sign_in_problems(config)
     yield from signal_problems(config.signals, [each.issuer for each in config.oidc])
+    ledger = config.ledger
+    yield from witness_problems(config.witness, ledger.witness_quorum, ledger.witness_refuse_after_s)
     if not math.isfinite(config.ledger.checkpoint_every_s):
         yield "ledger.checkpoint_every_s: must be finite"
     if not _is_https(config.issuer) or urlsplit(config.issuer).path or "?" in config.issuer:

@@ -240,8 +240,52 @@ class Metrics:
         self._verb_seconds: dict[str, Histogram] = {}
         self._stage_children = {stage: self._stages.labels(stage) for stage in STAGES}
 
+    def _of_witnesses(self) -> None:
+        self._witnessed = Gauge(
+            "stepwrit_ledger_witnessed_entries",
+            "Entries under the published checkpoint; with witnesses, the newest with its quorum",
+            registry=self.registry,
+        )
+        self._witnessed_age = Gauge(
+            "stepwrit_ledger_witnessed_age_seconds",
+            "Since a quorum of witnesses last cosigned; 0 without witnesses",
+            registry=self.registry,
+        )
+        self._contradicted = Gauge(
+            "stepwrit_ledger_contradicted",
+            "1 while a witness has seen another history of this ledger",
+            registry=self.registry,
+        )
+        self._witness_good = Gauge(
+            "stepwrit_ledger_witness_good",
+            "1 while the witness cosigns",
+            ("witness",),
+            registry=self.registry,
+        )
+        self._witness_asked = Counter(
+            "stepwrit_ledger_witness_requests",
+            "Requests for a cosignature by witness and outcome",
+            ("witness", "outcome"),
+            registry=self.registry,
+        )
+
+    def witnessed(self, size: int, age_s: float, contradicted: bool) -> None:
+        """How far witnesses have followed, and whether one of them objects."""
+        self._witnessed.set(size)
+        self._witnessed_age.set(round(age_s, 1))
+        self._contradicted.set(contradicted)
+
+    def witness_heard(self, witness: str, good: bool) -> None:
+        """Whether a witness, by its configured name, cosigns."""
+        self._witness_good.labels(witness).set(good)
+
+    def witness_asked(self, witness: str, outcome: str) -> None:
+        """A witness `cosigned`, `failed` to, or `contradicted` us."""
+        self._witness_asked.labels(witness, outcome).inc()
+
     def _of_others(self) -> None:
         """What comes of events, and what crosses to and from other trust domains."""
+        self._of_witnesses()
         self._caused = Counter(
             "stepwrit_intents_caused",
             "Intents that a step of another transaction caused, by the trigger that passed its event on",

@@ -7,9 +7,9 @@ import ssl
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from stepwrit.errors import StepwritError
 from stepwrit_broker.cli.check import Check
@@ -219,6 +219,7 @@ def broker(at: str | None, digests: dict[VersionKind, str]) -> Iterator[Check]:
             said = admin.get("/status")
             where = f"{admin.place.where}: {said.get('broker_id')}, {said['ledger']['size']} ledger entries"
             yield Check(name="broker", ok=True, said=where)
+            yield from witnesses(said.get("witnesses", {}))
             yield from _drift(admin, digests)
     except (StepwritError, Problem) as missing:
         reason = missing.reason if isinstance(missing, Problem) else str(missing)
@@ -228,6 +229,31 @@ def broker(at: str | None, digests: dict[VersionKind, str]) -> Iterator[Check]:
             said=reason.partition(";")[0],
             todo="start it: stepwrit broker --config FILE",
         )
+
+
+def witnesses(told: Mapping[str, Any]) -> Iterator[Check]:
+    """Whether somebody else vouches for the ledger; a witness that contradicts it fails the check."""
+    asked, doubts = told.get("asked", []), told.get("doubts", [])
+    if not asked:
+        todo = (
+            "name one in [[witness]] (docs: how-to/run-a-witness): a machine rolled back shows to nobody else"
+        )
+        yield Check(
+            name="witness", ok=None, said="none: nobody but this machine vouches for the ledger", todo=todo
+        )
+        return
+    objecting = [each for each in asked if each["doubt"]]
+    if objecting:
+        said = "; ".join(f"{each['name']}: {each['doubt']}" for each in objecting)
+        todo = "nothing is granted: find out who set the ledger back, then docs: how-to/incident"
+        yield Check(name="witness", ok=False, said=said, todo=todo)
+        return
+    silent = [f"{each['name']}: {each['failing']}" for each in asked if each["failing"]]
+    said = "; ".join([*doubts, *silent]) or ", ".join(
+        f"{each['name']} to {each['cosigned']}" for each in asked
+    )
+    todo = "start it, or look at the way there; issuance ends at [ledger] witness_refuse_after_s"
+    yield Check(name="witness", ok=None if doubts or silent else True, said=said, todo=todo)
 
 
 def _drift(admin: AdminClient, digests: dict[VersionKind, str]) -> Iterator[Check]:

@@ -16,6 +16,7 @@ from stepwrit_broker.cli.offline import Database, Key, database, local_files, pu
 from stepwrit_broker.cli.output import NO, YES, examples, out, print_json, print_pairs, say
 from stepwrit_broker.cli.proofs import (
     EntryFile,
+    Kept,
     Proof,
     Quorum,
     Witnesses,
@@ -27,6 +28,7 @@ from stepwrit_broker.core.merkle import parse_checkpoint, verify_inclusion
 from stepwrit_broker.ledger import keys
 from stepwrit_broker.ledger.anchor import Anchor, AnchorFile
 from stepwrit_broker.ledger.documents import export_documents
+from stepwrit_broker.ledger.elsewhere import Elsewhere
 from stepwrit_broker.ledger.export import dropped_below, export_range
 from stepwrit_broker.ledger.exported import open_by_key
 from stepwrit_broker.ledger.notes import parse_vkey
@@ -43,6 +45,7 @@ app = typer.Typer(
     epilog=examples(
         "stepwrit ledger verify --db stepwrit.db --key log.vkey --anchor log.anchor",
         "stepwrit ledger verify --export 2026-10.jsonl --export 2026-11.jsonl",
+        "stepwrit ledger verify --db stepwrit.db --key log.vkey --witness witness.vkey --checkpoint head.txt",
         "stepwrit ledger verify --proof entry-1041.json.tlog-proof --key log.vkey --witness witness.vkey",
     )
 )
@@ -73,6 +76,7 @@ def verify(
     entry: EntryFile = None,
     witness: Witnesses = None,
     quorum: Quorum = None,
+    checkpoint: Kept = None,
     as_json: Json = False,
 ) -> None:
     """Check every entry, hash and signature, offline. Exit code 1 on any finding.
@@ -89,7 +93,10 @@ def verify(
         reports = {str(path): verify_export_file(path, vkey, anchor=held) for path in exports}
     else:
         held, path = anchor_of(anchor or usual_anchor(db)), database(db)  # the anchor first: the log may grow
-        reports = {str(path): verify_database(path, vkey, exports=exports, anchor=held)}
+        kept = tuple(each.read_text(encoding="utf-8") for each in checkpoint or ())
+        elsewhere = Elsewhere(checkpoints=kept, witnesses=witness_keys(witness), quorum=quorum)
+        report = verify_database(path, vkey, exports=exports, anchor=held, elsewhere=elsewhere)
+        reports = {str(path): report}
     if as_json:
         print_json({path: _as_json(report) for path, report in reports.items()})
     else:
@@ -136,6 +143,7 @@ def _as_json(report: Report) -> Mapping[str, object]:
         "only_in_exports": [each._asdict() for each in report.only_in_exports],
         "not_checked": [each._asdict() for each in report.not_checked],
         "cannot_exclude": report.cannot_exclude,
+        "cosigned": [each._asdict() for each in report.cosigned],
     }
 
 

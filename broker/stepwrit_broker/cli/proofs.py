@@ -53,6 +53,19 @@ Quorum = Annotated[
 ]
 
 
+Kept = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="A checkpoint kept elsewhere (`stepwrit witness show --log`, `ledger head`): shows a log that "
+        "was cut off or rewritten since. With --witness it must be cosigned.",
+    ),
+]
+
+
 def witness_keys(given: list[str] | None) -> tuple[CosignatureVerifier, ...]:
     """The keys in options or files. Raises Problem for what is no witness's key."""
     texts = (Path(each).read_text(encoding="utf-8") if Path(each).is_file() else each for each in given or ())

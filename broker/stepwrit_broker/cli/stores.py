@@ -34,6 +34,7 @@ from stepwrit_broker.ledger.anchor import (
     check as check_anchor,
 )
 from stepwrit_broker.ledger.checkpoint import Checkpointer
+from stepwrit_broker.ledger.exported import open_by_key
 from stepwrit_broker.ledger.notes import NoteSigner
 from stepwrit_broker.ledger.schema import node_getter
 from stepwrit_broker.ledger.sqlite_log import SqliteLog
@@ -95,6 +96,16 @@ def adopt(
             "--key", metavar="FILE", exists=True, help="The log's private key. Default: as broker.toml says."
         ),
     ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="What a witness has seen (`stepwrit witness show --log`), if that is more than the anchor.",
+        ),
+    ] = None,
     is_sure: Annotated[
         bool, typer.Option(LOST, help="Do it. Without this, it only says what would be given up.")
     ] = False,
@@ -111,6 +122,8 @@ def adopt(
     with _held(database(db)) as (conn, log):
         held = AnchorFile(at)
         lost = held.read()
+        if checkpoint is not None:
+            lost = _seen(checkpoint.read_text(encoding="utf-8"), keys.load(signer), lost)
         verdict = check_anchor(
             Reached(origin=log.origin, size=log.size, root_at=lambda size: root_at(size, node_getter(conn))),
             lost,
@@ -122,6 +135,15 @@ def adopt(
         if not is_sure:
             fail(f"nothing was changed; to go on with what is here, say {LOST}")
         _adopt(conn, log, keys.load(signer), held, lost, reason)
+
+
+def _seen(note: str, key: NoteSigner, anchor: Anchor | None) -> Anchor | None:
+    """What the log had reached by this checkpoint of its own key, or by the anchor where that is more."""
+    seen = open_by_key(note, key.verifier)
+    if anchor is not None and anchor.size > seen.size:
+        return anchor
+    epoch, high = ("", 0.0) if anchor is None else (anchor.epoch, anchor.high_water)
+    return Anchor(origin=seen.origin, epoch=epoch, size=seen.size, root=seen.root, high_water=high, note=note)
 
 
 @contextmanager
@@ -169,4 +191,5 @@ def _adopt(
     held.put(Anchor(origin=done.new_origin, epoch=epoch, size=log.size, root=log.root, high_water=high))
     Checkpointer(key, held).sign(conn, log, epoch=epoch, high_water=high, at=now)
     say(f"adopted: the log goes on as {done.new_origin}, {log.size} entries   ref {ref}")
+    say(f"its key under that name, for witnesses:\n{key.under(done.new_origin).verifier.vkey}")
     say("now revoke and freeze again what was revoked or frozen since the copy, then start the broker")

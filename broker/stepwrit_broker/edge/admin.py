@@ -99,6 +99,7 @@ class AdminPorts:
     backup: Callable[[str], Any]
     seal: Callable[[str], Any]
     keys: Keys
+    witnesses: Callable[[], dict[str, object]] = dict
     about: dict[str, str] = field(default_factory=dict)
 
 
@@ -137,6 +138,7 @@ def _status(router: APIRouter, ports: AdminPorts) -> None:
             },
             "ledger": ports.ledger.head(),
             "marks": len(ports.house.store.marks()),
+            "witnesses": ports.witnesses(),
             **ports.about,
         }
 

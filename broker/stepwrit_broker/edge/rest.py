@@ -79,9 +79,13 @@ def _advice(app: FastAPI, configuration: Callable[[], dict[str, object]]) -> Non
 
 
 def ops_app(
-    *, text: Callable[[], bytes], ready: Callable[[], str | None], health: Callable[[], dict[str, object]]
+    *,
+    text: Callable[[], bytes],
+    ready: Callable[[], str | None],
+    health: Callable[[], dict[str, object]],
+    doubts: Callable[[], list[str]] = list,
 ) -> FastAPI:
-    """`/metrics`, `/healthz`, `/readyz`. Readiness speaks of this process only."""
+    """`/metrics`, `/healthz`, `/readyz`. Readiness speaks of this process only; doubts are told beside it."""
     app = FastAPI(title="Stepwrit ops", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/metrics")
@@ -96,7 +100,8 @@ def ops_app(
     def readyz() -> JSONResponse:
         why_not = ready()
         status = 200 if why_not is None else 503
-        return JSONResponse({"ready": why_not is None, "reason": why_not}, status_code=status)
+        told = {"ready": why_not is None, "reason": why_not, "doubts": doubts()}
+        return JSONResponse(told, status_code=status)
 
     return app
 

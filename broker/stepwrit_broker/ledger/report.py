@@ -18,6 +18,8 @@ FindingKind = Literal[
     "checkpoint_forged",  # a stored checkpoint is not signed by this key
     "checkpoint_origin",  # signed by this key, for a log it does not lead to
     "no_checkpoint",  # nothing here was ever signed
+    "cosignature_forged",  # a stored cosignature is not by that witness on that checkpoint
+    "not_cosigned",  # fewer of the given witnesses than demanded
     "truncated",  # signed, anchored or exported entries are not here
 ]
 
@@ -35,6 +37,14 @@ class Renamed(NamedTuple):
     seq: int
     old_origin: str
     new_origin: str
+
+
+class Followed(NamedTuple):
+    """The largest checkpoint that a witness cosigned. at: seconds since the epoch."""
+
+    witness: str
+    size: int
+    at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +76,7 @@ class Report:
     only_in_exports: tuple[Span, ...] = ()
     not_checked: tuple[Span, ...] = ()
     cannot_exclude: str | None = None
+    cosigned: tuple[Followed, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -89,6 +100,7 @@ class Report:
             f"entries {s.first}..{s.upto - 1}: bodies not checked, in no given export"
             for s in self.not_checked
         ]
+        said += [f"cosigned to size {c.size} by {c.witness}, {_utc(c.at)}" for c in self.cosigned]
         if self.unsigned_tail:
             said.append(f"unsigned tail of {self.unsigned_tail} entries")
         return said if self.cannot_exclude is None else [*said, self.cannot_exclude]

@@ -17,8 +17,10 @@ from typing import Final
 from stepwrit_broker.core.errors import Problem
 from stepwrit_broker.core.merkle import Checkpoint, Frontier
 from stepwrit_broker.ledger.anchor import Anchor
+from stepwrit_broker.ledger.elsewhere import NOWHERE, Elsewhere, followed
 from stepwrit_broker.ledger.exported import Seen, open_by_key, verify_export
 from stepwrit_broker.ledger.notes import NoteVerifier, parse_vkey
+from stepwrit_broker.ledger.proofs import check_origin, enough
 from stepwrit_broker.ledger.reader import Entry, Row, entry_of, open_reader
 from stepwrit_broker.ledger.report import Finding, Report, Span, cannot_exclude, subtract
 from stepwrit_broker.ledger.schema import get_meta
@@ -66,7 +68,12 @@ def verify_export_file(path: Path, vkey: str, *, anchor: Anchor | None = None) -
 
 
 def verify_database(
-    path: Path, vkey: str, *, exports: Sequence[Path] = (), anchor: Anchor | None = None
+    path: Path,
+    vkey: str,
+    *,
+    exports: Sequence[Path] = (),
+    anchor: Anchor | None = None,
+    elsewhere: Elsewhere = NOWHERE,
 ) -> Report:
     """Verify a database file, together with the exports that hold its older bodies.
 
@@ -79,7 +86,7 @@ def verify_database(
             conn.execute("BEGIN")
             if conn.execute(_TABLES).fetchone()[0] != 4:
                 raise ValueError("the log's tables are not here")
-            return _Verification(conn, verifier, given, anchor).report()
+            return _Verification(conn, verifier, given, anchor, elsewhere).report()
     except (sqlite3.Error, Problem, TypeError, ValueError) as error:
         detail = error.reason if isinstance(error, Problem) else str(error)
         finding = Finding(kind="unreadable", seq=None, detail=f"{path.name}: {detail}")
@@ -98,12 +105,19 @@ class _Verification:
     """One verification of one open database, inside one read transaction."""
 
     def __init__(
-        self, conn: sqlite3.Connection, verifier: NoteVerifier, exports: Sequence[Seen], anchor: Anchor | None
+        self,
+        conn: sqlite3.Connection,
+        verifier: NoteVerifier,
+        exports: Sequence[Seen],
+        anchor: Anchor | None,
+        elsewhere: Elsewhere,
     ) -> None:
         self._conn = conn
         self._verifier = verifier
         self._exports = exports
         self._anchor = anchor
+        self._elsewhere = elsewhere
+        self._kept = [self._opened(note) for note in elsewhere.checkpoints]
         self._forged: list[str] = []
         self._signed = list(self._checkpoints())
         self._walk = Walk(Frontier(), self._stops(), dict(self._nodes()))
@@ -118,6 +132,9 @@ class _Verification:
         newest = self._compare_checkpoints()
         self._compare_anchor()
         self._compare_exports()
+        for kept in self._kept:
+            self._compare(kept.size, kept.root, "the checkpoint kept elsewhere")
+        cosigned = followed(self._conn, self._verifier, self._elsewhere, walk.find)
         only, unchecked = self._bodies(newest.checkpoint.size if newest else 0)
         origin = newest.checkpoint.origin if newest else get_meta(self._conn, "origin")
         return Report(
@@ -131,6 +148,7 @@ class _Verification:
             only_in_exports=tuple(only),
             not_checked=tuple(unchecked),
             cannot_exclude=self._left_open(newest),
+            cosigned=cosigned,
         )
 
     def _entries(self) -> Iterator[Entry]:
@@ -149,9 +167,17 @@ class _Verification:
             except Problem as error:
                 self._forged.append(error.reason)
 
+    def _opened(self, note: str) -> Checkpoint:
+        """A checkpoint kept elsewhere. Raises NoteRefused for one that shows nothing."""
+        checkpoint = open_by_key(note, self._verifier)
+        check_origin(checkpoint, self._verifier)
+        enough(note, self._elsewhere.witnesses, self._elsewhere.needed)
+        return checkpoint
+
     def _stops(self) -> set[int]:
         stops = {signed.checkpoint.size for signed in self._signed}
         stops |= {seen.span.upto for seen in self._exports}
+        stops |= {kept.size for kept in self._kept}
         return stops | ({self._anchor.size} if self._anchor else set())
 
     def _compare_checkpoints(self) -> _Signed | None:
@@ -223,6 +249,6 @@ class _Verification:
         return only, unchecked
 
     def _left_open(self, newest: _Signed | None) -> str | None:
-        if self._anchor is not None or newest is None:
+        if self._anchor is not None or self._elsewhere.checkpoints or newest is None:
             return None
         return cannot_exclude(newest.checkpoint.size, newest.at)

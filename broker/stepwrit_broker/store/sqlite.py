@@ -57,6 +57,7 @@ from stepwrit_broker.store.writer import SHED_RECORDS_AT, Writer
 
 T = TypeVar("T")
 Anchoring = Callable[[], Awaitable[None]]
+Guard = Callable[[str], None]
 OWED_MAX: Final = 4096
 _IS_MARKED: Final = "SELECT 1 FROM marks WHERE target = ?"
 _HISTORY: Final = f"SELECT {VERSION_COLUMNS} FROM versions WHERE kind = ? ORDER BY number"  # noqa: S608
@@ -75,6 +76,7 @@ class SqliteStore:
         self._walking: Final = asyncio.Lock()
         self._writer = Writer(state)
         self._reader = connect_reader(path)
+        self._guard: Guard = lambda _: None
         self.approvals: Final = SqliteApprovals(state, self._writer, self._reader)
 
     @property
@@ -111,12 +113,18 @@ class SqliteStore:
         """
         self._state.tell, self._marked = ended, marked
 
+    def set_guard(self, guard: Guard) -> None:
+        """Called with the verb before `open`, `accept`, `reserve`, `redeem`; what it raises refuses them."""
+        self._guard = guard
+
     async def open(self, command: OpenCommand) -> StepRecord:
         """Open a root or a child."""
+        self._guard("open")
         return await self._writer.submit(lambda: opening.open_step(self._state, command))
 
     async def accept(self, command: AcceptCommand) -> tuple[StepRecord, Grant | None]:
         """Accept a round; a self grant is spent in the same write."""
+        self._guard("accept")
         return await self._writer.submit(lambda: accepting.accept(self._state, command))
 
     async def resume(self, command: ResumeCommand) -> tuple[StepRecord, Grant | None]:
@@ -130,6 +138,7 @@ class SqliteStore:
 
     async def reserve(self, command: ReserveCommand) -> GrantRecord:
         """Reserve a credential: it is `issued` when this returns."""
+        self._guard("reserve")
         return await self._writer.submit(lambda: granting.reserve(self._state, command))
 
     async def redeem(self, command: RedeemCommand) -> tuple[GrantRecord, StepRecord]:
@@ -137,6 +146,7 @@ class SqliteStore:
 
         The rule of a Refused(`replay`) says which: `repeat_same_call`, `lost_reply`, `replay_foreign`.
         """
+        self._guard("redeem")
         return await self._writer.submit(lambda: granting.redeem(self._state, command))
 
     async def move(self, command: MoveCommand) -> Moved:

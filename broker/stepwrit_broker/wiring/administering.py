@@ -14,6 +14,7 @@ from stepwrit_broker.store.sqlite import SqliteStore
 from stepwrit_broker.wiring.ledgering import Ledgering
 from stepwrit_broker.wiring.rehearsing import Rehearsal
 from stepwrit_broker.wiring.settings import BrokerSettings
+from stepwrit_broker.wiring.witnessing import Witnessing
 
 
 def admin_ports(
@@ -24,6 +25,7 @@ def admin_ports(
     ledger: SqliteLedgerView,
     metrics: Metrics,
     ledgering: Ledgering,
+    witnessing: Witnessing,
     rehearsal: Rehearsal,
 ) -> AdminPorts:
     """The ports of `/v1/admin`."""
@@ -44,6 +46,7 @@ def admin_ports(
         backup=store.backup,
         seal=seal,
         keys=KeySignatures(),
+        witnesses=lambda: {"asked": witnessing.told(), "doubts": witnessing.doubts()},
         about={
             "broker_id": settings.broker_id,
             "trust_domain": settings.trust_domain,

@@ -58,6 +58,7 @@ from stepwrit_broker.wiring.opa import opa_of
 from stepwrit_broker.wiring.rehearsing import rehearsal_of
 from stepwrit_broker.wiring.settings import BrokerSettings
 from stepwrit_broker.wiring.waiting import Bells, Decisions, Expiries, Told
+from stepwrit_broker.wiring.witnessing import Witnessing, quorum_of
 
 
 class Broker:
@@ -137,12 +138,27 @@ class Broker:
         self.store.set_anchor(self.ledgering.anchoring(self.store))
         self._pepper = await self.store.within(partial(own_secret, made=self.entropy.bytes(32)))
         self.say = Recorder(store=self.store, clock=self.clock, entropy=self.entropy)
-        self.ledger = SqliteLedgerView(settings.store_path)
+        self.ledger = SqliteLedgerView(settings.store_path, quorum=quorum_of(settings))
         self._stack.callback(self.ledger.close)
-        self._tile_log = SqliteTiles(settings.store_path, self.ledgering.signed)
-        self._stack.callback(self._tile_log.close)
+        await self._witness()
         self._stack.push_async_callback(self._sign_last)
         self._federate()
+
+    async def _witness(self) -> None:
+        """Nothing is served before the witnesses had their chance to object to this database."""
+        self.witnessing = Witnessing(
+            self.settings,
+            store=self.store,
+            ledgering=self.ledgering,
+            clock=self.clock,
+            metrics=self.metrics,
+            stack=self._stack,
+        )
+        self.witnessing.say = self.say
+        self.store.set_guard(self.witnessing.guard)
+        self._tile_log = SqliteTiles(self.settings.store_path, self.witnessing.published)
+        self._stack.callback(self._tile_log.close)
+        await self.witnessing.first()
 
     def _federate(self) -> None:
         """The partners whose bundles we fetch: what was accepted before this start counts again."""
@@ -292,12 +308,14 @@ class Broker:
                 self.ledger,
                 self.metrics,
                 self.ledgering,
+                self.witnessing,
                 self.rehearsal,
             ),
             tiles=Tiles(self._tile_log),
             sign_ins=self._sign_ins,
             ready=self._not_ready,
             health=self._health,
+            doubts=self.witnessing.doubts,
         )
 
     def _authorities(self) -> AuthoritySource:
@@ -335,7 +353,10 @@ class Broker:
         return self.listening.mtls_url
 
     def _not_ready(self) -> str | None:
-        return None if self._ready else "starting or stopping"
+        if not self._ready:
+            return "starting or stopping"
+        other = self.witnessing.contradiction()
+        return None if other is None else f"the ledger is in doubt: witness {other}"
 
     def _health(self) -> dict[str, object]:
         """Dependencies in doubt are told here and in metrics, never by unreadiness."""
@@ -344,6 +365,7 @@ class Broker:
             **health.told(self._streams),
             "federation": self.federating.health(),
             "notices": self.notifying.health(),
+            "witnesses": self.witnessing.told(),
         }
 
     def _work(self) -> None:
@@ -374,6 +396,7 @@ class Broker:
         background.every(2.0, chores.gauge)
         background.every(1.0, self.federating.gauge)
         self.federating.say = self.say
-        for run in (*self.federating.runs(), *self.notifying.runs()):
+        background.every(1.0, self.witnessing.gauge)
+        for run in (*self.witnessing.runs(), *self.federating.runs(), *self.notifying.runs()):
             background.keep(run)
         background.spawn(self.rehearsal.shadow.resume)

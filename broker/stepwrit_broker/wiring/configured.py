@@ -26,9 +26,13 @@ from stepwrit_broker.config_notices import WebhookSource
 from stepwrit_broker.config_opa import NONE as NO_FILE
 from stepwrit_broker.config_signals import NO_FILE as NO_HEADER
 from stepwrit_broker.config_signals import SignalSource
+from stepwrit_broker.config_witnesses import NONE as NO_CA
+from stepwrit_broker.config_witnesses import WitnessSource
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.core.workload import DEV_TRUST_DOMAIN, Proxy, SpiffeId
 from stepwrit_broker.flows.impact import Activation
+from stepwrit_broker.ledger.cosignature import parse_witness_vkey
+from stepwrit_broker.ledger.witness.remote import RemoteWitness
 from stepwrit_broker.policy.opa_http import OpaServer
 from stepwrit_broker.wiring.broker import Broker
 from stepwrit_broker.wiring.settings import Address, BrokerSettings
@@ -63,6 +67,10 @@ def settings_of(config: Config) -> BrokerSettings:
         ledger_origin=config.ledger.origin,
         checkpoint_every_s=config.ledger.checkpoint_every_s,
         tiles_for=config.ledger.tiles_for,
+        witnesses=tuple(witness_of(each) for each in config.witness),
+        witness_quorum=config.ledger.witness_quorum,
+        witness_alarm_s=config.ledger.witness_alarm_s,
+        witness_refuse_after_s=config.ledger.witness_refuse_after_s,
         registry=config.files.registry,
         limits=config.files.limits,
         policy=config.files.policy,
@@ -151,6 +159,15 @@ def hook_of(source: WebhookSource) -> Hook:
         events=frozenset(source.events),
         initiators=source.initiators,
         ca_file=None if source.ca_file == NO_SECRET else source.ca_file,
+    )
+
+
+def witness_of(source: WitnessSource) -> RemoteWitness:
+    """A [[witness]] of a checked configuration. Raises NoteRefused for what is no witness's key."""
+    return RemoteWitness(
+        url=source.url,
+        verifier=parse_witness_vkey(source.vkey),
+        ca_file=None if source.ca_file == NO_CA else source.ca_file,
     )
 
 

@@ -62,6 +62,9 @@ class Served:
     authorities: begins to watch the JWT authorities. tiles: the log as its readers see it. sign_ins: where
     persons may sign in besides. ready: why this process is not, or None. health: what `/healthz?verbose=true`
     adds.
+    peers: judges grants of other trust domains' brokers. authorities: begins to watch the JWT authorities.
+    tiles: the log as its readers see it. sign_ins: where persons may sign in besides. ready: why this process
+    is not, or None. health: what `/healthz?verbose=true` adds. doubts: what `/readyz` tells beside.
     """
 
     settings: BrokerSettings
@@ -83,6 +86,7 @@ class Served:
     sign_ins: SignIns | None
     ready: Callable[[], str | None]
     health: Callable[[], dict[str, object]]
+    doubts: Callable[[], list[str]]
 
 
 class Listening:
@@ -121,7 +125,9 @@ class Listening:
     async def _open_ops(self) -> None:
         served = self._served
         self.ops = plain_listener(served.settings.ops.host, served.settings.ops.port)
-        app = ops_app(text=served.metrics.text, ready=served.ready, health=served.health)
+        app = ops_app(
+            text=served.metrics.text, ready=served.ready, health=served.health, doubts=served.doubts
+        )
         await self._serve(self.ops, app)
 
     async def _open_admin(self) -> None:

@@ -14,6 +14,7 @@ from stepwrit_broker.attest.person import Issuer
 from stepwrit_broker.attest.signals import Transmitter
 from stepwrit_broker.core.workload import Proxy
 from stepwrit_broker.flows.impact import Activation
+from stepwrit_broker.ledger.witness.remote import RemoteWitness
 from stepwrit_broker.policy.opa_http import OpaServer
 
 
@@ -37,6 +38,8 @@ class BrokerSettings:
     of the broker's SVIDs; None takes the first. session_s: how long a person who signed in sees the pages.
     sign_in: where they may sign in besides. transmitters: who tells of ended sessions.
     tiles_for: who reads checkpoint and hash tiles.
+    sign_in: where they may sign in besides. tiles_for: who reads checkpoint and hash tiles.
+    witnesses: who cosigns the log; quorum 0: more than half of them.
     """
 
     trust_domain: str
@@ -73,6 +76,10 @@ class BrokerSettings:
     bundle_max_age_s: float = 600.0
     checkpoint_every_s: float = 1.0
     tiles_for: Literal["auditors", "everyone"] = "auditors"
+    witnesses: tuple[RemoteWitness, ...] = ()
+    witness_quorum: int = 0
+    witness_alarm_s: float = 120.0
+    witness_refuse_after_s: float = 3600.0
     reap_every_s: float = 1.0
     watch_every_s: float = 2.0
     ready_timeout_s: float = 30.0
