@@ -5,12 +5,15 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import anyio
+import fastmcp
 import pytest
 from mcp import Client, MCPError, UrlElicitationRequiredError
 from mcp.client.session import ClientRequestContext
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.resolve import Elicit, ListRoots, Resolve, Sample
 from mcp_types import (
+    CreateMessageRequest,
+    CreateMessageRequestParams,
     CreateMessageResult,
     CreateMessageResultWithTools,
     ElicitRequest,
@@ -33,6 +36,7 @@ from pydantic import BaseModel
 from stepwrit import testing
 from stepwrit._testing_kit import AGENT, Era, Kit
 from stepwrit.errors import RefusedError
+from stepwrit.fastmcp import Stepwrit as FastMCPStepwrit
 from stepwrit.lineage import current_step
 from stepwrit.mcp import Stepwrit
 from stepwrit.wire import META_REFUSAL, OpenStepRequest
@@ -583,3 +587,52 @@ async def test_there_is_no_act_without_a_call(stepwrit: Kit) -> None:
 
 def _open(parent: str) -> OpenStepRequest:
     return OpenStepRequest(parent=parent, server="client", tool="elicitation", args={})
+
+
+@both_eras
+async def test_an_act_that_must_be_signed_goes_on_once_it_is(stepwrit: Kit, era: Era) -> None:
+    stepwrit.need_approval("client/sampling")
+    host = Host()
+
+    async def sign(_ctx: object, params: Any) -> ElicitResult:
+        assert params.url.startswith("https://broker.stepwrit.invalid/approvals/")
+        stepwrit.approve("client/sampling")
+        return ElicitResult(action="accept")
+
+    options = {**host.options(), "elicitation_callback": sign}
+    async with stepwrit.client(asking(), era=era, **options) as client:
+        if era != MODERN:
+            with pytest.raises(MCPError) as told:
+                await client.call_tool("think")
+            (page,) = UrlElicitationRequiredError.from_error(told.value.error).elicitations
+            await sign(None, page)
+        assert "fine" in text(await client.call_tool("think"))
+    assert [row.state for row in of(stepwrit, "client/sampling")] == ["done"]
+    assert host.shown == ["Summarise."]
+
+
+@both_eras
+async def test_a_fastmcp_server_samples_as_a_step(stepwrit: Kit, era: Era) -> None:
+    server = fastmcp.FastMCP("ledger", middleware=[FastMCPStepwrit.from_env()])
+
+    @server.tool
+    async def think(ctx: fastmcp.Context) -> Any:
+        if era != MODERN:
+            return f"thought {(await ctx.session.create_message([said('Summarise.')], max_tokens=9)).model}"
+        if ctx.input_responses is not None:
+            return f"thought {ctx.input_responses['s'].model}"
+        params = CreateMessageRequestParams(messages=[said("Summarise.")], max_tokens=9)
+        return InputRequiredResult(
+            input_requests={"s": CreateMessageRequest(params=params)}, request_state="state"
+        )
+
+    done: list[str] = []
+
+    async def sample(_messages: Any, _params: Any, _ctx: Any) -> CreateMessageResult:
+        done.append(current_step().tool)
+        return CreateMessageResult(role="assistant", content=TextContent(type="text", text="x"), model="m1")
+
+    async with stepwrit.client(server, era=era, sampling_handler=sample) as client:
+        assert text(await client.call_tool("think")) == "thought m1"
+    assert [row.state for row in of(stepwrit, "client/sampling")] == ["done"]
+    assert done == ["client/sampling"]
