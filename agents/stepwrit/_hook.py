@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
+from stepwrit._hook_tasks import Tasks
 from stepwrit._outgoing import OutgoingStep, digest_of
 from stepwrit._reply import local
 from stepwrit.errors import ConfigurationError, IdentityUnavailable, RefusedError
@@ -50,6 +51,7 @@ class SessionHook:
         self._on_refusal: Final = on_refusal
         self._acts: Final = acts
         self._original: Final = session.call_tool
+        self._tasks: Final = Tasks(session)
         self._open: Final[OrderedDict[_Key, list[OutgoingStep]]] = OrderedDict()
 
     def install(self) -> None:
@@ -58,12 +60,14 @@ class SessionHook:
             raise ConfigurationError("this session is guarded already")
         self._session.call_tool = self.call_tool
         self._acts.install()
+        self._tasks.install()
 
     def remove(self) -> None:
         """Give the place back."""
         if getattr(self._session.call_tool, "__self__", None) is self:
             del self._session.call_tool
             self._acts.remove()
+            self._tasks.remove()
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any] | None = None, *args: Any, **kwargs: Any
@@ -113,7 +117,7 @@ class SessionHook:
         if isinstance(result, InputRequiredResult):
             await self._acts.arrived(step, result)
             self._remember((name, digest, True, result.request_state), step)
-        else:
+        elif not self._tasks.made(step, result):
             await step.finished("failed" if getattr(result, "is_error", False) else "done")
         return cast("object", result)
 

@@ -20,6 +20,7 @@ from stepwrit.wire import (
     Outcome,
     StepOpened,
 )
+from stepwrit.wire_tasks import ROUND
 
 if TYPE_CHECKING:
     from stepwrit._crossing import Abroad, Crosses
@@ -152,6 +153,17 @@ class OutgoingStep:
     def same_meta(self) -> dict[str, object]:
         """`_meta` of the round that is already under way, for a resend of a call that nobody saw."""
         return dict(self._last)
+
+    def task_proof(self, about: str) -> str:
+        """Our proof over one request about the task that this call became. about: `wire_tasks.about_task`."""
+        return make_step_proof(
+            self._broker.key,
+            token=self.step,
+            args=about,
+            round=ROUND,
+            now=self._broker.now(),
+            jti=self._broker.random_id(),
+        )
 
     async def headers(self) -> dict[str, str]:
         """`Txn-Token` for plain HTTP; MCP calls carry `meta()` and not this."""

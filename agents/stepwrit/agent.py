@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -85,6 +85,7 @@ class Intent:
         on_refusal: OnRefusal = "result",
         wait_for_approval: float = 0.0,
         on_approval: OnApproval | None = None,
+        tasks: Collection[str] = (),
     ) -> None:
         """Make each tool call of an mcp `Client` or bare `ClientSession` a step, until the intent ends.
 
@@ -93,7 +94,8 @@ class Intent:
         the refusal in `_meta["dev.stepwrit/refusal"]`); `raise` raises RefusedError. wait_for_approval:
         seconds that a call waits where a person must sign it first; on_approval is told the page to show to
         that person. A call that did not wait, or not long enough, is refused as `authorization_pending`;
-        the same call again goes on with the same step.
+        the same call again goes on with the same step. tasks: names of the tools that may run as background
+        tasks, `*` for all; their steps are deferred, and requests about their tasks carry our proof.
 
         Raises:
             ConfigurationError: nobody says which server it is, or the session is guarded already.
@@ -101,7 +103,12 @@ class Intent:
 
         async def opener(name: str, tool: str, args: dict[str, object]) -> OutgoingStep:
             return await self.open(
-                name, tool, args, wait_for_approval=wait_for_approval, on_approval=on_approval
+                name,
+                tool,
+                args,
+                wait_for_approval=wait_for_approval,
+                on_approval=on_approval,
+                deferred=tool in tasks or "*" in tasks,
             )
 
         self._hooks.append(hook(client, server, opener, on_refusal))
@@ -115,6 +122,7 @@ class Intent:
         wait_for_approval: float = 0.0,
         on_approval: OnApproval | None = None,
         influence: Sequence[str] | None = None,
+        deferred: bool = False,
     ) -> OutgoingStep:
         """Open a step, for hosts that make the call themselves: send `await step.meta()` as its `_meta`.
 
@@ -122,7 +130,7 @@ class Intent:
 
         wait_for_approval, on_approval: as in `guard`. influence: ids of the only earlier steps whose results
         went into this call; from an agent whose word on it the registry takes (`narrows_influence`). None:
-        all that this agent could have seen.
+        all that this agent could have seen. deferred: its call may become a background task.
 
         Raises:
             ApprovalPendingError: a person must sign first; the same again goes on with the same step.
@@ -131,7 +139,9 @@ class Intent:
         patience = Patience(seconds=wait_for_approval, on_approval=on_approval)
         act = acting(self.txn)
         parent = self.step if act is None else act.id
-        return await open_outgoing(self._broker, parent, server, tool, args or {}, patience, influence)
+        return await open_outgoing(
+            self._broker, parent, server, tool, args or {}, patience, influence, deferred=deferred
+        )
 
     async def defer(
         self,

@@ -33,10 +33,11 @@ class AttendRequest:
     v: int = V
 
 
-def about_task(method: str, task: str, answers: Mapping[str, object] | None = None) -> str:
-    """The digest that a task's request is proved by. answers: of `tasks/update`, as they are sent.
+def members_about(method: str, params: Mapping[str, object]) -> dict[str, object]:
+    """What is proved of a request about a task: its method and its params as sent, all but `_meta`."""
+    return {"method": method, "params": {name: params[name] for name in params if name != "_meta"}}
 
-    Raises:
-        DigestError: the answers are not JSON of one meaning.
-    """
-    return args_digest({"method": method, "task": task, "answers": dict(answers or {})})
+
+def about_task(method: str, params: Mapping[str, object]) -> str:
+    """The digest of `members_about`. Raises DigestError: the params are not JSON of one meaning."""
+    return args_digest(members_about(method, params))

@@ -735,7 +735,7 @@ async def test_only_the_named_performer_accepts(cast: Cast) -> None:
 def attend_body(
     key: Any, step: str, about: str = "tasks/get", *, changes: bool = False, jti: str | None = None
 ) -> dict[str, Any]:
-    digest = about_task(about, "t1")
+    digest = about_task(about, {"taskId": "t1"})
     proof = make_step_proof(key, token=step, args=digest, round=ROUND, now=time.time(), jti=jti or new())
     return {"v": 1, "proof": proof, "args": digest, "changes": changes}
 
@@ -759,7 +759,7 @@ async def test_a_task_is_proved_by_its_initiators_key_over_this_step_and_request
     wrong = [
         attend_body(cast.other_agent.key, opened.step),
         attend_body(cast.agent.key, other.step),
-        {**right, "args": about_task("tasks/cancel", "t1")},
+        {**right, "args": about_task("tasks/cancel", {"taskId": "t1"})},
         {**right, "proof": "no.proof.atall"},
     ]
     for body in wrong:
