@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from fastmcp.exceptions import DisabledError, FastMCPError, NotFoundError
 from fastmcp.server.dependencies import FastMCPRequestContext, bind_request_context
 from fastmcp.server.middleware import CallNext, MiddlewareContext
 from fastmcp.tools.base import InputRequiredToolResult, ToolResult
+from fastmcp.utilities.tasks import TASKS_EXTENSION_ID
+from mcp import MCPError
 from mcp.server.context import HandlerResult, ServerRequestContext
-from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult, TextContent
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    MISSING_REQUIRED_CLIENT_CAPABILITY,
+    CallToolRequestParams,
+    CallToolResult,
+    InputRequiredResult,
+    TextContent,
+)
 
+from stepwrit._mcp_inputs import refused_result
 from stepwrit._mcp_run import crash
+from stepwrit._reply import local
+from stepwrit.errors import RefusedError
+from stepwrit.lineage import Step, current_step
+
+NOT_DEFERRED: Final = "this tool runs as a task only: guard the client with tasks=[…], the server with tasks"
 
 _ROUND: Final = {"input_responses", "request_state"}
 _SERVED: Final[ContextVar[FastMCPRequestContext | None]] = ContextVar("stepwrit.fastmcp", default=None)
@@ -27,11 +43,6 @@ Call = MiddlewareContext[CallToolRequestParams]
 def is_inner(request: FastMCPRequestContext | None) -> bool:
     """Whether this call is one that the guarded tool of this very request makes of its own server."""
     return request is not None and _SERVED.get() is request
-
-
-def in_inner_tool() -> bool:
-    """Whether the running code is a tool that was called inside a tool."""
-    return _INNER.get()
 
 
 @contextmanager
@@ -60,25 +71,75 @@ def arrived(context: Call, request: FastMCPRequestContext) -> CallToolRequestPar
     return params
 
 
+def own_step() -> Step:
+    """The step of the tool whose dependencies are resolved. In a worker that is before its step is taken.
+
+    Raises:
+        RefusedError: `no_step`.
+    """
+    tasks = sys.modules.get("fastmcp_tasks.context")  # whoever runs in a worker has imported it
+    if tasks is not None and tasks.get_task_context() is not None:
+        return cast("Step", _Late())
+    if _INNER.get():
+        reason = "a tool that is called inside a tool is no step: start it with current_step().start"
+        raise RefusedError(local("no_step", reason))
+    return current_step()
+
+
+class _Late:
+    """The step that is current when this is used first."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._found(), name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._found(), name, value)
+
+    def _found(self) -> Step:
+        if "_step" not in vars(self):
+            vars(self)["_step"] = current_step()
+        return cast("Step", vars(self)["_step"])
+
+
 class Body:
-    """The tool behind the guard, as mcp's guard calls it."""
+    """The tool behind the guard, as mcp's guard calls it. step: which it ran for.
+
+    tasks: whether the server's tasks are guarded too; a call becomes a task only then, and if its step is
+    deferred.
+    """
 
     def __init__(
-        self, context: Call, params: CallToolRequestParams, call_next: CallNext[CallToolRequestParams, Any]
+        self,
+        context: Call,
+        params: CallToolRequestParams,
+        call_next: CallNext[CallToolRequestParams, Any],
+        *,
+        tasks: bool = False,
     ) -> None:
+        self.step: Step | None = None
+        self._tasks: Final = tasks
         self._context: Final = context
         self._params: Final = params
         self._call_next: Final = call_next
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any]) -> HandlerResult:
         """Run it with the guarded session, in the round that the guard says."""
-        changed = replace(ctx, params={**_without_round(ctx), **_round_of(self._params)})
+        self.step = current_step()
+        members = {**_without_round(ctx), **_round_of(self._params)}
+        may_be_task = self._tasks and self.step.accepted.deferred
+        if not may_be_task:
+            members["_meta"] = without_tasks(members.get("_meta"))
+        changed = replace(ctx, params=members)
         with bind_request_context(changed) as request:
             before = _SERVED.set(request)
             try:
                 return to_mcp(await self._call_next(self._context))
             except (NotFoundError, DisabledError):
                 raise
+            except MCPError as error:
+                if may_be_task or error.code != MISSING_REQUIRED_CLIENT_CAPABILITY:
+                    raise
+                return refused_result(self.step.note(local("not_deferred", NOT_DEFERRED)).refusal)
             except FastMCPError as failed:
                 return _failed(self._params.name, failed)
             finally:
@@ -103,6 +164,17 @@ def to_fastmcp(result: HandlerResult) -> Any:
     if isinstance(result, InputRequiredResult):
         return InputRequiredToolResult(result)
     return ToolResult.from_mcp_result(result) if isinstance(result, CallToolResult) else result
+
+
+def without_tasks(meta: object) -> object:
+    """`_meta` of a call that is to be answered at once: its client takes no tasks."""
+    members = dict(cast("Mapping[str, Any]", meta)) if isinstance(meta, Mapping) else {}
+    own = members.get(CLIENT_CAPABILITIES_META_KEY)
+    extensions: object = own.get("extensions") if isinstance(own, Mapping) else None
+    if not isinstance(own, Mapping) or not isinstance(extensions, Mapping):
+        return meta
+    kept = {name: extensions[name] for name in extensions if name != TASKS_EXTENSION_ID}
+    return {**members, CLIENT_CAPABILITIES_META_KEY: {**own, "extensions": kept}}
 
 
 def _failed(tool: str, failed: FastMCPError) -> CallToolResult:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
-from stepwrit._hook_tasks import Tasks
+from stepwrit._hook_tasks import Known, Tasks
 from stepwrit._outgoing import OutgoingStep, digest_of
 from stepwrit._reply import local
 from stepwrit.errors import ConfigurationError, IdentityUnavailable, RefusedError
@@ -27,8 +27,12 @@ Opener = Callable[[str, str, dict[str, object]], Awaitable[OutgoingStep]]
 REMEMBERED: Final = 256  # rounds that nobody may ever come back to
 
 
-def hook(client: object, server: str | None, opener: Opener, on_refusal: OnRefusal) -> SessionHook:
+def hook(
+    client: object, server: str | None, opener: Opener, on_refusal: OnRefusal, known: Known | None = None
+) -> SessionHook:
     """Guard an mcp `Client` or `ClientSession`. server: None takes it from a client that knows its URL.
+
+    known: tasks of other connections that are ours too.
 
     Raises:
         ConfigurationError: nobody says which server it is, or the session is guarded already.
@@ -36,7 +40,8 @@ def hook(client: object, server: str | None, opener: Opener, on_refusal: OnRefus
     from stepwrit._hook_acts import Acts  # noqa: PLC0415  the `mcp` extra is needed only by whoever guards
 
     session = getattr(client, "session", client)
-    made = SessionHook(session, server or _server_of(client), opener, on_refusal, Acts(session))
+    name = server or _server_of(client)
+    made = SessionHook(session, name, opener, on_refusal, Acts(session), Tasks(session, known))
     made.install()
     return made
 
@@ -44,14 +49,16 @@ def hook(client: object, server: str | None, opener: Opener, on_refusal: OnRefus
 class SessionHook:
     """One session's methods, replaced on the instance until `remove`."""
 
-    def __init__(self, session: Any, server: str, opener: Opener, on_refusal: OnRefusal, acts: Acts) -> None:
+    def __init__(
+        self, session: Any, server: str, opener: Opener, on_refusal: OnRefusal, acts: Acts, tasks: Tasks
+    ) -> None:
         self._session: Final = session
         self._server: Final = server
         self._opener: Final = opener
         self._on_refusal: Final = on_refusal
         self._acts: Final = acts
         self._original: Final = session.call_tool
-        self._tasks: Final = Tasks(session)
+        self._tasks: Final = tasks
         self._open: Final[OrderedDict[_Key, list[OutgoingStep]]] = OrderedDict()
 
     def install(self) -> None:

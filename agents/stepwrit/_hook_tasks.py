@@ -12,16 +12,20 @@ from typing import Any, Final
 from stepwrit._outgoing import OutgoingStep, digest_of
 from stepwrit.wire_tasks import META_TASK, members_about
 
+Known = OrderedDict[str, OutgoingStep]
 REMEMBERED: Final = 1_024  # tasks that nobody may ever ask for again
 
 
 class Tasks:
-    """One session's `send_request`, replaced on the instance until `remove`."""
+    """One session's `send_request`, replaced on the instance until `remove`.
 
-    def __init__(self, session: Any) -> None:
+    known: tasks of other connections that are ours too.
+    """
+
+    def __init__(self, session: Any, known: Known | None = None) -> None:
         self._session: Final = session
         self._original: Final = getattr(session, "send_request", None)
-        self._steps: Final[OrderedDict[str, OutgoingStep]] = OrderedDict()
+        self._steps: Final[Known] = OrderedDict() if known is None else known
 
     def install(self) -> None:
         """Take the place of the session's method, if it has one."""

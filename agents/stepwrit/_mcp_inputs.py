@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import cast
 from urllib.parse import urlsplit
 
+from mcp import MCPError
 from mcp_types import (
     INVALID_REQUEST,
     CallToolResult,
@@ -132,3 +133,10 @@ def refused_error(refusal: Refusal) -> ErrorData:
     return ErrorData(
         code=INVALID_REQUEST, message=for_model(refusal), data={META_REFUSAL: shape.write(refusal)}
     )
+
+
+def refusal_error(refusal: Refusal) -> MCPError:
+    """The same, to be raised: for requests whose results have no room for a refusal."""
+    telemetry.call_refused(refusal.code)
+    said = refused_error(refusal)
+    return MCPError(code=said.code, message=said.message, data=said.data)

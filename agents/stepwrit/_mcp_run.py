@@ -58,8 +58,7 @@ async def run(
             result = await broker.alive.beside(
                 step, lambda: call_next(inner), sleep=how.sleep, stops=how.stops
             )
-            if isinstance(result, InputRequiredResult):
-                result = await _pause(broker, step, result, ctx.protocol_version)
+            result = await _paused(broker, step, result, ctx.protocol_version)
         page = handed(step, ctx, broker.issuer) if _stuck(step, result) and step.root is None else None
         told = page.result(params) if page is not None and page.is_modern else None
         if page is not None and await _waiting(broker, step, None if told is None else keep(step, told)):
@@ -67,13 +66,13 @@ async def run(
             if told is None:
                 raise page.error()
             return _with_ref(step, told)
-        waits = isinstance(result, InputRequiredResult) and step.root is None
+        waits = step.root is None and (isinstance(result, InputRequiredResult) or is_task(result))
         if not waits:
             result = _mapped(step, result)
             outcome = "failed" if _is_error(result) else "done"
         return _with_ref(step, result)
-    except StoppedError as stopped:
-        return refused_result(_stopped(step, stopped.how))
+    except StoppedError as end:
+        return refused_result(stopped(step, end.how))
     except MCPError as error:
         if waits or error.code != URL_ELICITATION_REQUIRED:
             raise
@@ -87,10 +86,10 @@ async def run(
         by_others = step.ended is not None
         step.end("waiting" if waits else outcome)
         if not waits:
-            await _close(broker, step, outcome, by_others=by_others)
+            await close(broker, step, outcome, by_others=by_others)
 
 
-def _stopped(step: Step, how: str) -> Refusal:
+def stopped(step: Step, how: str) -> Refusal:
     """What is told of a call whose step was ended while its body ran."""
     code = how if how in ("revoked", "expired") else "closed"
     reason = (
@@ -99,18 +98,30 @@ def _stopped(step: Step, how: str) -> Refusal:
     return local(code, reason, ref=step.ref)
 
 
-async def _pause(broker: Broker, step: Step, result: InputRequiredResult, version: str) -> HandlerResult:
-    """The step waits for its client's answer; each thing that the client is to do is a step of ours."""
+async def _paused(broker: Broker, step: Step, result: HandlerResult, version: str) -> HandlerResult:
+    """A result that is none yet: the step waits for its client's answer, or for the worker of its task.
+
+    Each thing that the client is to do is a step of ours.
+    """
+    if not isinstance(result, InputRequiredResult) and not is_task(result):
+        return result
+    state: str | None = None
     try:
-        asked = await proven(step, result, version)
+        if isinstance(result, InputRequiredResult):
+            result = (await proven(step, result, version)).model_copy()
+            state = keep(step, result) if step.root is None else None
         if step.root is None:  # else the answer comes as a call of its own
-            asked = asked.model_copy()
-            await broker.wait(step.id, step.round, keep(step, asked))
+            await broker.wait(step.id, step.round, state)
     except RefusedError as no:
         return refused_result(no.refusal)
     except IdentityUnavailable as missing:
         return refused_result(local("unavailable", str(missing), ref=step.ref))
-    return asked
+    return result
+
+
+def is_task(result: HandlerResult) -> bool:
+    """Whether the call became a task, which an extension of FastMCP makes: its body is still to run."""
+    return getattr(result, "result_type", None) == "task"
 
 
 async def _paged(broker: Broker, step: Step, error: MCPError, version: str) -> MCPError | CallToolResult:
@@ -174,7 +185,7 @@ async def _waiting(broker: Broker, step: Step, state: str | None) -> bool:
     return True
 
 
-async def _close(broker: Broker, step: Step, outcome: Outcome, *, by_others: bool) -> None:
+async def close(broker: Broker, step: Step, outcome: Outcome, *, by_others: bool) -> None:
     """Also while being cancelled. What cannot be closed now is ended by its missing heartbeat; what others
     ended needs no close.
     """

@@ -133,6 +133,7 @@ class Running(Stepless):
             heartbeat_s=HEARTBEAT_S,
             ends_at=min(self.clock.now() + ACCEPTED_MAX_S, row.txn.expires_at),
             self_grant=self_grant,
+            deferred=row.deferred,
         )
 
     def wait(self, caller: Caller, step: str, request: WaitRequest) -> StepStatus:

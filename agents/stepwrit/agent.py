@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -19,6 +20,7 @@ import anyio
 from stepwrit import client
 from stepwrit._approving import OnApproval, Patience
 from stepwrit._hook import OnRefusal, SessionHook, hook
+from stepwrit._hook_tasks import Known
 from stepwrit._outgoing import OutgoingStep, open_outgoing
 from stepwrit._verbs import IntentGranted, Subject
 from stepwrit.errors import StepwritError
@@ -48,6 +50,7 @@ class Intent:
         self._broker: Final = broker
         self._granted: Final = granted
         self._hooks: Final[list[SessionHook]] = []
+        self._tasks: Final[Known] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"Intent({self.step!r}, origin={self.origin!r})"
@@ -111,7 +114,7 @@ class Intent:
                 deferred=tool in tasks or "*" in tasks,
             )
 
-        self._hooks.append(hook(client, server, opener, on_refusal))
+        self._hooks.append(hook(client, server, opener, on_refusal, self._tasks))
 
     async def open(
         self,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from fastmcp.server.middleware import CallNext, Middleware, MiddlewareContext
@@ -25,14 +25,19 @@ from uncalled_for import Provider
 from stepwrit import mcp
 from stepwrit._alive import Sleep
 from stepwrit._credential import Credential
-from stepwrit._fastmcp_call import Body, arrived, in_inner_tool, inner, is_inner, raw, to_fastmcp
+from stepwrit._fastmcp_call import Body, arrived, inner, is_inner, own_step, raw, to_fastmcp
 from stepwrit._mcp_approval import WAIT_S
-from stepwrit._mcp_inputs import refused_result
+from stepwrit._mcp_inputs import refusal_error, refused_result
+from stepwrit._mcp_run import is_task
 from stepwrit._reply import local
 from stepwrit.client import Broker
-from stepwrit.errors import RefusedError
 from stepwrit.lineage import Step, current_step
 from stepwrit.mcp import guard
+
+if TYPE_CHECKING:
+    from fastmcp_tasks import TasksExtension
+
+    from stepwrit._fastmcp_tasks import Tasks
 
 __all__ = ["Credential", "Step", "Stepwrit", "credential", "current_step", "guard"]
 
@@ -52,6 +57,7 @@ class Stepwrit(Middleware):
         wait_for_approval: float = WAIT_S,
         stop_ended: bool = True,
     ) -> None:
+        self._tasks: Tasks | None = None
         self._guard: Final = mcp.Stepwrit(
             broker, name=name, sleep=sleep, wait_for_approval=wait_for_approval, stop_ended=stop_ended
         )
@@ -87,8 +93,37 @@ class Stepwrit(Middleware):
         if request is None:
             return to_fastmcp(refused_result(local("no_step", "this tool is called by no client")))
         params = arrived(context, request)
-        body = Body(context, params, call_next)
-        return to_fastmcp(await self._guard.intercept_tool_call(params, raw(request), body))
+        body = Body(context, params, call_next, tasks=self._tasks is not None)
+        result = await self._guard.intercept_tool_call(params, raw(request), body)
+        if is_task(result) and self._tasks is not None and body.step is not None:
+            result = await self._tasks.bound(result, body.step)
+        return to_fastmcp(result)
+
+    async def on_request(self, context: MiddlewareContext[Any], call_next: CallNext[Any, Any]) -> Any:
+        """FastMCP's seam for `tasks/*`: only who opened a task's step gets, answers or cancels it.
+
+        Raises:
+            MCPError: the refusal, in its `data`.
+        """
+        if not (context.method or "").startswith("tasks/"):
+            return await call_next(context)
+        if self._tasks is None:
+            raise refusal_error(
+                local("not_yet_supported", "this server has no tasks: Stepwrit.tasks makes them")
+            )
+        return await self._tasks.asked(context, call_next)
+
+    def tasks(self, **options: Any) -> TasksExtension:
+        """FastMCP's tasks extension, guarded: `mcp.add_extension(guard.tasks(url="redis://…"))`.
+
+        A call becomes a task if its step is deferred, which its client's guard says (`tasks=[…]`). The body
+        runs in the worker under that step; requests about the task are answered to whoever opened it.
+        options: as for `fastmcp_tasks.TasksExtension`. A `TasksExtension` of your own gets no tasks.
+        """
+        from stepwrit._fastmcp_tasks import Tasks  # noqa: PLC0415  `fastmcp[tasks]`
+
+        self._tasks = Tasks(self._guard, **options)
+        return self._tasks
 
     @asynccontextmanager
     async def lifespan(self, _server: object = None) -> AsyncGenerator[dict[str, Any]]:
@@ -113,7 +148,4 @@ class credential(Provider[Credential]):  # noqa: N801  reads as what it stands f
 
     async def __aenter__(self) -> Credential:
         """FastMCP's seam. Raises RefusedError (`no_step`) in a tool that is called inside a tool."""
-        if in_inner_tool():
-            reason = "a tool that is called inside a tool is no step: start it with current_step().start"
-            raise RefusedError(local("no_step", reason))
-        return self._kind(self.audience, current_step())
+        return self._kind(self.audience, own_step())

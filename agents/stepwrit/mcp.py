@@ -70,7 +70,7 @@ class Stepwrit(Extension):
     ) -> None:
         self.broker: Final = broker
         self.name: Final = name
-        self._how: Final = Running(sleep=sleep, stops=stop_ended)
+        self.how: Final = Running(sleep=sleep, stops=stop_ended)
         self._wait_s: Final = wait_for_approval
         self._stepless: Final = Stepless()
 
@@ -100,7 +100,7 @@ class Stepwrit(Extension):
         if step.root is None:
             take(params)
             resume(step, params, self._wait_s)
-        return await run(self.broker, step, params, ctx, call_next, self._how)
+        return await run(self.broker, step, params, ctx, call_next, self.how)
 
     @asynccontextmanager
     async def lifespan(self, _server: object = None) -> AsyncGenerator[dict[str, Any]]:

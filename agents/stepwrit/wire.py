@@ -235,6 +235,7 @@ class StepAccepted:
     heartbeat_s: int
     ends_at: float
     self_grant: str | None = None
+    deferred: bool = False
     v: int = V
 
 

@@ -10,7 +10,7 @@ import fastmcp
 import pytest
 
 from stepwrit import testing
-from stepwrit._testing_kit import Kit
+from stepwrit._testing_kit import AGENT, Kit
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/fastmcp.md"
 stepwrit = testing.stepwrit
@@ -21,7 +21,7 @@ def page() -> dict[str, Any]:
     """The names that its code defines."""
     names: dict[str, Any] = {"__name__": "page"}
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 5
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
     return names
@@ -30,6 +30,23 @@ def page() -> dict[str, Any]:
 async def test_its_test_passes(page: dict[str, Any], stepwrit: Kit) -> None:
     await page["test_a_refusal"](stepwrit)
     assert stepwrit.ledger.reasons() == ["limit"]
+
+
+async def test_its_task_is_run_by_the_worker(page: dict[str, Any], stepwrit: Kit) -> None:
+    guard = page["guard"]
+    before, guard.guarded_by.broker = guard.guarded_by.broker, stepwrit.workload("ledger")
+    agent = stepwrit.agent()
+    token = stepwrit.broker.id_token(agent=AGENT)
+    try:
+        async with (
+            fastmcp.Client(page["mcp"]) as client,
+            agent.intent(token, purpose="a test", tools=["*"]) as intent,
+        ):
+            result = await page["of_an_agent"](intent, client)
+    finally:
+        guard.guarded_by.broker = before
+    assert result.data == "May, started by model"
+    assert "resumed" in stepwrit.ledger.kinds()
 
 
 async def test_its_tools_call_what_they_say(page: dict[str, Any], stepwrit: Kit) -> None:

@@ -222,6 +222,7 @@ def _accepted(got: performing.Accepted | resuming.Resumed) -> StepAccepted:
         heartbeat_s=int(got.lives.heartbeat_s),
         ends_at=got.ends_at,
         self_grant=None if got.self_grant is None else got.self_grant.id,
+        deferred=step.deferred,
     )
 
 
