@@ -14,7 +14,7 @@ import logging
 import threading
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("stepwrit.jobs")
 CLOSE_S: Final = 5.0
+J = TypeVar("J", bound="Job")
 
 
 class Job(Step):
@@ -109,8 +110,15 @@ class SyncJob:
 
 @asynccontextmanager
 async def running(broker: Broker, resumed: StepResumed) -> AsyncGenerator[AsyncJob]:
+    """One run of a job, as the current step."""
+    async with alive(broker, AsyncJob(broker, resumed)) as job:
+        yield job
+
+
+@asynccontextmanager
+async def alive(broker: Broker, job: J) -> AsyncGenerator[J]:
     """The body, beside heartbeats; the step ends as the body does."""
-    job, outcome = AsyncJob(broker, resumed), _failed()
+    outcome = _failed()
     try:
         async with broker.alive.during(job):
             with entered(job):

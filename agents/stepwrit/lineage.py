@@ -7,10 +7,10 @@ runs in; there is no way to ask for "the latest one", and without a step there i
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from stepwrit._approving import Call, Patience
 from stepwrit._hook import OnRefusal, SessionHook, hook
@@ -30,6 +30,9 @@ from stepwrit.wire import (
     StepAccepted,
 )
 from stepwrit.wire_acts import is_act
+
+if TYPE_CHECKING:
+    from stepwrit.jobs import Job
 
 
 class Performs(Opens, Protocol):
@@ -196,6 +199,24 @@ class Step:
         server, _, name = tool.rpartition("/")
         own = self.tool.partition("/")[0]
         return (await self._open(server or own, name, args, wait_for_approval, deferred=True)).step
+
+    def perform(
+        self, tool: str, args: dict[str, object] | None = None, *, wait_for_approval: float = 0.0
+    ) -> AbstractAsyncContextManager[Job]:
+        """Perform a tool of this server as a child: `async with current_step().perform("fetch") as step:`.
+
+        For requests that are not in the plan of the tool that runs: in the block the child is the current
+        step, and `step.credential(audience)` is for the child's plan. It is decided like any step that the
+        server starts, so `may_start` must name the tool. It is closed as the block ends.
+
+        Raises:
+            ApprovalPendingError, RefusedError: as `start`, on entering. After the block, `revoked`, `expired`
+                or `closed`: others ended the child meanwhile.
+            ConfigurationError: outside of an event loop.
+        """
+        from stepwrit._perform import performing  # noqa: PLC0415  which is built on this
+
+        return performing(self, tool, args, wait_for_approval)
 
     async def _open(
         self,
