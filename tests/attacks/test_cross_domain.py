@@ -7,12 +7,13 @@ from collections.abc import AsyncGenerator
 
 import pytest
 import pytest_asyncio
-from tests.fakes.stage import Stage, refused
+from tests.fakes.stage import LIMITS, Stage, refused
 from tests.fakes.two import AWAY, AWAY_ISSUER, HOME, HOME_ISSUER, SEND, Abroad, Two
 
 from stepwrit._transport import HttpTransport
 from stepwrit.digest import b64u, canonical
 from stepwrit.jws import SigningKey
+from stepwrit_broker.core.persons import Identity
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -310,6 +311,64 @@ async def test_a_peer_of_another_tenant_is_no_peer(two: Two) -> None:
           "may_start": {"tools": [], "impact": "low"}}]  # fmt: skip
     await two.register()
     refused(two.away, await two.arrives(crossing), "invalid_grant")
+    two.away.entries = entries
+    await two.register()
+    (await two.arrives(crossing)).ok()
+
+
+async def test_a_persons_end_there_is_the_end_of_what_a_peer_started_for_them(two: Two) -> None:
+    two.home_peer["person_claims"] = two.away_peer["person_claims"] = True
+    await two.register()
+    chat = await two.abroad()
+    root = (await two.arrives(await two.crossing())).ok()
+    person = two.away.broker.house.opaque(Identity(two.home.issuer.url, "alice"))
+    (await two.away.mark("freeze", f"requester:{person}")).ok()
+    refused(two.away, await chat.open_reply(root["step"], "vault/read", args=SEND), "frozen")
+    (await two.away.mark("unfreeze", f"requester:{person}")).ok()
+    opened = (await chat.open_reply(root["step"], "vault/read", args=SEND)).ok()
+    (entry,) = [e for e in two.away.happened(opened["txn"], "intent.opened") if e.facts]
+    assert entry.facts is not None
+    assert entry.facts["requester"] == "", "they are nobody's requester there"
+    two.home_peer["person_claims"] = two.away_peer["person_claims"] = False
+    await two.register()
+
+
+async def test_both_sides_limit_what_crosses(two: Two) -> None:
+    (await two.arrives(await two.crossing())).ok()
+    rate = "  - {name: abroad, on: ON, per: [peer], rate: 1/min, burst: 1}\n"
+    for stage, on in ((two.away, "intents"), (two.home, "credentials")):
+        head, tail = LIMITS.replace("count: 3", "count: 4").split("concurrency:")
+        (await stage.apply("limits", f"{head}{rate.replace('ON', on)}concurrency:{tail}")).ok()
+    first, second = await two.crossing(), await two.opened()
+    refused(two.home, await two.export(second.step), "limit")
+    (await two.arrives(first)).ok()
+    (await two.home.apply("limits", LIMITS)).ok()
+    third = await two.crossing()
+    refused(two.away, await two.arrives(third), "limit")
+    (await two.away.apply("limits", LIMITS)).ok()
+    (await two.arrives(third)).ok()
+
+
+async def test_what_is_no_step_or_not_asked_for_rightly_is_not_granted(two: Two) -> None:
+    opened = await two.opened()
+    refused(two.home, await two.export("a step"), "invalid_request")
+    other = "urn:ietf:params:oauth:token-type:txn_token"
+    refused(two.home, await two.export(opened.step, subject_token_type=other), "invalid_request")
+    crossing = await two.crossing(opened)
+    refused(two.away, await two.arrives(crossing, scope="vault"), "invalid_scope")
+    refused(two.away, await two.arrives(""), "invalid_request")
+    (await two.arrives(crossing)).ok()
+
+
+async def test_only_who_acts_brings_grants(two: Two) -> None:
+    crossing = await two.crossing()
+    entries = two.away.entries
+    others = [each for each in entries if each["name"] != "home-chat"]
+    trigger = {"id": f"spiffe://{HOME}/agent/chat", "role": "trigger", "name": "home-chat", "owner": "x",
+               "may_start": {"tools": ["vault/read"], "impact": "low"}}  # fmt: skip
+    two.away.entries = [*others, trigger]
+    await two.register()
+    refused(two.away, await two.arrives(crossing), "origin_claimed")
     two.away.entries = entries
     await two.register()
     (await two.arrives(crossing)).ok()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
+from typing import Any
 
 import anyio
 import pytest
 import pytest_asyncio
 from mcp import Client
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
+from mcp_types import ElicitRequestParams, ElicitResult
+from pydantic import BaseModel
 from tests.fakes.stage import Stage
 from tests.fakes.two import HOME_ISSUER, Two
 
@@ -23,6 +26,12 @@ from stepwrit.mcp import Stepwrit, guard
 from stepwrit.wire import META_REFUSAL
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+class Sure(BaseModel):
+    """What the vault asks."""
+
+    sure: bool
 
 
 class World:
@@ -53,8 +62,11 @@ class World:
         server = MCPServer("vault", extensions=[Stepwrit(broker)])
 
         @server.tool()
-        async def read(to: str, cents: int) -> str:
+        async def read(to: str, cents: int, ctx: Context[Any, Any]) -> str:
             step = current_step()
+            if cents == 77:
+                answer = await ctx.elicit("really?", Sure)
+                return f"{answer.action} for {to}"
             self.seen.append((step.origin, step.requester))
             if cents == 99:
                 self.running.set()
@@ -132,6 +144,26 @@ async def test_a_tool_that_fails_over_there_has_failed_at_home(world: World) -> 
         result = await far.call_tool("read", {"to": "bob", "cents": 13})
     assert result.is_error
     assert world.outcomes(world.two.home, intent.txn)[0] == "failed"
+
+
+async def test_what_the_server_over_there_asks_is_a_step_of_its_own_there(world: World) -> None:
+    server, broker = await world.vault(), await world.agent()
+    asked: list[str] = []
+
+    async def say(_: object, params: ElicitRequestParams) -> ElicitResult:
+        asked.append(params.message)
+        return ElicitResult(action="accept", content={"sure": True})
+
+    async with (
+        Client(server, mode="legacy", elicitation_callback=say) as far,
+        broker.intent(world.id_token(), purpose="read", tools=["far/*"]) as intent,
+    ):
+        intent.guard(far, "far")
+        result = await far.call_tool("read", {"to": "bob", "cents": 77})
+    assert "accept for bob" in str(result.content)
+    assert asked == ["really?"]
+    steps = world.two.away.happened(world.landed(), "step.opened")
+    assert [e.facts["tool"] for e in steps if e.facts] == ["vault/read", "client/elicitation"]
 
 
 async def test_a_server_at_home_calls_one_abroad(world: World) -> None:
