@@ -12,7 +12,9 @@ from typing import Any, Final, cast
 from fastmcp.exceptions import DisabledError, FastMCPError, NotFoundError
 from fastmcp.server.dependencies import FastMCPRequestContext, bind_request_context
 from fastmcp.server.middleware import CallNext, MiddlewareContext
+from fastmcp.server.middleware.dereference import DereferenceRefsMiddleware
 from fastmcp.tools.base import InputRequiredToolResult, ToolResult
+from fastmcp.utilities.json_schema import dereference_refs
 from fastmcp.utilities.tasks import TASKS_EXTENSION_ID
 from mcp import MCPError
 from mcp.server.context import HandlerResult, ServerRequestContext
@@ -121,6 +123,19 @@ class Body:
         self._context: Final = context
         self._params: Final = params
         self._call_next: Final = call_next
+
+    async def input_schema(self) -> Mapping[str, object] | None:
+        """The tool's schema as it was registered."""
+        within = self._context.fastmcp_context
+        tool = None if within is None else await within.fastmcp.get_tool(self._params.name)
+        return None if tool is None else tool.parameters
+
+    def as_shown(self, schema: Mapping[str, object]) -> Mapping[str, object]:
+        """As `tools/list` shows it: mostly with its `$ref`s resolved."""
+        within = self._context.fastmcp_context
+        every = () if within is None else within.fastmcp.middleware
+        resolves = any(isinstance(each, DereferenceRefsMiddleware) for each in every)
+        return dereference_refs(dict(schema)) if resolves else schema
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any]) -> HandlerResult:
         """Run it with the guarded session, in the round that the guard says."""

@@ -31,7 +31,7 @@ _NO_ARGS: Final = args_digest(None)
 class Arrival:
     """A `tools/call` as it came. arguments: as sent, before any coercion. headers: every `Txn-Token`.
 
-    state: the digest of its `requestState`.
+    state: the digest of its `requestState`. schema: that of the tool's input schema as it is served here.
     """
 
     tool: str
@@ -39,6 +39,7 @@ class Arrival:
     meta: Mapping[str, object] | None = field(repr=False)
     headers: Sequence[str] = field(repr=False, default=())
     state: str | None = None
+    schema: str | None = None
 
 
 async def accept(broker: Broker, arrival: Arrival, server: str | None, stepless: Stepless) -> Step:
@@ -51,7 +52,7 @@ async def accept(broker: Broker, arrival: Arrival, server: str | None, stepless:
     """
     carried = lineage.from_meta(arrival.meta)
     if carried is None and not arrival.headers:
-        return await stepless.accept(broker, arrival.tool, arrival.arguments)
+        return await stepless.accept(broker, arrival.tool, arrival.arguments, arrival.schema)
     if carried is None:
         raise RefusedError(local("no_step", NO_STEP))
     return await accept_carried(broker, arrival, carried, server)
@@ -100,6 +101,7 @@ async def accept_carried(
         args=args_digest(arrival.arguments),
         round=round_of(carried.proof),
         state=arrival.state,
+        schema=arrival.schema,
     )
     accepted = await broker.accept(claims.step, request)
     if (accepted.step, accepted.round) != (claims.step, request.round):

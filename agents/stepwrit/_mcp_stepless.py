@@ -35,8 +35,10 @@ class Stepless:
     def __init__(self) -> None:
         self._refused: Final[OrderedDict[str, tuple[float, Refusal]]] = OrderedDict()
 
-    async def accept(self, broker: Broker, tool: str, args: dict[str, object] | None) -> Step:
-        """The accepted step of a call that carried none.
+    async def accept(
+        self, broker: Broker, tool: str, args: dict[str, object] | None, schema: str | None = None
+    ) -> Step:
+        """The accepted step of a call that carried none. schema: the digest of the tool's as served here.
 
         Raises:
             RefusedError: `no_step` where the registry does not say `root`, or any other no.
@@ -44,7 +46,7 @@ class Stepless:
         self._check(tool, broker.now())
         digest_of(args)  # nothing is started for what is not JSON of one meaning
         try:
-            return await _started(broker, tool, args)
+            return await _started(broker, tool, args, schema)
         except RefusedError as no:
             if no.code == "no_step":
                 self._refused[tool] = broker.now() + FORGET_S, no.refusal
@@ -59,7 +61,7 @@ class Stepless:
             raise RefusedError(local("no_step", NO_STEP))
 
 
-async def _started(broker: Broker, tool: str, args: dict[str, object] | None) -> Step:
+async def _started(broker: Broker, tool: str, args: dict[str, object] | None, schema: str | None) -> Step:
     subject = Subject(token=json.dumps({"sub": await broker.ready()}), kind=TOKEN_TYPE_UNSIGNED)
     request = IntentRequest(
         purpose="a call without a step",
@@ -70,7 +72,7 @@ async def _started(broker: Broker, tool: str, args: dict[str, object] | None) ->
     root = await broker.start_intent(subject, request)
     is_accepted = False
     try:
-        step = await _accepted(broker, root.step, root.tool or f"/{tool}", args)
+        step = await _accepted(broker, root.step, root.tool or f"/{tool}", args, schema)
         is_accepted = True
     finally:
         if not is_accepted:
@@ -79,13 +81,15 @@ async def _started(broker: Broker, tool: str, args: dict[str, object] | None) ->
     return step
 
 
-async def _accepted(broker: Broker, root: str, tool: str, args: dict[str, object] | None) -> Step:
+async def _accepted(
+    broker: Broker, root: str, tool: str, args: dict[str, object] | None, schema: str | None
+) -> Step:
     server, _, name = tool.partition("/")
     made = await open_outgoing(broker, root, server, name, args or {})
     carried = from_meta(await made.meta())
     if carried is None:
         raise RefusedError(local("unavailable", "the broker gave no step token"))
-    request = AcceptRequest(token=carried.token, proof=carried.proof, args=digest_of(args))
+    request = AcceptRequest(token=carried.token, proof=carried.proof, args=digest_of(args), schema=schema)
     return Step(broker, await broker.accept(made.step, request))
 
 

@@ -87,6 +87,14 @@ def salted(salt: bytes, digest: str) -> str:
     return body_digest(salt + raw)
 
 
+def schema_digest(input_schema: Mapping[str, object]) -> str:
+    """How the registry pins a tool: `sha256-` and base64url SHA-256 of its input schema in RFC 8785 form.
+
+    Raises DigestError.
+    """
+    return f"sha256-{b64u(hashlib.sha256(canonical(input_schema)).digest())}"
+
+
 def args_digest(args: Mapping[str, object] | None) -> str:
     """Base64url SHA-256 of the canonical arguments (a dict) of a tool call; absent arguments count as `{}`.
 

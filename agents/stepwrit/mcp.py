@@ -35,6 +35,7 @@ from stepwrit._mcp_approval import WAIT_S, resume
 from stepwrit._mcp_arrival import Arrival, accept
 from stepwrit._mcp_inputs import refused_result
 from stepwrit._mcp_run import Running, run
+from stepwrit._mcp_schema import Served
 from stepwrit._mcp_state import digest_of, principal, take
 from stepwrit._mcp_stepless import Stepless
 from stepwrit._outgoing import OutgoingStep
@@ -73,6 +74,7 @@ class Stepwrit(Extension):
         self.how: Final = Running(sleep=sleep, stops=stop_ended)
         self._wait_s: Final = wait_for_approval
         self._stepless: Final = Stepless()
+        self._served: Final = Served()
 
     @classmethod
     def from_env(
@@ -92,7 +94,8 @@ class Stepwrit(Extension):
     ) -> HandlerResult:
         """Mcp's seam. A refusal is an `isError` result; nothing of ours raises out of here."""
         try:
-            step = await accept(self.broker, _arrival(params, ctx), self.name, self._stepless)
+            schema = await self._served.digest(call_next, params.name)
+            step = await accept(self.broker, _arrival(params, ctx, schema), self.name, self._stepless)
         except RefusedError as no:
             return refused_result(no.refusal)
         except StepwritError as doubt:
@@ -170,13 +173,16 @@ def _own_step(ctx: Context[Any, Any]) -> Step:
     return current_step()
 
 
-def _arrival(params: CallToolRequestParams, ctx: ServerRequestContext[Any, Any]) -> Arrival:
+def _arrival(
+    params: CallToolRequestParams, ctx: ServerRequestContext[Any, Any], schema: str | None
+) -> Arrival:
     return Arrival(
         tool=params.name,
         arguments=params.arguments,
         meta=cast("Mapping[str, object] | None", params.meta),
         headers=_headers(ctx.request),
         state=digest_of(params.request_state),
+        schema=schema,
     )
 
 

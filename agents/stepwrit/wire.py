@@ -72,7 +72,7 @@ Code = Literal[
     # refused
     "policy", "approval_required", "authorization_pending", "slow_down", "access_denied", "expired_token",
     "limit", "ceiling", "plan", "origin_claimed", "influence_claimed", "wrong_workload",
-    "arguments_changed", "request_changed", "state_changed", "replay", "already_done",
+    "arguments_changed", "schema_changed", "request_changed", "state_changed", "replay", "already_done",
     "closed", "expired", "revoked", "frozen",
     "not_registered", "not_found", "not_yet_supported", "human_proof",
     # conflict
@@ -185,7 +185,10 @@ class StepOpened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptRequest:
-    """`POST /v1/steps/{id}/accept`. `args`: digest of what arrived; `finding`: why the SDK itself refuses."""
+    """`POST /v1/steps/{id}/accept`. `args`: digest of what arrived; `finding`: why the SDK itself refuses.
+
+    schema: the digest of the tool's input schema as the performer serves it, where it is one.
+    """
 
     token: str = field(repr=False)
     proof: str = field(repr=False)
@@ -194,6 +197,7 @@ class AcceptRequest:
     round: int = 1
     finding: str | None = None
     state: str | None = None  # base64url SHA-256 of the requestState that arrived
+    schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,6 +99,23 @@ async def test_changed_arguments_are_refused_whoever_changed_them(rig: Rig) -> N
     ready = await ready_step(rig)
     await refused(rig, "arguments_changed", ready, args=args_digest({**ARGS, "to": "eve"}))
     assert await rig.take(ready)
+
+
+async def test_a_pinned_schema_must_be_the_one_that_is_served(rig: Rig) -> None:
+    free = await ready_step(rig)
+    assert await rig.take(free, schema="sha256-other")
+    entries = tuple(
+        replace(
+            entry, tools={name: replace(tool, schema="sha256-pinned") for name, tool in entry.tools.items()}
+        )
+        for entry in rig.settings.registry.entries
+    )
+    rig.settings.registry = replace(rig.settings.registry, entries=entries)
+    ready = await ready_step(rig)
+    for served in (None, "", "sha256-other"):
+        problem = await refused(rig, "schema_changed", ready, schema=served)
+        assert problem.rule == "registry schema"
+    assert await rig.take(ready, schema="sha256-pinned")
 
 
 async def test_the_initiators_proof_must_hold_and_is_good_once(rig: Rig) -> None:

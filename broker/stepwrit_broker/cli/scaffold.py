@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin
 
-from stepwrit.digest import DigestError, b64u, canonical
+from stepwrit import digest
+from stepwrit.digest import DigestError
 from stepwrit_broker.config import Config, parse_config
 from stepwrit_broker.config_docs import toml_value
 from stepwrit_broker.config_reader import Setting, settings
@@ -81,9 +81,9 @@ def init_files(trust_domain: str, issuer: str, stance_name: str, engine: str = "
 
 
 def schema_digest(input_schema: Mapping[str, object]) -> str:
-    """`sha256-` and base64url SHA-256 of the schema in canonical JSON (RFC 8785). Raises Malformed."""
+    """As `stepwrit.digest.schema_digest`. Raises Malformed."""
     try:
-        return f"sha256-{b64u(hashlib.sha256(canonical(input_schema)).digest())}"
+        return digest.schema_digest(input_schema)
     except DigestError as bad:
         raise Malformed("invalid_request", f"the tool's input schema has no digest: {bad}") from bad
 

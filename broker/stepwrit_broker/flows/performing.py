@@ -117,6 +117,21 @@ def _check(caller: Caller, step: Step, token: StepToken, request: AcceptRequest)
         raise Refused(
             "arguments_changed", "the arguments that arrived are not those the step was opened with"
         )
+    _check_schema(step, request.schema)
+
+
+def _check_schema(step: Step, served: str | None) -> None:
+    """A tool with a pinned schema is performed as it was registered, decided on and signed, or not at all."""
+    pinned = None if step.action is None else step.action.schema
+    if pinned is None or served == pinned:
+        return
+    what = "says none" if served is None else "serves another"
+    raise Refused(
+        "schema_changed",
+        f"the registry pins this tool's schema, and its server {what}",
+        rule="registry schema",
+        who_can_change_it="the operator (registry.yaml), after a look at the tool",
+    )
 
 
 async def decided_at_accept(
