@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 
@@ -58,4 +59,40 @@ class Witnesses(Protocol):
 
     def witnessed(self) -> Mapping[str, Witnessed | None]:
         """Each log that it knows, by origin."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EraseCommand:
+    """Forget what stands beside the ledger under `name`: a transaction's id, or a ref outside any.
+
+    txn, tenant: of the entries under it. now: seconds since the epoch.
+    """
+
+    name: str
+    txn: str | None
+    tenant: str | None
+    reason: str
+    by: str
+    ref: str
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erased:
+    """What was forgotten; `ref` is that of the entry which says so."""
+
+    ref: str
+    documents: int
+
+
+class Eraser(Protocol):
+    """Erases what is kept beside the log."""
+
+    async def erase(self, command: EraseCommand) -> Erased:
+        """Salt, documents and the entry `txn.erased` in one atomic, durable operation.
+
+        MUST refuse with Refused(`wrong_state`) while a step of it has not ended, and with (`not_found`) when
+        nothing is kept. MUST NOT change an entry or a hash.
+        """
         ...

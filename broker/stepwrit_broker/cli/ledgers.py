@@ -11,7 +11,7 @@ import typer
 
 from stepwrit_broker.cli.client import asking
 from stepwrit_broker.cli.failures import REFUSED
-from stepwrit_broker.cli.locate import At, Json
+from stepwrit_broker.cli.locate import At, Json, Reason
 from stepwrit_broker.cli.offline import Database, Key, database, local_files, public_key
 from stepwrit_broker.cli.output import NO, YES, examples, out, print_json, print_pairs, say
 from stepwrit_broker.cli.proofs import (
@@ -255,6 +255,27 @@ def seal(
     else:
         say(f"sealed up to entry {said['upto'] - 1} into {said['path']}   ref {said['ref']}")
         say("keep that file: the bodies of these entries are nowhere else now")
+
+
+@app.command(epilog=examples("stepwrit ledger erase txn_100K7Z3P4V6W… --reason 'request 4711, Art. 17'"))
+def erase(
+    name: Annotated[str, typer.Argument(metavar="TXN|REF", help="A transaction, or a ref outside any.")],
+    reason: Reason,
+    at: At = None,
+    as_json: Json = False,
+) -> None:
+    """Forget what a transaction's digests stand for: its salt and documents. The tree and its proofs stay.
+
+    Only after it has ended, and for ever. Entries still say who called which tool, and when. Backups and
+    exports of documents that hold it are yours to erase.
+    """
+    with asking(at) as admin:
+        said = admin.post("/ledger/erase", {"name": name, "reason": reason})
+    if as_json:
+        print_json(said)
+    else:
+        say(f"erased the salt and {said['documents']} documents of {said['name']}   ref {said['ref']}")
+        say("they may still be in backups and in exports of documents")
 
 
 @app.command(

@@ -45,13 +45,18 @@ def origin_badge(origin: object) -> Text:
 def story_view(story: Json) -> RenderableType:
     """The whole answer to `stepwrit explain`: what was asked about, then the tree."""
     story = _harmless(story)
-    parts: list[RenderableType] = []
+    parts: list[RenderableType] = [_erased(story["erased"])] if story.get("erased") else []
     tree = None if story.get("txn") is None else lineage_tree(story)
     if tree is None or not (story.get("name") == story["txn"] or _is_in(tree, f"ref {story.get('name')}")):
         parts += _asked(story)
     if tree is not None:
         parts += [Text(), tree] if parts else [tree]
     return Group(*parts)
+
+
+def _erased(said: Json) -> Text:
+    line = f"erased {when(said.get('at'))} by {said.get('by')}: {said.get('reason')}   ref {said.get('ref')}"
+    return Text(f"{line}\nnobody can show any more what its digests stand for", style="yellow")
 
 
 def lineage_tree(story: Json) -> Tree:

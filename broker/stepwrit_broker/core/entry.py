@@ -27,7 +27,7 @@ EntryKind = Literal[
     "refused", "refused.counted", "question.answered", "question.counted",
     "mark.set", "mark.lifted", "version.applied",
     "shadow.started", "shadow.resumed", "shadow.stopped", "policy.impact",
-    "broker.started", "key.published", "log.adopted", "log.sealed",
+    "broker.started", "key.published", "log.adopted", "log.sealed", "txn.erased", "witness.contradicted",
 ]  # fmt: skip
 
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, sort_keys=True).encode

@@ -28,7 +28,7 @@ from stepwrit_broker.edge.operator import (
     sees_all,
 )
 from stepwrit_broker.edge.rehearsals import rehearsal_routes
-from stepwrit_broker.flows import revoke
+from stepwrit_broker.flows import erasing, revoke
 from stepwrit_broker.flows.explain import explain
 from stepwrit_broker.flows.house import House
 from stepwrit_broker.flows.impact import Impact
@@ -37,6 +37,7 @@ from stepwrit_broker.flows.shadowing import Shadowing
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import LedgerView, LoggedEntry
 from stepwrit_broker.ports_approval import Keys
+from stepwrit_broker.ports_ledger import Eraser
 
 
 class _Strict(BaseModel):
@@ -78,6 +79,13 @@ class UndoBody(_Strict):
     reason: str = Field(min_length=1, max_length=500)
 
 
+class EraseBody(_Strict):
+    """A transaction's id, or a ref of what was recorded outside any."""
+
+    name: str = Field(max_length=100)
+    reason: str = Field(min_length=1, max_length=500)
+
+
 class PathBody(_Strict):
     """A file on the broker's machine."""
 
@@ -98,6 +106,7 @@ class AdminPorts:
     checkpoint: Callable[[], Any]
     backup: Callable[[str], Any]
     seal: Callable[[str], Any]
+    eraser: Eraser
     keys: Keys
     witnesses: Callable[[], dict[str, object]] = dict
     about: dict[str, str] = field(default_factory=dict)
@@ -119,6 +128,7 @@ def admin_router(ports: AdminPorts) -> APIRouter:
     _versions(router, ports)
     _limits(router, ports)
     _ledger(router, ports)
+    _erasing(router, ports)
     return router
 
 
@@ -320,6 +330,16 @@ def _ledger(router: APIRouter, ports: AdminPorts) -> None:
         ruler(ports.house, who)
         sealed: dict[str, object] = await ports.seal(body.path)
         return sealed
+
+
+def _erasing(router: APIRouter, ports: AdminPorts) -> None:
+    @router.post("/ledger/erase")
+    async def erase_one(body: EraseBody, who: Asking) -> dict[str, object]:
+        """Erase a transaction's salt and documents; entries and hashes stay."""
+        done = await erasing.erase(
+            ports.house, ports.ledger, ports.eraser, operator_of(who), body.name, body.reason
+        )
+        return {"name": body.name, "ref": done.ref, "documents": done.documents}
 
 
 async def _transaction_of(ports: AdminPorts, name: str) -> str:

@@ -32,6 +32,7 @@ def explain(ledger: LedgerView, name: str, tenant: str | None) -> Json:
         "steps": _tree(entries),
         "events": [_event(entry) for entry in entries],
         "decisions": decisions,
+        "erased": _erased(entries),
     }
 
 
@@ -71,6 +72,12 @@ def _decisions(ledger: LedgerView, entries: Sequence[LoggedEntry]) -> Json:
     told = [entry for entry in entries if entry.kind != "approval.signed"]
     digests = [digest for entry in told if isinstance(digest := _facts(entry).get("decision"), str)]
     return {digest: ledger.decision(digest) for digest in digests}
+
+
+def _erased(entries: Sequence[LoggedEntry]) -> Json | None:
+    """When and why salt and documents were erased; None while they are kept."""
+    found = next((entry for entry in reversed(entries) if entry.kind == "txn.erased"), None)
+    return None if found is None else _event(found)
 
 
 def _root(entries: Sequence[LoggedEntry], decisions: Mapping[str, object]) -> Json | None:

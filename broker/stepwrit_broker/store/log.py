@@ -64,6 +64,14 @@ class EmbeddedLog(Protocol):
         """The transaction's salt; None when there is none, or none any more."""
         ...
 
+    def erase_salt(self, conn: sqlite3.Connection, txn: str) -> bool:
+        """Erase a salt for ever; True if there was one."""
+        ...
+
+    def erase_decisions(self, conn: sqlite3.Connection, txn: str) -> int:
+        """Erase a transaction's documents; how many there were."""
+        ...
+
     def put_decision(self, conn: sqlite3.Connection, digest: str, txn: str | None, doc: bytes) -> None:
         """Keep a decision document under its salted digest."""
         ...

@@ -33,10 +33,12 @@ from stepwrit_broker.ports import (
     VersionCommand,
 )
 from stepwrit_broker.ports_ended import Tell
+from stepwrit_broker.ports_ledger import EraseCommand, Erased
 from stepwrit_broker.store import (
     accepting,
     attending,
     deferring,
+    erasing,
     granting,
     moving,
     opening,
@@ -176,6 +178,10 @@ class SqliteStore:
             self._marked()
         await self._anchored()
         return version
+
+    async def erase(self, command: EraseCommand) -> Erased:
+        """Forget a transaction's salt and documents, on record."""
+        return await self._writer.submit(lambda: erasing.erase(self._state, command))
 
     async def pin(self, pin: KeyPin) -> None:
         """The first key shown with a bearer document stays its only one."""

@@ -45,6 +45,7 @@ def admin_ports(
         checkpoint=lambda: ledgering.sign(store),
         backup=store.backup,
         seal=seal,
+        eraser=store,
         keys=KeySignatures(),
         witnesses=lambda: {"asked": witnessing.told(), "doubts": witnessing.doubts()},
         about={
