@@ -154,7 +154,7 @@ class Body:
             except MCPError as error:
                 if may_be_task or error.code != MISSING_REQUIRED_CLIENT_CAPABILITY:
                     raise
-                return refused_result(self.step.note(local("not_deferred", NOT_DEFERRED)).refusal)
+                return refused_result(self.step.note(local("invalid_request", NOT_DEFERRED)).refusal)
             except FastMCPError as failed:
                 return _failed(self._params.name, failed)
             finally:

@@ -7,18 +7,17 @@ tool runs, and holds the queue's arguments against the digest that was decided o
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 from fastmcp.server.middleware import CallNext, MiddlewareContext
-from fastmcp.tools.base import InputRequiredToolResult, Tool, ToolResult
+from fastmcp.tools.base import Tool
 from fastmcp.tools.function_tool import FunctionTool
 from fastmcp_tasks import TasksExtension
 from fastmcp_tasks.context import get_task_context
@@ -27,16 +26,15 @@ from fastmcp_tasks.input_store import load_task_args
 from mcp_types import InputRequiredResult
 from mcp_types.version import LATEST_MODERN_VERSION
 
-from stepwrit._alive import StoppedError
-from stepwrit._mcp_inputs import refusal_error, refused_result
-from stepwrit._mcp_run import Running, close, stopped
+from stepwrit._fastmcp_worker import Body, run, told
+from stepwrit._mcp_inputs import refusal_error
+from stepwrit._mcp_run import close
 from stepwrit._mcp_session import proven
 from stepwrit._reply import local
-from stepwrit.client import Broker
 from stepwrit.digest import DigestError, args_digest
 from stepwrit.errors import RefusedError, StepwritError
-from stepwrit.lineage import Step, entered
-from stepwrit.wire import Outcome, Refusal, StepStatus
+from stepwrit.lineage import Step
+from stepwrit.wire import StepStatus
 from stepwrit.wire_acts import META_STEPS
 from stepwrit.wire_tasks import META_TASK, AttendRequest, about_task
 
@@ -53,11 +51,6 @@ _KEEP_S: Final = 900
 _NOT_YOURS: Final = frozenset({"invalid_proof", "not_found", "wrong_workload"})
 
 _OUTCOMES: Final = frozenset({"result", "error", "inputRequests", "statusMessage"})
-
-_ENDING: Final[set[asyncio.Future[None]]] = set()
-
-Body = Callable[[], Awaitable[Any]]
-Asks = Callable[[Step, InputRequiredResult], Awaitable[None]]
 
 
 class Tasks(TasksExtension):
@@ -111,10 +104,12 @@ class Tasks(TasksExtension):
             await self._give_up(status.step)
         if method != "tasks/get":
             return result
-        told = _members(result)
+        members = _members(result)
         if status.state == "cancelled":
-            return _cancelled(told)
-        return await self._with_proofs(str(told["taskId"]), told) if told.get("inputRequests") else result
+            return _cancelled(members)
+        if not members.get("inputRequests"):
+            return result
+        return await self._with_proofs(str(members["taskId"]), members)
 
     async def _give_up(self, step: str) -> None:
         """Its credentials end with it, wherever its body runs; one that has just ended is none to close."""
@@ -172,9 +167,9 @@ class Tasks(TasksExtension):
         try:
             step = await self._taken()
         except RefusedError as no:
-            return _told(no.refusal)
+            return told(no.refusal)
         except StepwritError as doubt:
-            return _told(local("unavailable", str(doubt)))
+            return told(local("unavailable", str(doubt)))
         return await run(self._guard.broker, step, body, self._guard.how, self._ask)
 
     async def _ask(self, step: Step, asked: InputRequiredResult) -> None:
@@ -228,51 +223,6 @@ class Tasks(TasksExtension):
         raise RefusedError(local("no_step", "this task belongs to no step"))
 
 
-async def run(broker: Broker, step: Step, body: Body, how: Running, asks: Asks) -> Any:
-    """One run of a task's body. The step ends with it, unless it asks its client and waits for the answer.
-
-    asks: opens the steps of what it asks for.
-    """
-    outcome: Outcome = "failed"
-    waits = False
-    try:
-        with entered(step):
-            result = await broker.alive.beside(step, body, sleep=how.sleep, stops=how.stops)
-            asked = _asked(result)
-            if asked is not None:
-                await asks(step, asked)
-                await broker.wait(step.id, step.round)
-                waits = True
-        outcome = "failed" if isinstance(result, ToolResult) and result.is_error else "done"
-        return result
-    except StoppedError as end:
-        return _told(stopped(step, end.how))
-    except RefusedError as no:
-        return _told(step.refused or no.refusal)
-    except anyio.get_cancelled_exc_class():
-        outcome = "cancelled"
-        raise
-    finally:
-        by_others = step.ended is not None
-        step.end("waiting" if waits else outcome)
-        if not waits:
-            await _surely(close(broker, step, outcome, by_others=by_others))
-
-
-async def _surely(end: Coroutine[Any, Any, None]) -> None:
-    """Also in a worker that shuts down: the queue cancels its tasks by asyncio's own means, and again."""
-    task = asyncio.ensure_future(end)
-    _ENDING.add(task)
-    task.add_done_callback(_ENDING.discard)
-    await asyncio.shield(task)
-
-
-def _asked(result: Any) -> InputRequiredResult | None:
-    if isinstance(result, InputRequiredToolResult):
-        return result.input_required
-    return result if isinstance(result, InputRequiredResult) else None
-
-
 def _proof_in(params: Mapping[str, object]) -> str:
     meta = params.get("_meta")
     own = meta.get(META_TASK) if isinstance(meta, Mapping) else None
@@ -289,13 +239,9 @@ def _members(result: Any) -> dict[str, Any]:
     return cast("dict[str, Any]", result.model_dump(by_alias=True, mode="json", exclude_none=True))
 
 
-def _cancelled(told: dict[str, Any]) -> dict[str, Any]:
+def _cancelled(members: dict[str, Any]) -> dict[str, Any]:
     """What is told of a task that its initiator gave up: that it was, and no result that came too late."""
-    return {**{name: told[name] for name in told if name not in _OUTCOMES}, "status": "cancelled"}
-
-
-def _told(refusal: Refusal) -> ToolResult:
-    return ToolResult.from_mcp_result(refused_result(refusal))
+    return {**{name: members[name] for name in members if name not in _OUTCOMES}, "status": "cancelled"}
 
 
 def _name(docket: Docket, task: str) -> str:

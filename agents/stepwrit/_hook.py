@@ -41,7 +41,8 @@ def hook(
 
     session = getattr(client, "session", client)
     name = server or _server_of(client)
-    made = SessionHook(session, name, opener, on_refusal, Acts(session), Tasks(session, known))
+    acts = Acts(session)
+    made = SessionHook(session, name, opener, on_refusal, acts, Tasks(session, acts, known))
     made.install()
     return made
 

@@ -7,10 +7,15 @@ for the one request that it is put under.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from stepwrit._outgoing import OutgoingStep, digest_of
+from stepwrit.errors import RefusedError
+from stepwrit.wire_acts import META_STEPS
 from stepwrit.wire_tasks import META_TASK, members_about
+
+if TYPE_CHECKING:
+    from stepwrit._hook_acts import Acts
 
 Known = OrderedDict[str, OutgoingStep]
 REMEMBERED: Final = 1_024  # tasks that nobody may ever ask for again
@@ -22,8 +27,10 @@ class Tasks:
     known: tasks of other connections that are ours too.
     """
 
-    def __init__(self, session: Any, known: Known | None = None) -> None:
+    def __init__(self, session: Any, acts: Acts, known: Known | None = None) -> None:
         self._session: Final = session
+        self._acts: Final = acts
+        self._seen: Final[set[tuple[str, str]]] = set()
         self._original: Final = getattr(session, "send_request", None)
         self._steps: Final[Known] = OrderedDict() if known is None else known
 
@@ -48,16 +55,50 @@ class Tasks:
         return True
 
     async def send_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        """`ClientSession.send_request`; about a task of ours with our proof, about any other without."""
-        return await self._original(self._proved(request), *args, **kwargs)  # type: ignore[misc]
+        """`ClientSession.send_request`; about a task of ours with our proof, about any other without.
 
-    def _proved(self, request: Any) -> Any:
+        What a task asks for is accepted as the server's own steps before anybody answers it, and its answers
+        end them.
+
+        Raises:
+            MCPError: the server asks without proof, in the refusal's form.
+        """
         method: str = getattr(request, "method", "")
-        params: Any = getattr(request, "params", None)
-        step = self._steps.get(getattr(params, "task_id", ""))
-        if not method.startswith("tasks/") or step is None:
-            return request
-        sent: dict[str, Any] = params.model_dump(by_alias=True, mode="json", exclude_none=True)
-        digest = digest_of(members_about(method, sent))
-        meta = {**(params.meta or {}), META_TASK: {"proof": step.task_proof(digest)}}
-        return request.model_copy(update={"params": params.model_copy(update={"meta": meta})})
+        task = getattr(getattr(request, "params", None), "task_id", None)
+        step = self._steps.get(task) if method.startswith("tasks/") and isinstance(task, str) else None
+        if step is None:
+            return await self._original(request, *args, **kwargs)  # type: ignore[misc]
+        try:
+            if method == "tasks/update":
+                await self._acts.answered(step)
+            result = await self._original(_proved(step, request), *args, **kwargs)  # type: ignore[misc]
+            await self._asked(step, result)
+        except RefusedError as no:
+            from stepwrit._mcp_inputs import refusal_error  # noqa: PLC0415  needs the `mcp` extra
+
+            raise refusal_error(no.refusal) from None
+        return result
+
+    async def _asked(self, step: OutgoingStep, result: object) -> None:
+        """Each question once, however often the task is looked at."""
+        requests: dict[str, Any] = getattr(result, "input_requests", None) or {}
+        fresh = {key: requests[key] for key in requests if (step.step, key) not in self._seen}
+        if not fresh:
+            return
+        from mcp_types import InputRequiredResult  # noqa: PLC0415  needs the `mcp` extra
+
+        meta = dict(getattr(result, "meta", None) or {})
+        proofs = meta.get(META_STEPS)
+        if isinstance(proofs, dict):
+            meta[META_STEPS] = {key: proofs[key] for key in fresh if key in proofs}
+        asked = InputRequiredResult.model_validate({"inputRequests": fresh, "_meta": meta})
+        await self._acts.arrived(step, asked)
+        self._seen.update((step.step, key) for key in fresh)
+
+
+def _proved(step: OutgoingStep, request: Any) -> Any:
+    params = request.params
+    sent: dict[str, Any] = params.model_dump(by_alias=True, mode="json", exclude_none=True)
+    digest = digest_of(members_about(request.method, sent))
+    meta = {**(params.meta or {}), META_TASK: {"proof": step.task_proof(digest)}}
+    return request.model_copy(update={"params": params.model_copy(update={"meta": meta})})

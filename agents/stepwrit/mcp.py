@@ -22,7 +22,7 @@ from typing import Any, Final, cast
 
 import anyio
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.extension import Extension
+from mcp.server.extension import Extension, MethodBinding
 from mcp.server.mcpserver.context import Context
 from mcp.server.mcpserver.resolve import Resolve
 from mcp.server.request_state import RequestStateSecurity
@@ -38,6 +38,7 @@ from stepwrit._mcp_run import Running, run
 from stepwrit._mcp_schema import Served
 from stepwrit._mcp_state import digest_of, principal, take
 from stepwrit._mcp_stepless import Stepless
+from stepwrit._mcp_tasks import as_task, refusals
 from stepwrit._outgoing import OutgoingStep
 from stepwrit._reply import local
 from stepwrit.client import Broker
@@ -89,10 +90,17 @@ class Stepwrit(Extension):
         broker = Broker.from_env(environ)
         return cls(broker, name=name, wait_for_approval=wait_for_approval, stop_ended=stop_ended)
 
+    def methods(self) -> Sequence[MethodBinding]:
+        """Mcp's seam: what asks about a background task is refused by name; there are none."""
+        return refusals()
+
     async def intercept_tool_call(
         self, params: CallToolRequestParams, ctx: ServerRequestContext[Any, Any], call_next: CallNext
     ) -> HandlerResult:
         """Mcp's seam. A refusal is an `isError` result; nothing of ours raises out of here."""
+        task = as_task(params)
+        if task is not None:
+            return task
         try:
             schema = await self._served.digest(call_next, params.name)
             step = await accept(self.broker, _arrival(params, ctx, schema), self.name, self._stepless)

@@ -7,12 +7,16 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import pytest
-from fastmcp import Client, FastMCP
+from fastmcp import Client, Context, FastMCP
+from mcp import MCPError
+from mcp_types import ElicitRequest, ElicitRequestFormParams, ElicitResult, InputRequiredResult
 
 from stepwrit import testing
 from stepwrit._testing_kit import AGENT, Kit
 from stepwrit.agent import Intent
 from stepwrit.fastmcp import Credential, Stepwrit, credential, current_step
+from stepwrit.wire import META_REFUSAL
+from stepwrit.wire_acts import META_STEPS
 
 BANK = "https://bank.example"
 stepwrit = testing.stepwrit
@@ -35,18 +39,30 @@ def server(seen: list[Any], url: str = "memory://") -> FastMCP:
         await bank.token("GET", f"{BANK}/v1/rates")
         return f"crunched {n}"
 
+    @made.tool(task=True)
+    async def pay(amount: int, ctx: Context) -> Any:
+        answer: Any = (ctx.input_responses or {}).get("sure")
+        if answer is None:
+            form = ElicitRequestFormParams(message="Pay 5?", requested_schema=FORM)
+            return InputRequiredResult(input_requests={"sure": ElicitRequest(params=form)})
+        seen.append((current_step().round, answer.action))
+        return f"paid {amount}"
+
     return made
+
+
+FORM: dict[str, Any] = {"type": "object", "properties": {"yes": {"type": "boolean"}}}
 
 
 @asynccontextmanager
 async def calling(
-    kit: Kit, made: FastMCP, tasks: Any = ("crunch",)
+    kit: Kit, made: FastMCP, tasks: Any = ("crunch", "pay"), **options: Any
 ) -> AsyncGenerator[tuple[Client[Any], Intent]]:
     kit.tool("crunch", plan=[f"GET {BANK}/v1/rates"])
     made.middleware[0].guarded_by.broker = kit.workload("ledger")  # type: ignore[attr-defined]
     token = kit.broker.id_token(agent=AGENT)
     async with (
-        Client(made) as client,
+        Client(made, **options) as client,
         kit.agent().intent(token, purpose="a test", tools=["*"]) as intent,
     ):
         intent.guard(client, "ledger", tasks=tasks)
@@ -62,3 +78,50 @@ async def test_the_body_runs_in_the_worker_as_the_step_of_its_call(stepwrit: Kit
     kinds = stepwrit.ledger.kinds()
     assert kinds == ["intent", "opened", "accepted", "waiting", "resumed", "issued", "done", "done"]
     assert len({entry.step for entry in stepwrit.ledger.entries[1:-1] if entry.kind != "issued"}) == 1
+
+
+class Person:
+    """Who is asked, and how often."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def __call__(self, message: str, _type: object, _params: object, _ctx: object) -> ElicitResult:
+        self.asked.append(message)
+        return ElicitResult(action="accept", content={"yes": True})
+
+
+async def test_what_a_task_asks_is_a_step_of_its_own_and_its_answer_the_next_run(
+    stepwrit: Kit, seen: list[Any]
+) -> None:
+    person = Person()
+    async with calling(stepwrit, server(seen), elicitation_handler=person) as (client, _):
+        assert (await client.call_tool("pay", {"amount": 5})).content[0].text == "paid 5"
+
+    assert (person.asked, seen) == (["Pay 5?"], [(3, "accept")])
+    kinds = stepwrit.ledger.kinds()
+    assert kinds.count("resumed") == 2
+    opened = [entry.tool for entry in stepwrit.ledger.of("opened")]
+    assert opened == ["ledger/pay", "client/elicitation"]
+
+
+@pytest.mark.parametrize("sent", [None, {}, {"other": {}}])
+async def test_a_task_that_asks_without_proof_asks_nobody(
+    stepwrit: Kit, seen: list[Any], sent: dict[str, Any] | None
+) -> None:
+    """After the one that asks with proof: the server keeps it back, or sends another."""
+    person, made = Person(), server(seen)
+    async with calling(stepwrit, made, elicitation_handler=person) as (client, _):
+        assert (await client.call_tool("pay", {"amount": 5})).content[0].text == "paid 5"
+        tasks: Any = made._extensions["io.modelcontextprotocol/tasks"]
+
+        async def bare(_task: str, result: Any) -> Any:
+            return {**result, "_meta": {} if sent is None else {META_STEPS: sent}}
+
+        tasks._with_proofs = bare
+        with pytest.raises(MCPError) as told:
+            await client.call_tool("pay", {"amount": 5})
+
+    assert told.value.error.data[META_REFUSAL]["code"] in ("no_step", "invalid_request")
+    assert len(person.asked) == 1
+    assert len(seen) == 1
