@@ -221,7 +221,7 @@ class AttendCommand:
 class MarkCommand:
     """Write one mark, or lift a freeze (`lift`). Uses the reserved room: it works when nothing else does.
 
-    proofs: what may ask for it once.
+    proofs: what may ask for it once. yields: a mark by somebody else, or for another reason, stays as it is.
     """
 
     op: Operation
@@ -230,6 +230,7 @@ class MarkCommand:
     evidence: Evidence
     now: float
     proofs: tuple[ProofUse, ...] = ()
+    yields: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

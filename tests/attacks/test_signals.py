@@ -130,6 +130,35 @@ async def test_an_account_that_is_enabled_again_is_free_and_no_other_freeze_is(
     assert target_of(stage, other) in stage.broker.store.marks(), "an operator's freeze is an operator's"
 
 
+async def test_an_account_switched_off_and_on_takes_nobody_elses_freeze_with_it(
+    stage: Stage, transmitter: Transmitter
+) -> None:
+    free, held, left = (f"p-{new()}" for _ in range(3))
+    for each in (free, held, left):
+        await started(stage, each)
+    (await stage.mark("freeze", target_of(stage, held))).ok()
+    assert (await transmitter.push(transmitter.token(left, f"{CAEP}session-revoked"))).status_code == 202
+    for event in ("account-disabled", "account-enabled"):
+        for each in (free, held, left):
+            assert (await transmitter.push(transmitter.token(each, RISC + event))).status_code == 202
+    await started(stage, free)
+    for each in (held, left):
+        assert target_of(stage, each) in stage.broker.store.marks(), "only an operator lifts this one"
+
+
+async def test_an_older_event_does_not_undo_a_newer_one(stage: Stage, transmitter: Transmitter) -> None:
+    person, now = f"p-{new()}", int(stage.now())
+    await started(stage, person)
+    events = ((now, "account-disabled"), (now - 60, "account-enabled"))
+    for at, event in events:
+        assert (await transmitter.push(transmitter.token(person, RISC + event, iat=at))).status_code == 202
+    chat = await stage.actor("agent/chat")
+    token = stage.issuer.mint(person, client_id="chat-app")
+    refused(stage, await chat.form(chat.intent_form(token)), "frozen")
+    assert (await transmitter.push(transmitter.token(person, f"{RISC}account-enabled"))).status_code == 202
+    await started(stage, person)
+
+
 async def test_a_purged_account_is_over_for_good(stage: Stage, transmitter: Transmitter) -> None:
     person = f"p-{new()}"
     await started(stage, person)

@@ -99,6 +99,18 @@ class MarkContract:
         stands = await house.store.mark(house.make.mark(target, "freeze"))
         assert stands.verb == "revoke"
 
+    async def test_a_mark_that_yields_takes_the_place_of_its_own_alone(self, house: House) -> None:
+        target = f"workload:{SERVER}"
+        weak = house.make.mark(target, "freeze", yields=True)
+        assert await house.store.mark(weak) == weak.mark
+        newer = house.make.mark(target, "freeze", yields=True)
+        assert await house.store.mark(newer) == newer.mark
+        other = replace(newer, op=house.make.op("freeze"), mark=replace(newer.mark, by="another"))
+        assert await house.store.mark(other) == newer.mark
+        assert house.store.marks()[target] == newer.mark
+        strong = replace(other, op=house.make.op("freeze"), yields=False)
+        assert await house.store.mark(strong) == other.mark
+
     async def test_a_mark_is_repeatable(self, house: House) -> None:
         command = house.make.mark("tool:mail/send", "freeze")
         first = await house.store.mark(command)

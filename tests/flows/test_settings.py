@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,9 @@ class Office:
         for kind in ("registry", "limits", "policy"):
             await self.apply(kind, "one two")
 
-    async def freeze(self, target: str) -> None:
+    async def freeze(self, target: str, by: str = "ops") -> None:
         op = Operation(caller="ops", key="", verb="freeze", id=target, digest="d")
-        wanted = mark_of(target, "freeze", at=self.clock.time)
+        wanted = replace(mark_of(target, "freeze", at=self.clock.time), by=by)
         await self.store.mark(
             MarkCommand(op=op, mark=wanted, lift=False, evidence=Evidence(), now=self.clock.time)
         )
@@ -188,6 +189,13 @@ async def test_an_operators_own_mark_outlives_whatever_the_file_says(office: Off
     assert office.store.marks()["tool:two"].by == "ops"
     await office.apply("registry", "one two")
     assert office.store.marks()["tool:two"].by == "ops"
+
+
+async def test_what_others_may_lift_is_frozen_by_the_file_too(office: Office) -> None:
+    await office.apply("registry", "one two")
+    await office.freeze("tool:two", by="signal of https://idp")
+    await office.apply("registry", "one")
+    assert office.store.marks()["tool:two"].by == "registry"
 
 
 async def test_every_version_is_an_entry_that_says_what_changed(office: Office) -> None:

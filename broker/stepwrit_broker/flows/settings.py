@@ -15,6 +15,7 @@ from stepwrit_broker.core.registry import Registry
 from stepwrit_broker.core.versions import StoredVersion, VersionKind, Versions
 from stepwrit_broker.flows.revoke import Operator
 from stepwrit_broker.flows.shadow import Shadow, Watched
+from stepwrit_broker.flows.signalling import BY_SIGNAL
 from stepwrit_broker.ports import Clock, Entropy, Evidence, InForce, PolicyEngine, Store, VersionCommand
 
 KINDS: tuple[VersionKind, ...] = ("registry", "limits", "policy")
@@ -215,7 +216,7 @@ class Live:
                 ref=ref,
             )
             for target in change.removed
-            if target not in standing
+            if _is_weak(standing.get(target))
         )
         lifts = tuple(
             target
@@ -278,6 +279,11 @@ class Live:
             self._use(compiled)
         else:
             self._policy = compiled
+
+
+def _is_weak(standing: Mark | None) -> bool:
+    """Whether it could be gone while the document still says no: an identity provider lifts its own."""
+    return standing is None or (standing.verb == "freeze" and standing.by.startswith(BY_SIGNAL))
 
 
 def _is_back(target: str, restored: str) -> bool:

@@ -11,6 +11,7 @@ from stepwrit_broker.flows.house import House
 from stepwrit_broker.ports import Evidence, MarkCommand, Operation, ProofUse
 from stepwrit_broker.ports_signal import Signal, Signals
 
+BY_SIGNAL = "signal of "  # and the issuer: whose word a mark is
 KEPT_S = 172_800.0  # longer than the oldest event that is taken: what was used is never forgotten too early
 
 
@@ -20,7 +21,8 @@ async def receive(
     """The event, and whether it changed anything; one that came before changes nothing.
 
     What stops a person is a freeze by the issuer's name, which an operator lifts, or the same issuer's
-    `account-enabled`; a purged account is revoked. Raises Unproven, Unavailable.
+    `account-enabled`; a purged account is revoked. What the issuer may lift again takes the place of nobody
+    else's mark. Raises Unproven, Unavailable.
     """
     signal = await signals.judge(unverified, authorization, house.clock.now())
     if signal.subject is None or not signal.acts:
@@ -33,10 +35,12 @@ async def receive(
 
 
 async def _enable(house: House, signal: Signal, target: str, unverified: str) -> bool:
-    """Only what this issuer's `account-disabled` froze: an operator's freeze is an operator's to lift."""
+    """Only what this issuer's `account-disabled` froze, and no later one: events can overtake each other."""
     stands = house.store.marks().get(target)
     reason = _reason(signal, "account-disabled")
     if stands is None or stands.verb != "freeze" or (stands.by, stands.reason) != (_by(signal), reason):
+        return False
+    if signal.at < stands.at:
         return False
     return await _put(house, signal, target, "unfreeze", unverified)
 
@@ -48,7 +52,7 @@ async def _put(house: House, signal: Signal, target: str, verb: str, unverified:
         verb="revoke" if verb == "revoke" else "freeze",
         reason=_reason(signal, signal.event),
         by=_by(signal),
-        at=now,
+        at=min(now, signal.at),
         ref=house.ref(),
     )
     digest = hashlib.sha256(unverified.rpartition(".")[0].encode()).hexdigest()
@@ -56,7 +60,13 @@ async def _put(house: House, signal: Signal, target: str, verb: str, unverified:
     once = ProofUse(kind="set", key=f"{signal.issuer} {signal.jti}", until=signal.at + KEPT_S)
     evidence = Evidence(facts={"signal": signal.event, "issuer": signal.issuer})
     command = MarkCommand(
-        op=op, mark=mark, lift=verb == "unfreeze", evidence=evidence, now=now, proofs=(once,)
+        op=op,
+        mark=mark,
+        lift=verb == "unfreeze",
+        evidence=evidence,
+        now=now,
+        proofs=(once,),
+        yields=signal.event == "account-disabled",
     )
     try:
         await house.store.mark(command)
@@ -66,7 +76,7 @@ async def _put(house: House, signal: Signal, target: str, verb: str, unverified:
 
 
 def _by(signal: Signal) -> str:
-    return f"signal of {signal.issuer}"
+    return f"{BY_SIGNAL}{signal.issuer}"
 
 
 def _reason(signal: Signal, event: str) -> str:

@@ -34,7 +34,7 @@ def mark(state: State, command: MarkCommand) -> Mark:
     spend_proofs(state, command.proofs)
     kind: entry.EntryKind = "mark.lifted" if command.lift else "mark.set"
     wanted = command.mark
-    stands = _lift(state, wanted.target) if command.lift else _set(state, wanted)
+    stands = _lift(state, wanted.target) if command.lift else _set(state, wanted, yields=command.yields)
     txn = _txn_of(state, wanted.target)
     write_entry(
         state,
@@ -52,8 +52,11 @@ def mark(state: State, command: MarkCommand) -> Mark:
     return stands
 
 
-def _set(state: State, wanted: Mark) -> Mark:
-    stands = stronger(state.marks.get(wanted.target), wanted)
+def _set(state: State, wanted: Mark, *, yields: bool = False) -> Mark:
+    standing = state.marks.get(wanted.target)
+    if yields and standing is not None and (standing.by, standing.reason) != (wanted.by, wanted.reason):
+        return standing
+    stands = stronger(standing, wanted)
     if stands is wanted:
         row = (wanted.target, wanted.verb, wanted.reason, wanted.by, wanted.at, wanted.ref)
         state.conn.execute(_PUT, row)
