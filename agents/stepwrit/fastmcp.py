@@ -32,14 +32,14 @@ from stepwrit._mcp_run import is_task
 from stepwrit._reply import local
 from stepwrit.client import Broker
 from stepwrit.lineage import Step, current_step
-from stepwrit.mcp import guard
+from stepwrit.mcp import guard, request_state
 
 if TYPE_CHECKING:
     from fastmcp_tasks import TasksExtension
 
     from stepwrit._fastmcp_tasks import Tasks
 
-__all__ = ["Credential", "Step", "Stepwrit", "credential", "current_step", "guard"]
+__all__ = ["Credential", "Step", "Stepwrit", "credential", "current_step", "guard", "request_state"]
 
 
 class Stepwrit(Middleware):
