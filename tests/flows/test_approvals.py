@@ -607,3 +607,11 @@ async def test_unused_arguments_are_the_same_arguments(rig: Rig) -> None:
         bound(rig, per_initiator=99, per_requester=99)
         other = await asked(rig, root, args=args)
         assert other.asked.action.args != one.asked.action.args
+
+
+async def test_persons_can_be_asked_about_what_a_server_makes_its_client_do(rig: Rig) -> None:
+    step = await rig.accepted()
+    record = await asked(rig, step, "client/elicitation", who=MAIL, args={"message": "m" * 43})
+    seen = await approving.view(rig.house, ALICE, record.asked.id)
+    assert any("client/elicitation" in line for line in seen.text or ())
+    assert record.asked.step.performer == AGENT

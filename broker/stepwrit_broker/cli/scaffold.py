@@ -194,7 +194,7 @@ entries:
   #         - {{at: https://bank.example, request: "POST /v1/transfers", times: 1}}
   #       returns: trusted            # you vouch for the content of its results; without it: untrusted
   #     whoami: {{impact: low, plan: self}}    # the tool is its own resource
-  #   may_start: {{tools: [client/elicitation], impact: low}}
+  #   may_start: {{tools: [client/sampling], impact: low}}  # it may ask its client's model; a form is free
 
   # What is opened: the one workload that redeems for an audience.
   # - {{id: spiffe://TRUST_DOMAIN/bank, role: resource, name: bank, audience: https://bank.example}}
