@@ -302,7 +302,7 @@ async def test_a_requester_who_is_not_active_any_more(rig: Rig) -> None:
     record = await deferred(rig)
     listed = Persons({"alice": frozenset({ALICE})}, {}, frozenset({"alice"}))
     rig.settings.registry = replace(rig.settings.registry, persons=listed)
-    no = await refused(rig, record, "revoked")
+    no = await refused(rig, record, "frozen")
     assert (no.rule, no.who_can_change_it) == ("registry persons", "the operator (registry.yaml)")
     rig.settings.registry = replace(rig.settings.registry, persons=replace(listed, inactive=frozenset()))
     await resume(rig, record)
@@ -313,7 +313,7 @@ async def test_a_triggers_owner_who_is_not_active_any_more(rig: Rig) -> None:
     ready = await rig.open(root, who=CRON, deferred=True)
     listed = Persons({"team": frozenset({ALICE})}, {}, frozenset({"team"}))
     rig.settings.registry = replace(rig.settings.registry, persons=listed)
-    await refused(rig, ready.record, "revoked")
+    await refused(rig, ready.record, "frozen")
     rig.settings.registry = replace(rig.settings.registry, persons=Persons({}))
     await resume(rig, ready.record)
 

@@ -33,12 +33,12 @@ def check_resumable(record: StepRecord) -> None:
 
 
 def check_people(registry: Registry, own: Step) -> None:
-    """Who wanted it, a person or a trigger's owner, is not said to be inactive. Raises Refused(`revoked`)."""
+    """Who wanted it, a person or a trigger's owner, is not said to be inactive. Raises Refused(`frozen`)."""
     who, persons = own.intent.requester, registry.persons
     name = own.intent.owner if who is None else persons.name(Identity(who.issuer, who.subject))
     if not persons.is_active(name):
         raise Refused(
-            "revoked",
+            "frozen",
             "whoever this is done for is not active any more",
             rule="registry persons",
             who_can_change_it=_OPERATOR,
