@@ -108,6 +108,8 @@ async def test_the_foreign_performer_takes_no_step_of_ours(two: Two) -> None:
     try:
         there = Abroad(stage=two.home, path=vault.path, key=vault.key, home=two.away, way=way)
         refused(two.home, await there.accept(opened), "wrong_workload")
+        later = await two.opened(deferred=True)
+        refused(two.home, await there.json(f"/v1/steps/{later.step}/resume", {"v": 1}), "wrong_workload")
     finally:
         await way.close()
     (await two.export(opened.step)).ok()

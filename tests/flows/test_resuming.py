@@ -13,14 +13,14 @@ from tests.flows.test_performing import close, wait
 
 from stepwrit.wire import MarkRequest
 from stepwrit_broker.core.ceiling import Ceiling
-from stepwrit_broker.core.errors import Malformed, Problem, Unproven
+from stepwrit_broker.core.errors import Malformed, Problem, Refused, Unproven
 from stepwrit_broker.core.persons import Identity, Persons
 from stepwrit_broker.core.registry import Entry, Registry
 from stepwrit_broker.core.step import StepRecord
 from stepwrit_broker.core.terms import Terms
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit
 from stepwrit_broker.core.workload import SpiffeId
-from stepwrit_broker.flows import approving, performing, resuming
+from stepwrit_broker.flows import approving, opening, performing, resuming
 from stepwrit_broker.flows.explain import explain
 from stepwrit_broker.flows.revoke import Operator, mark
 from stepwrit_broker.ledger.view import SqliteLedgerView
@@ -316,6 +316,34 @@ async def test_a_triggers_owner_who_is_not_active_any_more(rig: Rig) -> None:
     await refused(rig, ready.record, "frozen")
     rig.settings.registry = replace(rig.settings.registry, persons=Persons({}))
     await resume(rig, ready.record)
+
+
+@pytest.mark.parametrize("tool", ["mail/pay", "mail/note"])
+async def test_a_token_in_place_of_the_id_is_no_way_round_what_is_true_now(rig: Rig, tool: str) -> None:
+    """The initiator can have a fresh token for as long as the step lives; what it is worth is asked again."""
+    ready = await rig.open(await started(rig), tool, deferred=True)
+    rig.clock.advance(5 * HOUR)
+    name, registry = ready.record.step.id, rig.settings.registry
+
+    async def fresh(code: str) -> None:
+        again = await opening.renew_token(rig.house, rig.caller(AGENT), name)
+        with pytest.raises(Refused) as no:
+            await rig.take(again)
+        assert no.value.code == code, no.value.reason
+
+    change(rig, "chat", may_start=Ceiling(tools=frozenset({"files/read"}), impact="low"))
+    await fresh("ceiling")
+    rig.settings.registry = registry
+    tool_changed(rig, tool.partition("/")[2], impact="high")
+    await fresh("not_registered")
+    listed = Persons({"alice": frozenset({ALICE})}, {}, frozenset({"alice"}))
+    rig.settings.registry = replace(registry, persons=listed)
+    await fresh("revoked")
+    rig.settings.registry = registry
+    rig.policy.says = Deny(policies=("night",), reason="not at night")
+    await fresh("policy")
+    rig.policy.says = Permit(policies=("p1",))
+    await rig.take(await opening.renew_token(rig.house, rig.caller(AGENT), name))
 
 
 @pytest.mark.parametrize("target", ["requester", "server:mail", "tool:mail/pay", f"workload:{AGENT}"])

@@ -36,7 +36,7 @@ async def accept_step(
     if state == "accepted":
         raise Refused("replay", f"round {record.life.round} of this step was accepted before", rule="round")
     step.move(state, "resume" if state == "waiting" else "accept")
-    decided = await decided_at_accept(house, force, subject, record.step, now)
+    decided = await decided_at_accept(house, force, subject, record, now)
     return () if decided is None else answer_from(decided).policies
 
 

@@ -17,8 +17,9 @@ from stepwrit_broker.core.grant import Grant
 from stepwrit_broker.core.ids import is_id, shard_of
 from stepwrit_broker.core.limits import Lives
 from stepwrit_broker.core.registry import matches
-from stepwrit_broker.core.step import Step, StepRecord
+from stepwrit_broker.core.step import FINAL, Step, StepRecord
 from stepwrit_broker.core.verdict import Permit, Question
+from stepwrit_broker.flows import later
 from stepwrit_broker.flows.asking import check_not_pending, decide_again, is_news
 from stepwrit_broker.flows.house import (
     House,
@@ -87,7 +88,7 @@ async def _attempt(
     record = same_tenant(await house.store.step(step_id) if is_id("stp", step_id) else None, caller)
     _check(caller, record.step, token, request)
     check_not_pending(record)
-    decided = await decided_at_accept(house, force, caller, record.step, now)
+    decided = await decided_at_accept(house, force, caller, record, now)
     proof = house.step_tokens.initiated(
         request.proof,
         token=request.token,
@@ -135,17 +136,21 @@ def _check_schema(step: Step, served: str | None) -> None:
 
 
 async def decided_at_accept(
-    house: House, force: InForce, caller: Caller, step: Step, now: float
+    house: House, force: InForce, caller: Caller, record: StepRecord, now: float
 ) -> Mapping[str, object] | None:
-    """Policy could not know, when the step was opened, that its performer would only show a bearer; and what
-    persons signed is held against what is demanded now.
+    """Policy could not know, when the step was opened, that its performer would only show a bearer; what
+    persons signed is held against what is demanded now; and a deferred step may have been opened long ago.
 
     A credential is decided again anyway; a tool that is its own resource, or has no plan, has none. The
     decision, None where there was none to make. Raises Refused.
     """
-    has_credential = step.action is not None and not step.action.is_self and bool(step.action.plan)
+    step, action = record.step, record.step.action
+    is_later = step.deferred and record.life.state not in FINAL
+    if is_later and action is not None:
+        await later.still(house, force, caller, step, action)
+    has_credential = action is not None and not action.is_self and bool(action.plan)
     is_last = step.approve_by is not None and not has_credential
-    if caller.workload.attested_by != "jwt" and not is_last:
+    if caller.workload.attested_by != "jwt" and not is_last and not is_later:
         return None
     return decision(*await decided_now(house, force, caller, step, now), force)
 

@@ -18,7 +18,7 @@ from stepwrit_broker.core.ids import is_id
 from stepwrit_broker.core.limits import Lives
 from stepwrit_broker.core.registry import matches
 from stepwrit_broker.core.step import Action, StepRecord
-from stepwrit_broker.flows import keeping
+from stepwrit_broker.flows import later
 from stepwrit_broker.flows.asking import check_not_pending, is_news
 from stepwrit_broker.flows.house import (
     House,
@@ -31,8 +31,7 @@ from stepwrit_broker.flows.house import (
 )
 from stepwrit_broker.flows.opening import charge_of
 from stepwrit_broker.flows.performing import decided_now, self_grant_of
-from stepwrit_broker.flows.targets import registered
-from stepwrit_broker.ports import Evidence, InForce, ResumeCommand
+from stepwrit_broker.ports import Evidence, ResumeCommand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +70,7 @@ async def _attempt(
     about.update(txn=step.txn, tool=action.tool)
     check_not_pending(record)
     deferred.check_resumable(record)
-    args = await keeping.opened(house, step, action)
-    _check_now(force, caller, record, action, args)
+    args = await later.still(house, force, caller, step, action)
     question, verdict = await decided_now(house, force, caller, step, now)
     taken, own = await house.store.resume(
         ResumeCommand(
@@ -101,13 +99,3 @@ async def _placed(house: House, caller: Caller, step_id: str) -> tuple[StepRecor
     if record.step.action is None or not matches(record.step.performer, caller.workload.id):
         raise Refused("not_found", "no such step")
     return record, record.step.action
-
-
-def _check_now(
-    force: InForce, caller: Caller, record: StepRecord, action: Action, args: dict[str, object]
-) -> None:
-    server, _, name = action.tool.partition("/")
-    entry, tool = registered(force, caller, server, name)
-    deferred.check_people(force.registry, record.step)
-    deferred.check_chain(force.registry, record.step, action)
-    deferred.check_tool(caller, action, entry, tool, args)
