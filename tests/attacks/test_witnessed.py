@@ -170,6 +170,18 @@ async def _nothing_is_granted(watched: Watched, held: Held) -> None:
     assert published is None or published.size <= watched.seen
 
 
+async def test_a_ledger_that_was_emptied_under_the_same_key_is_found(watched: Watched) -> None:
+    stage = watched.stage
+    held = await stage.held()
+    await watched.followed()
+    await stage.stop()
+    shutil.rmtree(stage.folder / "store")
+    shutil.rmtree(stage.folder / "anchor")
+    await stage.start()
+    assert "set back" in (watched.broker.contradiction() or "")
+    await _nothing_is_granted(watched, held)
+
+
 async def test_a_log_that_was_forked_while_its_witness_slept_is_found(watched: Watched) -> None:
     stage = watched.stage
     await stage.held()

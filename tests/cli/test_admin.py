@@ -270,6 +270,9 @@ def test_backup_export_and_seal_leave_whole_files(cli: Cli, tmp_path: Path, call
     assert cli("ledger", "export", part).exit_code == 0
     vkey = cli("ledger", "key").stdout.strip()
     assert cli("ledger", "verify", "--export", part, "--key", vkey).exit_code == 0
+    assert cli("ledger", "seal", "--before", "2001-01", sealed).exit_code == 1, "nothing is that old"
+    assert cli("ledger", "seal", "--before", "January", sealed).exit_code == 1
+    assert not sealed.exists()
     done = cli("ledger", "seal", sealed)
     assert done.exit_code == 0
     assert "bodies not checked" in cli("ledger", "verify").stdout

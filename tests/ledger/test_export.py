@@ -8,7 +8,7 @@ from tests.ledger.helpers import KEY, ORIGIN, OTHER_KEY, Ledger
 
 from stepwrit_broker.core.errors import Conflict, Unavailable
 from stepwrit_broker.core.merkle import verify_inclusion
-from stepwrit_broker.ledger.export import drop_bodies, export_range, seal_and_export, sealed_body
+from stepwrit_broker.ledger.export import drop_bodies, export_range, first_from, seal_and_export, sealed_body
 from stepwrit_broker.ledger.exported import verify_export
 from stepwrit_broker.ledger.report import Span
 from stepwrit_broker.ledger.sqlite_log import SqliteLog
@@ -220,3 +220,13 @@ def test_a_log_that_lies_to_its_own_export_drops_nothing(filled: Ledger, tmp_pat
     filled.conn.execute("UPDATE entries SET body = x'00' WHERE seq = 5")
     with pytest.raises(Unavailable, match="does not verify"):
         seal_and_export(filled.conn, upto=100, path=tmp_path / "a", verifier=KEY.verifier)
+
+
+def test_what_is_older_than_a_month_is_found_by_its_time(ledger: Ledger):
+    ledger.add(3)
+    ledger.conn.execute("UPDATE entries SET at = 1759276800 + seq * 10")  # October 2025 begins with entry 0
+    assert first_from(ledger.conn, 1_759_276_799.0, 3) == 0
+    assert first_from(ledger.conn, 1_759_276_810.0, 3) == 1
+    assert first_from(ledger.conn, 1_759_276_811.0, 3) == 2
+    assert first_from(ledger.conn, 1_800_000_000.0, 3) == 3
+    assert first_from(ledger.conn, 1_759_276_811.0, 1) == 1, "never beyond what is signed"

@@ -32,6 +32,7 @@ from stepwrit_broker.ledger.elsewhere import Elsewhere
 from stepwrit_broker.ledger.export import dropped_below, export_range
 from stepwrit_broker.ledger.exported import open_by_key
 from stepwrit_broker.ledger.notes import parse_vkey
+from stepwrit_broker.ledger.parquet import write_parquet
 from stepwrit_broker.ledger.reader import LogReader, open_reader
 from stepwrit_broker.ledger.report import Report, Span
 from stepwrit_broker.ledger.verify import verify_database, verify_export_file
@@ -241,20 +242,45 @@ def export(
     say(f"anyone can check it: stepwrit ledger verify --export {file} --key {verifier.vkey}")
 
 
-@app.command(epilog=examples("stepwrit ledger seal /var/backups/stepwrit/2026-11.jsonl"))
+@app.command(
+    epilog=examples(
+        "stepwrit ledger seal /var/backups/stepwrit/2026-11.jsonl",
+        "stepwrit ledger seal --before 2026-11 /var/backups/stepwrit/2026-10.jsonl    # each month",
+    )
+)
 def seal(
     file: Annotated[Path, typer.Argument(help="A new file on the broker's machine.")],
+    before: Annotated[
+        str | None,
+        typer.Option("--before", metavar="YYYY-MM", help="Only what is older than this month (UTC)."),
+    ] = None,
     at: At = None,
     as_json: Json = False,
 ) -> None:
     """Export what is signed and drop its bodies from the database. Hashes stay, so proofs still work."""
     with asking(at) as admin:
-        said = admin.post("/ledger/seal", {"path": str(file.absolute())})
+        said = admin.post("/ledger/seal", {"path": str(file.absolute()), "before": before})
     if as_json:
         print_json(said)
     else:
         say(f"sealed up to entry {said['upto'] - 1} into {said['path']}   ref {said['ref']}")
         say("keep that file: the bodies of these entries are nowhere else now")
+
+
+@app.command(epilog=examples("stepwrit ledger parquet 2026-10.jsonl 2026-10.parquet --key log.vkey"))
+def parquet(
+    export: Annotated[
+        Path, typer.Argument(metavar="EXPORT", exists=True, dir_okay=False, help="JSON lines.")
+    ],
+    file: Annotated[Path, typer.Argument(help="A new file.")],
+    key: Key = None,
+) -> None:
+    """Write an export as Parquet, with typed columns, once it has been verified. Needs stepwrit[parquet].
+
+    Each row keeps the entry's bytes and leaf hash. The JSON lines stay the evidence: keep them.
+    """
+    rows = write_parquet(export, file.absolute(), parse_vkey(public_key(key)))
+    say(f"wrote {file}: {rows} entries")
 
 
 @app.command(epilog=examples("stepwrit ledger erase txn_100K7Z3P4V6W… --reason 'request 4711, Art. 17'"))

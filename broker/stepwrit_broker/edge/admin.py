@@ -4,6 +4,7 @@ listener.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -92,6 +93,14 @@ class PathBody(_Strict):
     path: str = Field(max_length=4000)
 
 
+class SealBody(PathBody):
+    """A new file, and what goes into it."""
+
+    before: str | None = Field(
+        default=None, pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$", description="Only entries of earlier months, UTC"
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminPorts:
     """What the admin face needs beyond the house."""
@@ -105,7 +114,7 @@ class AdminPorts:
     set_rate: Callable[[str, str, str, int | None], tuple[str, str]]  # doc, name, rate, burst → doc, digest
     checkpoint: Callable[[], Any]
     backup: Callable[[str], Any]
-    seal: Callable[[str], Any]
+    seal: Callable[[str, float | None], Any]
     eraser: Eraser
     keys: Keys
     witnesses: Callable[[], dict[str, object]] = dict
@@ -325,10 +334,10 @@ def _ledger(router: APIRouter, ports: AdminPorts) -> None:
         return {"path": body.path}
 
     @router.post("/ledger/seal")
-    async def seal(body: PathBody, who: Asking) -> dict[str, object]:
-        """Export what is signed and drop its bodies from the database; proofs still work."""
+    async def seal(body: SealBody, who: Asking) -> dict[str, object]:
+        """Export what is signed, or what is older than a month, and drop its bodies; proofs still work."""
         ruler(ports.house, who)
-        sealed: dict[str, object] = await ports.seal(body.path)
+        sealed: dict[str, object] = await ports.seal(body.path, _month(body.before))
         return sealed
 
 
@@ -340,6 +349,13 @@ def _erasing(router: APIRouter, ports: AdminPorts) -> None:
             ports.house, ports.ledger, ports.eraser, operator_of(who), body.name, body.reason
         )
         return {"name": body.name, "ref": done.ref, "documents": done.documents}
+
+
+def _month(name: str | None) -> float | None:
+    """When a month begins, UTC, seconds since the epoch."""
+    if name is None:
+        return None
+    return datetime.strptime(name, "%Y-%m").replace(tzinfo=UTC).timestamp()
 
 
 async def _transaction_of(ports: AdminPorts, name: str) -> str:

@@ -110,6 +110,12 @@ def dropped_below(conn: sqlite3.Connection) -> int:
     return int(get_meta(conn, _DROPPED) or 0)
 
 
+def first_from(conn: sqlite3.Connection, at: float, size: int) -> int:
+    """The first entry that is not older than a time (seconds since the epoch); `size` when all are."""
+    row: tuple[int | None] = conn.execute("SELECT min(seq) FROM entries WHERE at >= ?", (at,)).fetchone()
+    return size if row[0] is None else min(row[0], size)
+
+
 def _lines(conn: sqlite3.Connection, span: Span, verifier: NoteVerifier) -> Iterator[dict[str, object]]:
     reader, origin = LogReader(conn), get_meta(conn, "origin") or ""
     note = reader.checkpoint(at_least=span.upto)

@@ -30,9 +30,9 @@ def admin_ports(
 ) -> AdminPorts:
     """The ports of `/v1/admin`."""
 
-    async def seal(path: str) -> dict[str, object]:
+    async def seal(path: str, before: float | None) -> dict[str, object]:
         ref = ids.make_ref(house.entropy.bytes(ids.REF_BYTES))
-        return await ledgering.seal(store, house.clock, path, ref)
+        return await ledgering.seal(store, house.clock, path, ref, before)
 
     return AdminPorts(
         house=house,

@@ -19,7 +19,7 @@ from stepwrit_broker.ledger.anchor import (
     check,
 )
 from stepwrit_broker.ledger.checkpoint import Checkpointer
-from stepwrit_broker.ledger.export import drop_bodies, seal_and_export, sealed_body
+from stepwrit_broker.ledger.export import drop_bodies, first_from, seal_and_export, sealed_body
 from stepwrit_broker.ledger.notes import NoteSigner
 from stepwrit_broker.ledger.schema import node_getter
 from stepwrit_broker.ledger.sqlite_log import SqliteLog
@@ -88,10 +88,17 @@ class Ledgering:
 
         return anchor
 
-    async def seal(self, store: SqliteStore, clock: Clock, path: str, ref: str) -> dict[str, object]:
-        """Export everything signed, drop the bodies, and sign the entry that says so."""
+    async def seal(
+        self, store: SqliteStore, clock: Clock, path: str, ref: str, before: float | None = None
+    ) -> dict[str, object]:
+        """Export everything signed, or only what is older than `before` (seconds since the epoch), drop the
+        bodies, and sign the entry that says so. Raises Conflict when there is nothing to seal.
+        """
         await self.sign(store)
-        upto = self.log.size
+        signed = self.log.size
+        upto = (
+            signed if before is None else await store.between(lambda conn: first_from(conn, before, signed))
+        )
         sealed = await store.between(
             lambda conn: seal_and_export(conn, upto=upto, path=Path(path), verifier=self.key.verifier)
         )

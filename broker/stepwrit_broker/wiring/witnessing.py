@@ -103,8 +103,7 @@ class Witnessing:
         """Ask each of them once, before anything is served; nobody is waited for longer than FIRST_S."""
         if not self._all:
             return
-        if self._ledgering.log.size:
-            await self._ledgering.sign(self._store)
+        await self._ledgering.sign(self._store)  # an empty log too: a witness may know of a fuller one
         asked = [asyncio.ensure_future(self._ask(each)) for each in self._all]
         _, late = await asyncio.wait(asked, timeout=FIRST_S)
         for each in late:
