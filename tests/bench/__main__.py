@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import logging
 import os
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from statistics import median
 
 import uvloop
 from tests.bench import (
+    calls,
     decide,
     quiet,  # noqa: F401  comes first
 )
@@ -50,6 +50,15 @@ def options(given: list[str]) -> argparse.Namespace:
         type=int,
         default=2000,
         help="policy decisions of each kind (default 2000)",
+    )
+    add("--calls", type=int, default=300, help="guarded and bare tool calls (default 300; 0: none)")
+    add(
+        "--tree",
+        type=int,
+        nargs=2,
+        default=(calls.WIDE, calls.DEEP),
+        metavar=("WIDE", "DEEP"),
+        help="revoked",
     )
     add("--folder", type=Path, help="where the store is made (default: the system's temporary folder)")
     add("--profile", type=Path, help="cProfile the broker into this file; its numbers then mean little")
@@ -201,14 +210,20 @@ def _fsync_us(folder: Path, tries: int = 50) -> float:
 def main(given: list[str] | None = None) -> int:
     """Run, print, and tell by the exit code whether every cycle succeeded (never whether it was fast)."""
     asked = options(sys.argv[1:] if given is None else given)
-    logging.getLogger("stepwrit").setLevel(logging.ERROR)
+    calls.hush()
     with tempfile.TemporaryDirectory(prefix="sw-", dir=asked.folder) as folder:
         run = uvloop.run(bench(asked, Path(folder)))
     rows = asyncio.run(decide.bench(asked.decisions, decide.STATEMENTS))
     failed = failures(run)
     run.notes += [f"failed: {failure}" for failure in sorted(set(failed))[:3]]
     told = {**numbers(run), "decisions": [asdict(row) for row in rows]}
-    print(json.dumps(told) if asked.json else f"{text(run)}\n\n{decide.table(rows)}")
+    tables = [text(run), decide.table(rows)]
+    if asked.calls:
+        with tempfile.TemporaryDirectory(prefix="sw-", dir=asked.folder) as folder:
+            called, ended = uvloop.run(calls.bench(asked.calls, *asked.tree, Path(folder)))
+        told |= {"call": asdict(called), "cascade": asdict(ended)}
+        tables.append(calls.text(called, ended))
+    print(json.dumps(told) if asked.json else "\n\n".join(tables))
     return 1 if failed else 0
 
 

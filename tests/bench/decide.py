@@ -90,7 +90,7 @@ async def embedded(rounds: int, statements: int) -> list[Row]:
     for what, count, everywhere, these in (
         ("embedded", statements, False, asked),
         ("embedded, every statement about everything", statements, True, asked),
-        ("embedded, the stance and one rule", 9, False, asked),
+        ("embedded, the stance and one rule", 11, False, asked),
         ("embedded, a verdict that was kept", statements, False, again),
     ):
         engine = compile_policy(load(policy("cedar", count, everywhere=everywhere)).doc, 1)

@@ -11,7 +11,7 @@ from stepwrit_broker.policy.files import EngineName, stance
 
 ASKED = "ledger/transfer"
 FACTS = '{"amount": "Long"}'
-STANCE = 8  # statements of the stance
+STANCE = 10  # statements of the stance
 _SEVEN = ("tool", "tool", "tool", "workload", "tool", "tool", "tool")
 _KINDS = (*_SEVEN, "everything", *_SEVEN, "guarded")
 _CEDAR = {

@@ -136,7 +136,7 @@ def _aims(run: Measured, said: dict[str, Any]) -> str:
     if grown is not None:
         name = f"memory, 2nd half of {run.long_run[-1][0]:,} cycles"
         rows.append((name, f"{grown:+.1%}", "flat", abs(grown) <= AIM_GROWTH))
-    return _table(("what", "value", "aim", "met"), [(*row[:3], _met(row[3])) for row in rows])
+    return table(("what", "value", "aim", "met"), [(*row[:3], _met(row[3])) for row in rows])
 
 
 def _met(met: bool | None) -> str:
@@ -148,7 +148,7 @@ def _verbs(said: dict[str, Any]) -> str:
         (verb, f"{v['per_s']:.0f}", f"{v['cpu_us']:.0f}", *(f"{v[name]:.2f}" for name in _AT_HALF))
         for verb, v in said["verbs"].items()
     ]
-    return _table(("verb", "req/s alone", "CPU us", "p50 ms", "p95 ms", "p99 ms"), rows)
+    return table(("verb", "req/s alone", "CPU us", "p50 ms", "p95 ms", "p99 ms"), rows)
 
 
 _AT_HALF = ("p50_ms", "p95_ms", "p99_ms")
@@ -156,10 +156,10 @@ _AT_HALF = ("p50_ms", "p95_ms", "p99_ms")
 
 def _stages(said: dict[str, Any]) -> str:
     rows = [(name, f"{value:.0f}") for name, value in said["stages_us"].items()]
-    return _table(("stage of a credential", "us"), rows)
+    return table(("stage of a credential", "us"), rows)
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     wide = [max(len(row[at]) for row in (head, *rows)) for at in range(len(head))]
     lines = [
         "  ".join(f"{cell:<{wide[at]}}" if at == 0 else f"{cell:>{wide[at]}}" for at, cell in enumerate(row))

@@ -26,8 +26,27 @@ KEYS = {
     "floor_ratio",
     "stages_us",
     "decisions",
+    "call",
+    "cascade",
 }
-TINY = ("--json", "--seconds", "0.2", "--windows", "1", "--lanes", "2", "--cycles", "20", "--decisions", "50")
+TINY = (
+    "--json",
+    "--seconds",
+    "0.2",
+    "--windows",
+    "1",
+    "--lanes",
+    "2",
+    "--cycles",
+    "20",
+    "--decisions",
+    "50",
+    "--calls",
+    "20",
+    "--tree",
+    "3",
+    "2",
+)
 
 
 async def bench(*given: str) -> tuple[int, str, str]:
@@ -46,7 +65,9 @@ async def test_a_tiny_bench_measures_everything_and_leaves_nothing(tmp_path: Pat
     assert told.keys() >= KEYS
     assert set(told["verbs"]) == {"open", "accept", "credential", "redeem", "close"}
     assert (told["failures"], told["cycles"] > 0) == (0, True)
-    assert {row["statements"] for row in told["decisions"]} == {9, 200}
+    assert {row["statements"] for row in told["decisions"]} == {11, 200}
+    assert (told["call"]["calls"], told["cascade"]["steps"]) == (20, 6)
+    assert {"open", "accept", "close"} <= told["call"]["verbs"].keys()
     assert told["memory"][-1]["cycles"] == 20
     assert list(tmp_path.iterdir()) == []
 

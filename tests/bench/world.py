@@ -32,8 +32,10 @@ ENTRIES: list[dict[str, Any]] = [
         "name": "ledger",
         "url": "https://ledger.example/mcp",
         "tools": {
-            "transfer": {"impact": "medium", "plan": [{"at": AUDIENCE, "request": "POST /v1/transfers"}]}
+            "transfer": {"impact": "medium", "plan": [{"at": AUDIENCE, "request": "POST /v1/transfers"}]},
+            "note": {"impact": "low", "plan": "self"},
         },
+        "may_start": {"tools": ["ledger/note"], "impact": "low"},
     },
     {"id": dev_id(BANK), "role": "resource", "name": "bank", "audience": AUDIENCE},
 ]
@@ -46,7 +48,7 @@ rates:
   - {name: intents-per-workload, on: intents, per: [workload], rate: 999999999/s, burst: 1000000}
 concurrency:
   - {name: outstanding-per-workload, per: [workload], max: 1000000}
-transaction: {steps: 100000, depth: 8, fan_out: 10000, server_steps: 20}
+transaction: {steps: 100000, depth: 16, fan_out: 10000, server_steps: 10000}
 life: {step_token: 60s, accepted: 15m, waiting: 15m, credential: 60s, intent: 24h}
 count: 3
 """
