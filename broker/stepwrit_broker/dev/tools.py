@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Final
 
 MODULE: Final = Path(__file__).resolve().parents[3] / "deploy" / "tools"
+TLOG: Final = MODULE / "tlog"
+MODULES: Final = (MODULE, TLOG)  # apart, so that a new version of one builds nothing of the other
 FOLDER: Final = "STEPWRIT_TOOLS"
 _STAMP: Final = ".pin"
 
@@ -32,18 +34,19 @@ class ToolMissing(RuntimeError):  # noqa: N818  reads as a state
 
 def find(name: str, environ: Mapping[str, str] = os.environ) -> Path:
     """Where a tool is: `STEPWRIT_TOOLS`, the cache that `make tools` fills, or PATH. Raises ToolMissing."""
-    found = shutil.which(name, path=str(folder(environ))) or shutil.which(name, path=environ.get("PATH", ""))
+    places = [*(str(folder(environ, module)) for module in MODULES), environ.get("PATH", "")]
+    found = next(filter(None, (shutil.which(name, path=each) for each in places)), None)
     if found is None:
         raise ToolMissing(f"{name} is neither in {folder(environ)} nor on PATH: run `make tools`")
     return Path(found)
 
 
-def folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where the built tools are."""
+def folder(environ: Mapping[str, str] = os.environ, module: Path = MODULE) -> Path:
+    """Where the built tools of a module are."""
     if chosen := environ.get(FOLDER):
         return Path(chosen).absolute()
     base = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "~")).expanduser() / ".cache"
-    return Path(base) / "stepwrit" / "tools" / pin()[:16]
+    return Path(base) / "stepwrit" / "tools" / pin(module)[:16]
 
 
 def pin(module: Path = MODULE) -> str:
@@ -59,33 +62,40 @@ def packages(module: Path = MODULE) -> dict[str, str]:
     return {path.rpartition("/")[2]: path for path in paths}
 
 
-def is_built(environ: Mapping[str, str] = os.environ) -> bool:
+def is_built(environ: Mapping[str, str] = os.environ, module: Path = MODULE) -> bool:
     """Whether every tool is there, of this very pin. Tools that someone else put there are theirs to mind."""
-    where = folder(environ)
-    stamp = where / _STAMP
-    current = not stamp.exists() or stamp.read_text(encoding="ascii") == pin()
-    return current and all(os.access(where / name, os.X_OK) for name in packages())
+    where = folder(environ, module)
+    stamp = where / _stamp(module)
+    current = not stamp.exists() or stamp.read_text(encoding="ascii") == pin(module)
+    return current and all(os.access(where / name, os.X_OK) for name in packages(module))
+
+
+def _stamp(module: Path) -> str:
+    return _STAMP if module == MODULE else f"{_STAMP}-{module.name}"
 
 
 def build(environ: Mapping[str, str] = os.environ) -> Path:
     """Build what is missing and return the folder. Raises ToolMissing; then nothing changed there."""
-    where = folder(environ)
-    if is_built(environ):
-        return where
+    for module in MODULES:
+        if not is_built(environ, module):
+            _build(folder(environ, module), module)
+    return folder(environ)
+
+
+def _build(where: Path, module: Path) -> None:
     go = _go()
     where.mkdir(parents=True, exist_ok=True)
-    _say(f"building {', '.join(packages())} into {where}; the first time takes minutes ...")
+    _say(f"building {', '.join(packages(module))} into {where}; the first time takes minutes ...")
     with tempfile.TemporaryDirectory(prefix=".new-", dir=where) as new:
-        _compile(go, Path(new))
+        _compile(go, Path(new), module)
         for made in Path(new).iterdir():
             made.replace(where / made.name)
-    (where / _STAMP).write_text(pin(), encoding="ascii")
-    return where
+    (where / _stamp(module)).write_text(pin(module), encoding="ascii")
 
 
-def _compile(go: str, into: Path) -> None:
-    command = [go, "build", "-trimpath", "-mod=readonly", "-o", f"{into}/", *packages().values()]
-    if subprocess.run(command, cwd=MODULE, check=False).returncode != 0:  # noqa: S603
+def _compile(go: str, into: Path, module: Path) -> None:
+    command = [go, "build", "-trimpath", "-mod=readonly", "-o", f"{into}/", *packages(module).values()]
+    if subprocess.run(command, cwd=module, check=False).returncode != 0:  # noqa: S603
         raise ToolMissing("the build failed; what go said is above")
 
 
