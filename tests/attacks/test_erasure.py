@@ -103,6 +103,15 @@ async def test_what_is_unknown_or_erased_already_is_not_found(world: Stage) -> N
         assert (await erase(world, name)).code == "not_found"
 
 
+async def test_what_has_nothing_beside_the_ledger_and_what_has_no_reason_is_refused(world: Stage) -> None:
+    txn = await a_story(world)
+    mark = (await world.mark("freeze", "tool:ledger/wipe")).ok()
+    assert (await erase(world, mark["ref"])).code == "not_found"
+    blank = {"name": txn, "reason": "  "}
+    assert (await world.admin("POST", "/v1/admin/ledger/erase", blank)).code == "invalid_request"
+    (await erase(world, txn)).ok()
+
+
 async def test_auditors_and_other_tenants_operators_erase_nothing(world: Stage) -> None:
     txn = await a_story(world)
     body = json.dumps({"name": txn, "reason": "mine"}).encode()
