@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
+from stepwrit import telemetry
 from stepwrit._outgoing import OutgoingStep, digest_of
+from stepwrit._reply import local
 from stepwrit.errors import RefusedError
 from stepwrit.wire_acts import META_STEPS
 from stepwrit.wire_tasks import META_TASK, members_about
@@ -30,7 +32,7 @@ class Tasks:
     def __init__(self, session: Any, acts: Acts, known: Known | None = None) -> None:
         self._session: Final = session
         self._acts: Final = acts
-        self._seen: Final[set[tuple[str, str]]] = set()
+        self._seen: Final[set[tuple[str, str, str]]] = set()
         self._original: Final = getattr(session, "send_request", None)
         self._steps: Final[Known] = OrderedDict() if known is None else known
 
@@ -57,8 +59,8 @@ class Tasks:
     async def send_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         """`ClientSession.send_request`; about a task of ours with our proof, about any other without.
 
-        What a task asks for is accepted as the server's own steps before anybody answers it, and its answers
-        end them.
+        Any other asks us nothing. What a task of ours asks for is accepted as the server's own steps before
+        anybody answers it, and its answers end them.
 
         Raises:
             MCPError: the server asks without proof, in the refusal's form.
@@ -66,9 +68,9 @@ class Tasks:
         method: str = getattr(request, "method", "")
         task = getattr(getattr(request, "params", None), "task_id", None)
         step = self._steps.get(task) if method.startswith("tasks/") and isinstance(task, str) else None
-        if step is None:
-            return await self._original(request, *args, **kwargs)  # type: ignore[misc]
         try:
+            if step is None:
+                return _quiet(method, await self._original(request, *args, **kwargs))  # type: ignore[misc]
             if method == "tasks/update":
                 await self._acts.answered(step)
             result = await self._original(_proved(step, request), *args, **kwargs)  # type: ignore[misc]
@@ -80,9 +82,10 @@ class Tasks:
         return result
 
     async def _asked(self, step: OutgoingStep, result: object) -> None:
-        """Each question once, however often the task is looked at."""
+        """Each question once, however often the task is looked at; another under its key is another one."""
         requests: dict[str, Any] = getattr(result, "input_requests", None) or {}
-        fresh = {key: requests[key] for key in requests if (step.step, key) not in self._seen}
+        digests = {key: digest_of({"question": each}) for key, each in requests.items()}
+        fresh = {key: requests[key] for key in requests if (step.step, key, digests[key]) not in self._seen}
         if not fresh:
             return
         from mcp_types import InputRequiredResult  # noqa: PLC0415  needs the `mcp` extra
@@ -93,7 +96,15 @@ class Tasks:
             meta[META_STEPS] = {key: proofs[key] for key in fresh if key in proofs}
         asked = InputRequiredResult.model_validate({"inputRequests": fresh, "_meta": meta})
         await self._acts.arrived(step, asked)
-        self._seen.update((step.step, key) for key in fresh)
+        self._seen.update((step.step, key, digests[key]) for key in fresh)
+
+
+def _quiet(method: str, result: Any) -> Any:
+    """The answer about what is no task of ours. Raises RefusedError if it asks for something."""
+    if method.startswith("tasks/") and getattr(result, "input_requests", None):
+        telemetry.act_refused("something", "no_step")
+        raise RefusedError(local("no_step", "the server asks for something for no task of a guarded call"))
+    return result
 
 
 def _proved(step: OutgoingStep, request: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import pytest
@@ -103,6 +104,70 @@ async def test_what_a_task_asks_is_a_step_of_its_own_and_its_answer_the_next_run
     assert kinds.count("resumed") == 2
     opened = [entry.tool for entry in stepwrit.ledger.of("opened")]
     assert opened == ["ledger/pay", "client/elicitation"]
+
+
+@pytest.mark.parametrize("is_swapped", [False, True])
+async def test_another_question_in_the_place_of_one_that_was_proven_asks_nobody(
+    stepwrit: Kit, seen: list[Any], is_swapped: bool
+) -> None:
+    person, made = Person(), server(seen)
+
+    @made.tool(task=True)
+    async def twice() -> Any:
+        seen.append(current_step().round)
+        if len(seen) > 2:
+            return "paid"
+        form = ElicitRequestFormParams(message=f"Question {len(seen)}?", requested_schema=FORM)
+        return InputRequiredResult(input_requests={"sure": ElicitRequest(params=form)})
+
+    keys: list[str] = []
+
+    async def asked(*question: Any) -> ElicitResult:
+        assert not is_swapped or not person.asked, "the second one was never proven"
+        return await person(*question)
+
+    async with calling(stepwrit, made, ["twice"], elicitation_handler=asked) as (client, _):
+        tasks: Any = made._extensions["io.modelcontextprotocol/tasks"]
+        own = tasks._with_proofs
+
+        async def swapped(task: str, result: Any) -> Any:
+            proven = await own(task, result)
+            keys.extend(proven["inputRequests"])
+            if not is_swapped or len(set(keys)) == 1:
+                return proven
+            (question,) = proven["inputRequests"].values()
+            return {**proven, "inputRequests": {keys[0]: question}, "_meta": {}}
+
+        tasks._with_proofs = swapped
+        if not is_swapped:
+            assert (await client.call_tool("twice", {})).content[0].text == "paid"
+            assert person.asked == ["Question 1?", "Question 2?"]
+            return
+        with pytest.raises(MCPError) as told:
+            await client.call_tool("twice", {})
+
+    assert told.value.error.data[META_REFUSAL]["code"] == "no_step"
+    assert person.asked == ["Question 1?"]
+
+
+async def test_a_task_of_no_call_of_ours_asks_nobody(
+    stepwrit: Kit, seen: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person, made = Person(), server(seen)
+    async with calling(stepwrit, made, elicitation_handler=person) as (client, _):
+        assert (await client.call_tool("pay", {"amount": 5})).content[0].text == "paid 5"
+        tasks: Any = made._extensions["io.modelcontextprotocol/tasks"]
+
+        async def anybody(_method: str, _params: object) -> Any:
+            return SimpleNamespace(step="", state="waiting")
+
+        tasks._attended = anybody
+        monkeypatch.setattr("stepwrit._hook_tasks.REMEMBERED", 0)
+        with pytest.raises(MCPError) as told:
+            await client.call_tool("pay", {"amount": 5})
+
+    assert told.value.error.data[META_REFUSAL]["code"] == "no_step"
+    assert person.asked == ["Pay 5?"]
 
 
 @pytest.mark.parametrize("sent", [None, {}, {"other": {}}])
