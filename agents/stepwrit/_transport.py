@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Final, Generic, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Generic, Protocol, TypeVar
 
+import anyio
 import httpx2
 
 from stepwrit._tls import NOT_EXPECTED, Identity, client_context
@@ -222,6 +223,27 @@ class _Lanes(Generic[P]):
             return [lane.pool for lane in lanes]
 
 
+class _Opened:
+    """The connections that one request opened.
+
+    The pool forgets one whose TLS handshake was cancelled, and a request that is held is cancelled often.
+    """
+
+    def __init__(self) -> None:
+        self._streams: Final[list[Any]] = []
+
+    async def note(self, event: str, info: Mapping[str, Any]) -> None:
+        """As the pool tells of what it does (httpcore's `trace` extension)."""
+        if event == "connection.connect_tcp.complete":
+            self._streams.append(info["return_value"])
+
+    async def close(self) -> None:
+        """Also while being cancelled."""
+        with anyio.CancelScope(shield=True):
+            for stream in self._streams:
+                await stream.aclose()
+
+
 class HttpTransport:
     """httpx2 over mutual TLS; redirects and the environment's proxies are not followed."""
 
@@ -235,12 +257,18 @@ class HttpTransport:
 
     async def send(self, request: Request) -> Response:
         """One exchange. Raises Lost, IdentityUnavailable."""
-        lane = self._lanes.take()
+        lane, opened = self._lanes.take(), _Opened()
         try:
-            reply = await lane.pool.handle_async_request(_outgoing(self._base_url, request))
+            outgoing = _outgoing(self._base_url, request)
+            if request.hold_s:
+                outgoing.extensions["trace"] = opened.note
+            reply = await lane.pool.handle_async_request(outgoing)
             return _response(reply, await reply.aread())
         except httpx2.RequestError as failed:
             raise _lost(failed) from failed
+        except anyio.get_cancelled_exc_class():
+            await opened.close()
+            raise
         finally:
             for pool in self._lanes.give_back(lane):
                 await pool.aclose()

@@ -320,13 +320,14 @@ async def test_a_proof_used_before_a_restart_is_used(stage: Stage) -> None:
 # --- what hangs on an end
 
 
-async def test_a_deferred_step_lives_under_the_intent_and_ends_with_it(stage: Stage) -> None:
+async def test_a_deferred_step_outlives_an_intent_that_is_done_and_no_other_end(stage: Stage) -> None:
     chat, ledger = await stage.actor("agent/chat"), await stage.actor("mcp-server/ledger")
     kept, ended = await chat.intent(), await chat.intent()
     lives = await chat.open(kept["step"], deferred=True)
     dies = await chat.open(ended["step"], deferred=True)
     (await ledger.accept(lives)).ok()
-    (await chat.close(ended["step"])).ok()
+    (await chat.close(kept["step"], "done")).ok()
+    (await chat.close(ended["step"], "cancelled")).ok()
     refused(stage, await ledger.accept(dies), *ENDED)
     (await ledger.credential(lives.step)).ok()
 
@@ -339,7 +340,8 @@ async def test_a_deferred_step_outlives_the_call_that_opened_it(stage: Stage) ->
     (await audit.accept(job)).ok()
     root = stage.happened(call.txn, "intent.opened")[0].facts
     assert root is not None
-    (await call.by.close(str(root["step"]))).ok()
+    (await audit.heartbeat(job.step)).ok()
+    (await call.by.close(str(root["step"]), "failed")).ok()
     refused(stage, await audit.heartbeat(job.step), *ENDED)
 
 

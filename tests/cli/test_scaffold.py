@@ -66,7 +66,8 @@ def test_the_settings_that_are_shown_are_the_defaults(tmp_path: Path) -> None:
     assert full.oidc[0].issuer == "https://idp.example"
     assert (full.federation[0].trust_domain, full.federation[0].ca_file) == ("partner.example", Path())
     assert full.signals[0].events == ALL
-    lists = ("oidc", "federation", "webhook", "signals")
+    assert full.witness[0].url == "https://witness.example/w1"
+    lists = ("oidc", "federation", "webhook", "signals", "witness")
     assert Config(**{each: getattr(full, each) for each in Config.__slots__ if each not in lists}) == plain
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import http.server
 import ssl
 import threading
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -178,6 +181,41 @@ async def test_without_an_identity_nothing_is_sent(server: Server, me: FakeIdent
     finally:
         await transport.close()
     assert len(server.seen) == 1
+
+
+async def test_a_held_request_that_is_cancelled_in_the_middle_of_tls_leaves_no_connection(
+    server: Server, me: FakeIdentity
+) -> None:
+    """The broker sees the end at once: nothing waits for a garbage collector, which is off here."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+    held = replace(PING, hold_s=25)
+
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)  # the handshake's first record has begun; it gets no answer
+        begun.set()
+        while await reader.read(4096):
+            pass
+        ended.set()
+        writer.close()
+
+    honest = HttpTransport(server.url, me)
+    assert (await honest.send(held)).status == 503
+    await honest.close()
+    silent = await asyncio.start_server(mute, "127.0.0.1", 0)
+    transport = HttpTransport(f"https://127.0.0.1:{silent.sockets[0].getsockname()[1]}", me)
+    gc.disable()
+    try:
+        asking = asyncio.create_task(transport.send(held))
+        await begun.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert asking.cancelled()
+        async with asyncio.timeout(5):
+            await ended.wait()
+    finally:
+        gc.enable()
+        silent.close()
+        await transport.close()
 
 
 def server_context(ca: FakeCa, issued: Issued) -> ssl.SSLContext:

@@ -60,15 +60,21 @@ class OidcSignals:
             key = await self._people.key(
                 source.issuer, str(head.get("kid", "")), str(head.get("alg", "")), now
             )
-            claims = jwt.decode(unverified, key, algorithms=[key.algorithm_name], options=_SIGNATURE_ONLY)
+            claims = jwt.decode(
+                unverified,
+                key,
+                algorithms=[key.algorithm_name],
+                options={  # the signature only: what the claims say is judged below
+                    "verify_aud": False,
+                    "verify_iss": False,
+                    "verify_exp": False,
+                    "verify_iat": False,
+                    "verify_nbf": False,
+                },
+            )
         except (Refused, jwt.PyJWTError) as bad:
             raise _no("invalid_key", "it is not signed by a key of its issuer") from bad
         return _judged(source, claims, now)
-
-
-_SIGNATURE_ONLY: Final = cast(
-    "Any", dict.fromkeys(("verify_aud", "verify_iat", "verify_exp", "verify_nbf", "verify_iss"), False)
-)
 
 
 def _unverified(unverified: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
