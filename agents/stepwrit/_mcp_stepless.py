@@ -30,9 +30,13 @@ REMEMBERED: Final = 256  # whoever makes up names of tools has the broker asked 
 
 
 class Stepless:
-    """What a server knows of its tools that may be called without a step: the broker's no, for a minute."""
+    """What a server knows of its tools that may be called without a step: the broker's no, for a minute.
+
+    Names that nobody serves are asked for only so often; that keeps nobody from the tools that there are.
+    """
 
     def __init__(self) -> None:
+        self._allowed: Final[set[str]] = set()  # as many as the registry says `root` of
         self._refused: Final[OrderedDict[str, tuple[float, Refusal]]] = OrderedDict()
 
     async def accept(
@@ -43,21 +47,24 @@ class Stepless:
         Raises:
             RefusedError: `no_step` where the registry does not say `root`, or any other no.
         """
-        self._check(tool, broker.now())
+        self._check(tool, broker.now(), is_served=schema is not None or tool in self._allowed)
         digest_of(args)  # nothing is started for what is not JSON of one meaning
         try:
-            return await _started(broker, tool, args, schema)
+            step = await _started(broker, tool, args, schema)
         except RefusedError as no:
             if no.code == "no_step":
+                self._allowed.discard(tool)
                 self._refused[tool] = broker.now() + FORGET_S, no.refusal
             raise
+        self._allowed.add(tool)
+        return step
 
-    def _check(self, tool: str, now: float) -> None:
+    def _check(self, tool: str, now: float, *, is_served: bool) -> None:
         while self._refused and next(iter(self._refused.values()))[0] <= now:
             self._refused.popitem(last=False)
         if tool in self._refused:
             raise RefusedError(self._refused[tool][1])
-        if len(self._refused) >= REMEMBERED:
+        if len(self._refused) >= REMEMBERED and not is_served:
             raise RefusedError(local("no_step", NO_STEP))
 
 

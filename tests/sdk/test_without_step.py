@@ -109,6 +109,17 @@ async def test_made_up_names_ask_the_broker_only_so_often(stepwrit: Kit) -> None
     assert stepwrit.ledger.reasons() == ["no_step"] * REMEMBERED
 
 
+async def test_made_up_names_are_no_denial_of_a_tool_that_may_be_called_so(stepwrit: Kit) -> None:
+    seen: list[Step] = []
+    stepwrit.without_step("search")
+    async with stepwrit.client(tools(seen), guarded=False) as client:
+        assert not (await client.call_tool("search", {"words": "x"})).is_error
+        for number in range(REMEMBERED + 1):
+            assert text(await client.call_tool(f"no-{number}", {})).startswith("refused: no_step.")
+        assert not (await client.call_tool("search", {"words": "x"})).is_error
+    assert len(seen) == 2
+
+
 @both_eras
 @pytest.mark.parametrize("carried", [{"token": "x", "proof": "y"}, "x", {}])
 async def test_a_bad_step_is_never_taken_for_none(stepwrit: Kit, era: Era, carried: object) -> None:
