@@ -42,7 +42,7 @@ def hook(
     session = getattr(client, "session", client)
     name = server or _server_of(client)
     acts = Acts(session)
-    made = SessionHook(session, name, opener, on_refusal, acts, Tasks(session, acts, known))
+    made = SessionHook(session, name, opener, on_refusal, acts, Tasks(session, acts, name, known))
     made.install()
     return made
 

@@ -19,7 +19,7 @@ from stepwrit.wire_tasks import META_TASK, members_about
 if TYPE_CHECKING:
     from stepwrit._hook_acts import Acts
 
-Known = OrderedDict[str, OutgoingStep]
+Known = OrderedDict[tuple[str, str], OutgoingStep]  # by server and task: ids are the servers' own
 REMEMBERED: Final = 1_024  # tasks that nobody may ever ask for again
 
 
@@ -29,8 +29,9 @@ class Tasks:
     known: tasks of other connections that are ours too.
     """
 
-    def __init__(self, session: Any, acts: Acts, known: Known | None = None) -> None:
+    def __init__(self, session: Any, acts: Acts, server: str, known: Known | None = None) -> None:
         self._session: Final = session
+        self._server: Final = server
         self._acts: Final = acts
         self._seen: Final[set[tuple[str, str, str]]] = set()
         self._original: Final = getattr(session, "send_request", None)
@@ -51,7 +52,7 @@ class Tasks:
         task = getattr(result, "task_id", None)
         if getattr(result, "result_type", None) != "task" or not isinstance(task, str):
             return False
-        self._steps[task] = step
+        self._steps[self._server, task] = step
         while len(self._steps) > REMEMBERED:
             self._steps.popitem(last=False)
         return True
@@ -67,7 +68,8 @@ class Tasks:
         """
         method: str = getattr(request, "method", "")
         task = getattr(getattr(request, "params", None), "task_id", None)
-        step = self._steps.get(task) if method.startswith("tasks/") and isinstance(task, str) else None
+        name = task if method.startswith("tasks/") and isinstance(task, str) else ""
+        step = self._steps.get((self._server, name))
         try:
             if step is None:
                 return _quiet(method, await self._original(request, *args, **kwargs))  # type: ignore[misc]

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import pytest
 from fastmcp import Client, Context, FastMCP
+from fastmcp_tasks.client import ToolTask, call_tool_task
 from mcp import MCPError
 from mcp_types import ElicitRequest, ElicitRequestFormParams, ElicitResult, InputRequiredResult
 
@@ -18,6 +19,7 @@ from stepwrit.agent import Intent
 from stepwrit.fastmcp import Credential, Stepwrit, credential, current_step
 from stepwrit.wire import META_REFUSAL
 from stepwrit.wire_acts import META_STEPS
+from stepwrit.wire_tasks import META_TASK
 
 BANK = "https://bank.example"
 stepwrit = testing.stepwrit
@@ -148,6 +150,39 @@ async def test_another_question_in_the_place_of_one_that_was_proven_asks_nobody(
 
     assert told.value.error.data[META_REFUSAL]["code"] == "no_step"
     assert person.asked == ["Question 1?"]
+
+
+async def test_a_server_gets_no_proof_about_another_servers_task(stepwrit: Kit, seen: list[Any]) -> None:
+    """Its id leaked, and another server of the same intent says that it is one of its own."""
+    mail, made = FastMCP("mail", middleware=[Stepwrit.from_env(name="mail")]), server(seen)
+    guard: Any = mail.middleware[0]
+    mail.add_extension(guard.tasks(url="memory://", name="mail"))
+    guard.guarded_by.broker = stepwrit.workload("mail")
+
+    @mail.tool(task=True)
+    async def send() -> str:
+        return "sent"
+
+    async with calling(stepwrit, made) as (client, intent), Client(mail) as other:
+        intent.guard(other, "mail", tasks=["send"])
+        task = await call_tool_task(client, "crunch", {"n": 5})
+        theirs = await call_tool_task(other, "send", {})
+        sent: list[Any] = []
+        own = guard._tasks._attended
+
+        async def noted(method: str, params: Any) -> Any:
+            sent.append(params)
+            return await own(method, params)
+
+        guard._tasks._attended = noted
+        assert (await theirs.result()).content[0].text == "sent"
+        assert META_TASK in sent[0]["_meta"]
+        sent.clear()
+        stolen = theirs.create_result.model_copy(update={"task_id": task.task_id})
+        with pytest.raises(MCPError):
+            await ToolTask(other, "send", stolen).result()
+        assert META_TASK not in (sent[0].get("_meta") or {})
+        assert (await task.result()).content[0].text == "crunched 5"
 
 
 async def test_a_task_of_no_call_of_ours_asks_nobody(
