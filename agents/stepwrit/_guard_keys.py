@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
@@ -11,7 +12,8 @@ from stepwrit.errors import StepwritError
 from stepwrit.jws import TokenRefused, VerifyKey, split
 
 KID_CREDENTIAL: Final = "at-"
-REFRESH_MIN_S: Final = 5.0
+BURST: Final = 4
+WINDOW_S: Final = 20.0
 KEYS_MAX_AGE_S: Final = 300.0
 PROOFS_MAX: Final = 100_000
 
@@ -21,8 +23,9 @@ KeySet = Mapping[str, VerifyKey]
 class PublishedKeys:
     """The keys of `GET /oauth/jwks`, fetched when first needed.
 
-    An unknown key id asks again, at most every REFRESH_MIN_S, so that made-up ids cost nobody anything;
-    after KEYS_MAX_AGE_S they are asked for again, so that a key that was taken back stops to count.
+    An unknown key id asks again, at once, since a broker that was restarted has new keys; BURST times in
+    WINDOW_S, so that made-up ids cost nobody much. After KEYS_MAX_AGE_S they are asked for again, so that a
+    key that was taken back stops to count.
     """
 
     def __init__(self, fetch: Callable[[], Awaitable[KeySet]], now: Callable[[], float]) -> None:
@@ -31,25 +34,35 @@ class PublishedKeys:
         self._lock: Final = anyio.Lock()
         self._keys: KeySet = {}
         self._at: float | None = None
+        self._looks: Final[deque[float]] = deque(maxlen=BURST)
 
     async def all(self) -> KeySet:
         """Every published key by `kid`. Raises StepwritError when there are none of acceptable age."""
-        if not self._younger(KEYS_MAX_AGE_S):
-            await self._refresh(KEYS_MAX_AGE_S)
+        async with self._lock:
+            if not self._younger(KEYS_MAX_AGE_S):  # whoever waited for the lock finds it done
+                await self._refresh()
         return self._keys
 
     async def holding(self, kid: str) -> KeySet:
         """The same, fetched once more when `kid` is not among them."""
-        keys = await self.all()
-        if kid not in keys:
-            await self._refresh(REFRESH_MIN_S)
+        await self.all()
+        if kid not in self._keys:
+            async with self._lock:
+                if kid not in self._keys and self._may_look():
+                    await self._refresh()
         return self._keys
 
-    async def _refresh(self, younger: float) -> None:
-        async with self._lock:
-            if not self._younger(younger):  # whoever waited for the lock finds it done
-                keys = await self._fetch()
-                self._keys, self._at = dict(keys), self._now()
+    def _may_look(self) -> bool:
+        """Whether an unknown key id may cause a fetch now; a yes is counted."""
+        now = self._now()
+        if len(self._looks) == BURST and 0 <= now - self._looks[0] < WINDOW_S:
+            return False
+        self._looks.append(now)
+        return True
+
+    async def _refresh(self) -> None:
+        keys = await self._fetch()
+        self._keys, self._at = dict(keys), self._now()
 
     def _younger(self, limit: float) -> bool:
         return self._at is not None and 0 <= self._now() - self._at < limit

@@ -21,6 +21,7 @@ from stepwrit._tls import client_context
 from stepwrit_broker.attest.bundles import BundleSource
 from stepwrit_broker.attest.x509 import X509Attestor
 from stepwrit_broker.core.errors import Problem
+from stepwrit_broker.edge import listeners
 from stepwrit_broker.edge.listeners import (
     Listener,
     ListenerSettings,
@@ -409,6 +410,20 @@ async def test_stop_lets_a_running_request_finish() -> None:
     assert await asking == {"done": True}
     await stopping
     writer.close()
+
+
+async def test_an_idle_peer_that_does_not_read_does_not_hold_up_the_stop(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client's pool reads nothing while it is idle, so it never answers TLS's goodbye."""
+    monkeypatch.setattr(listeners, "_SHUTDOWN_S", 600.0)
+    listener = mtls_listener("127.0.0.1", 0, world.identity, settings=ListenerSettings(grace=600.0))
+    await listener.start(world.app)
+    context = client_context(world.somebody(), BROKER)
+    async with httpx2.AsyncClient(verify=context, base_url=listener.url) as http:
+        assert (await http.get("/")).json() == {"id": AGENT}
+        async with asyncio.timeout(60):
+            await listener.stop()
 
 
 async def test_an_idle_connection_is_closed_and_a_request_beyond_the_grace_is_cut() -> None:

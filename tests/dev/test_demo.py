@@ -29,7 +29,11 @@ async def test_the_story_goes_as_told(folder: Path, capsys: pytest.CaptureFixtur
         told = await play(folder, teller)
         teller.end(told)
     assert told["as_told"], told["wrong"]
-    assert (told["issued"], told["redeemed"], told["revoked"]) == (3, 3, 3)
+    assert (told["issued"], told["redeemed"], told["revoked"]) == (4, 4, 4)
+    # the intent; six calls of the model's, two of them attacks; what servers started: record, store, the
+    # sampling, what the model picked there, and the job
+    assert told["steps"] == {"human": 1, "model": 7, "server": 5}
+    assert told["job"]["origin"] == "server"
     assert all(count >= 1 for count in told["refused"].values())
     assert told["ledger"]["verified"]
     shown = capsys.readouterr().out
@@ -37,6 +41,9 @@ async def test_the_story_goes_as_told(folder: Path, capsys: pytest.CaptureFixtur
     assert "HUMAN" in shown
     assert "SERVER" in shown
     assert "signed with her own key" in shown
+    assert "archive/store" in shown
+    assert "client/sampling" in shown
+    assert "archive/report resumed, origin server" in shown
 
 
 def test_what_was_not_as_told_is_said() -> None:

@@ -141,9 +141,17 @@ class DevBroker:
         await self.issuer.start()
         self._stack.push_async_callback(self.issuer.stop)
         self._write_files()
+        await self._serve()
+
+    async def _serve(self) -> None:
         self.broker = await self._stack.enter_async_context(Broker(self._settings()))
         self.broker.live.now_in_force()  # refuses to go on without registry, limits and policy
         self._write_state()
+
+    async def restart(self) -> None:
+        """Stop the broker, and start one on the same files; trust domain and issuer stay."""
+        await self.broker.__aexit__(None, None, None)
+        await self._serve()
 
     async def _own_domain(self) -> DevTrustDomain:
         life, every = self.options.svid_life_s, self.options.rotate_every_s

@@ -197,6 +197,8 @@ class Listener:
     async def _run(self, server: _Server, bound: socket.socket) -> None:
         forget = own_socket_file(self._address) if isinstance(self._address, str) else None
         await server.main_loop()
+        for idle in tuple(filter(_is_idle, server.server_state.connections)):
+            idle.transport.abort()  # a peer that does not read never answers TLS's goodbye
         await server.shutdown([bound])
         for left in tuple(server.server_state.connections):
             left.transport.abort()
@@ -236,6 +238,12 @@ class Listener:
         )
         config.load()
         return config
+
+
+def _is_idle(each: Any) -> bool:
+    """Whether a connection has no request under way, and no answer that is still to be sent."""
+    is_over = each.cycle is None or each.cycle.response_complete
+    return is_over and each.transport is not None and each.transport.get_write_buffer_size() == 0
 
 
 class _Server(uvicorn.Server):

@@ -17,7 +17,12 @@ from stepwrit_broker.ledger.verify import verify
 if TYPE_CHECKING:
     from stepwrit_broker.dev.demo.run import Outcome
 
-CODES = ("replay", "arguments_changed", "wrong_workload", "origin_claimed", "policy")
+CODES = ("replay", "arguments_changed", "wrong_workload", "origin_claimed", "policy", "ceiling")
+METRICS = {
+    "issued": "stepwrit_credentials_issued_total",
+    "redeemed": "stepwrit_credentials_redeemed_total",
+    "revoked": "stepwrit_credentials_ended_total",
+}
 
 
 class Books:
@@ -25,6 +30,7 @@ class Books:
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
+        self._before: Counter[str] = Counter()  # by the metrics of brokers that have stopped
 
     async def explain(self, name: str) -> dict[str, Any]:
         """`stepwrit explain NAME`, as its API answers."""
@@ -42,13 +48,16 @@ class Books:
             ).json()
             await http.get("/v1/admin/ledger/head")
         codes = Counter(entry["facts"]["code"] for entry in entries)
-        metrics = await self._metrics()
+        await self.remember()
         return {
-            "issued": metrics("stepwrit_credentials_issued_total"),
-            "redeemed": metrics("stepwrit_credentials_redeemed_total"),
-            "revoked": metrics("stepwrit_credentials_ended_total"),
+            **{name: self._before[name] for name in METRICS},
             "refused": {code: codes[code] for code in CODES} | {"unattested": outcome.refused["unattested"]},
         }
+
+    async def remember(self) -> None:
+        """Add what this broker has counted; once for each, before it stops."""
+        metrics = await self._metrics()
+        self._before.update({name: metrics(metric) for name, metric in METRICS.items()})
 
     async def _metrics(self) -> Any:
         async with httpx2.AsyncClient() as http:

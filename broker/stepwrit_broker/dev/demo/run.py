@@ -10,10 +10,12 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import structlog
 from mcp.client.client import Client
 
@@ -24,10 +26,11 @@ from stepwrit_broker.dev.demo import attacks
 from stepwrit_broker.dev.demo.approver import Approver
 from stepwrit_broker.dev.demo.attacks import Refused
 from stepwrit_broker.dev.demo.books import Books, check_offline
+from stepwrit_broker.dev.demo.host import CAN, Host
 from stepwrit_broker.dev.demo.stage import Stage
 from stepwrit_broker.dev.demo.tell import Teller, Tree
 
-TOOLS = ("audit/*", "ledger/*")
+TOOLS = ("archive/*", "audit/*", "ledger/*")
 ALICE = "alice@example.com"
 PURPOSE = "pay invoice 42 and reconcile November"
 
@@ -39,6 +42,7 @@ class Outcome:
     refused: Counter[str] = field(default_factory=Counter)
     refs: dict[str, str] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
+    job: dict[str, str] = field(default_factory=dict)
 
     def expect(self, what: str, code: str, got: Refused | None) -> None:
         """One refusal, as told or not."""
@@ -53,6 +57,7 @@ async def play(folder: Path, teller: Teller, *, spire: bool = False) -> dict[str
     """Play it on a stage under `folder`; `spire`: on real SPIRE processes."""
     outcome = Outcome()
     async with Stage(folder, spire=spire) as stage:
+        books = Books(stage)
         teller.stage(stage)
         async with stage.agent() as agent:
             exp = int(time.time()) + 900
@@ -61,10 +66,9 @@ async def play(folder: Path, teller: Teller, *, spire: bool = False) -> dict[str
             async with agent.intent(id_token, purpose=PURPOSE, tools=TOOLS, exp=exp) as intent:
                 teller.intent(intent)
                 outcome.refs["intent"] = intent.ref
-                await _work(stage, intent, teller, outcome)
+                await _work(stage, intent, books, teller, outcome)
                 await _attack(stage, intent, teller, outcome)
                 txn = intent.txn
-        books = Books(stage)
         story = await books.explain(txn)
         teller.lineage(story)
         teller.explain(
@@ -80,6 +84,8 @@ async def play(folder: Path, teller: Teller, *, spire: bool = False) -> dict[str
     return {
         "identity": "spire" if spire else "development",
         **counts,
+        "steps": _origins(story),
+        "job": outcome.job,
         "refs": outcome.refs,
         "as_told": not outcome.wrong,
         "wrong": outcome.wrong,
@@ -95,9 +101,23 @@ def _miscounted(counts: dict[str, Any]) -> list[str]:
     return wrong
 
 
-async def _work(stage: Stage, intent: Intent, teller: Teller, outcome: Outcome) -> None:
+def _origins(story: Mapping[str, Any]) -> dict[str, int]:
+    """How many steps of each origin the ledger has, the intent among them."""
+    found: Counter[str] = Counter()
+    left = list(story["steps"])
+    while left:
+        step = left.pop()
+        found[str(step["origin"])] += 1
+        left += step["children"]
+    return dict(found)
+
+
+async def _work(stage: Stage, intent: Intent, books: Books, teller: Teller, outcome: Outcome) -> None:
     """The good path: the model's step, then what the server starts by itself."""
-    async with Client(stage.mcp("ledger")) as client:
+    host = Host(stage)
+    host.intent = intent
+    ledger = stage.mcp("ledger")
+    async with Client(ledger, sampling_callback=host.sample, sampling_capabilities=CAN) as client:
         intent.guard(client, server="ledger")
         paid = await client.call_tool("pay_invoice", {"invoice": 42, "cents": 500})
         teller.paid(_text(paid))
@@ -105,7 +125,37 @@ async def _work(stage: Stage, intent: Intent, teller: Teller, outcome: Outcome) 
             outcome.wrong.append(f"pay_invoice failed: {_text(paid)}")
         own = await client.call_tool("reconcile", {"month": "2026-11"})
         _own_steps(_text(own), teller, outcome)
+        await _asks(client, host, teller, outcome)
+        await _job(client, stage, books, teller, outcome)
         await _high(client, stage, teller, outcome)
+
+
+async def _asks(client: Client, host: Host, teller: Teller, outcome: Outcome) -> None:
+    """The server asks the client's model: an allowed pick, and one by which it would launder its wish."""
+    told = await client.call_tool("summarise", {})
+    teller.asked(host.act, host.picked, host.laundered)
+    outcome.expect("ceiling", "ceiling", host.laundered)
+    if told.is_error or host.act != "server" or "1 record" not in host.picked:
+        outcome.wrong.append(f"the sampling went wrong: {_text(told)}")
+
+
+async def _job(client: Client, stage: Stage, books: Books, teller: Teller, outcome: Outcome) -> None:
+    """A job that outlives its call and its broker: a queue holds the step's id, a worker resumes it."""
+    deferred = await client.call_tool("month_end", {"month": "2026-11"})
+    step = _text(deferred)
+    await books.remember()
+    await stage.dev.restart()
+    async with stage.workload("mcp-server/mallory") as mallory:
+        thief = await attacks.refused(lambda: mallory.resume(step))
+    outcome.expect("job", "not_found", thief)
+    async with stage.workload("mcp-server/archive") as worker, worker.resumed(step) as job:
+        origin, auth = job.origin, job.credential(stage.bank)
+        async with httpx2.AsyncClient(auth=auth, base_url=stage.bank) as http:
+            answer = await http.post("/v1/reports", json=dict(job.args))
+    outcome.job = {"step": step, "origin": origin, "over": "a broker restart"}
+    teller.job(step, origin, answer.text, thief)
+    if answer.status_code != 200:
+        outcome.wrong.append(f"the job was refused: {answer.text}")
 
 
 async def _high(client: Client, stage: Stage, teller: Teller, outcome: Outcome) -> None:

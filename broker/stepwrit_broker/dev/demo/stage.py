@@ -25,8 +25,13 @@ from stepwrit_broker.dev.ports import free_port
 from stepwrit_broker.dev.spire import SpireDomain
 
 START_S = 120.0  # a busy machine is slow, not wrong
-PROGRAMS = {"ledger": "mcp-server/ledger", "audit": "mcp-server/audit", "bank": "resource/bank"}
-HERE = (BROKER_PATH, "agent/dev", "mcp-server/ledger", "mcp-server/mallory")
+PROGRAMS = {
+    "ledger": "mcp-server/ledger",
+    "audit": "mcp-server/audit",
+    "archive": "mcp-server/archive",
+    "bank": "resource/bank",
+}
+HERE = (BROKER_PATH, "agent/dev", "mcp-server/ledger", "mcp-server/archive", "mcp-server/mallory")
 
 
 class Stage:
@@ -36,7 +41,7 @@ class Stage:
         self.folder: Final = folder
         self._folder, self._stack = folder, AsyncExitStack()
         self.spire = SpireDomain(DEV_TRUST_DOMAIN) if spire else None
-        self.ports = {name: free_port() for name in ("ledger", "audit", "bank")}
+        self.ports = {name: free_port() for name in PROGRAMS}
         self.dev: DevBroker
 
     @property
@@ -82,8 +87,10 @@ class Stage:
                     "pay_invoice": {"impact": "medium", "facts": {"cents": "/cents"}, "plan": [transfer]},
                     "close_books": {"impact": "high", "plan": [transfer]},
                     "reconcile": {"impact": "low", "plan": "self"},
+                    "summarise": {"impact": "low", "plan": "self"},
+                    "month_end": {"impact": "low", "plan": "self"},
                 },
-                "may_start": {"tools": ["audit/*"], "impact": "medium"},
+                "may_start": {"tools": ["audit/*", "archive/*", "client/sampling"], "impact": "medium"},
             },
             {
                 "id": dev_id("mcp-server/audit"),
@@ -92,7 +99,19 @@ class Stage:
                 "url": self.mcp("audit"),
                 "tools": {
                     "record": {"impact": "low", "plan": "self"},
+                    "look": {"impact": "low", "plan": "self"},
                     "purge": {"impact": "medium", "plan": "self"},
+                },
+                "may_start": {"tools": ["archive/store"], "impact": "low"},
+            },
+            {
+                "id": dev_id("mcp-server/archive"),
+                "role": "mcp-server",
+                "name": "archive",
+                "url": self.mcp("archive"),
+                "tools": {
+                    "store": {"impact": "low", "plan": "self"},
+                    "report": {"impact": "low", "plan": [{"at": self.bank, "request": "POST /v1/reports"}]},
                 },
             },
             {
@@ -111,6 +130,7 @@ class Stage:
             **self.dev.environment(identity),
             "DEMO_BANK": self.bank,
             "DEMO_AUDIT": self.mcp("audit"),
+            "DEMO_ARCHIVE": self.mcp("archive"),
         }
         log = (self._folder / f"{name}.log").open("wb")
         process = await asyncio.create_subprocess_exec(

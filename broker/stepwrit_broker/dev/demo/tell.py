@@ -58,13 +58,13 @@ class Teller:
 
     def stage(self, stage: Stage) -> None:
         """Everything runs."""
-        self._head(1, "A broker, two MCP servers and a bank, each attested by its own X.509-SVID")
+        self._head(1, "A broker, three MCP servers and a bank, each attested by its own X.509-SVID")
         if stage.spire is not None:
             self._did(
                 "SPIRE server and agent", f"trust domain {stage.spire.trust_domain}  {stage.spire.socket}"
             )
         self._did("broker", f"{stage.dev.broker.mtls_url}  mTLS, SQLite, Cedar stance 'approval'")
-        self._did("ledger, audit", "real MCP servers on the official SDK, streamable HTTP")
+        self._did("ledger, audit, archive", "real MCP servers on the official SDK, streamable HTTP")
         self._did("bank", f"{stage.bank}  a resource behind the guard")
 
     def intent(self, intent: Intent) -> None:
@@ -79,13 +79,30 @@ class Teller:
 
     def own_steps(self, told: list[str]) -> None:
         """What the server started."""
-        self._head(4, "The server starts two things of its own")
-        self._did("audit/record, low impact: allowed", told[0][:60])
+        self._head(4, "The server starts two things of its own; one goes on to a third server")
+        self._did("audit/record → archive/store, low impact: allowed", told[0].partition(": ")[2][:60])
         self._line("✗", "red", "audit/purge, medium impact: refused", told[1].partition(": ")[2][:60])
+
+    def asked(self, origin: str, picked: str, laundered: Refused | None) -> None:
+        """The server used the client's model."""
+        self._head(5, "The server asks the client's model; what that picks stays the server's")
+        self._did(f"client/sampling, a step of origin {origin}; it offers audit/look: allowed", picked)
+        what = "the prompt has the model pay an invoice, which was not offered"
+        if laundered is None:
+            self._line("!", "bold red", f"{what}: NOT REFUSED")
+        else:
+            self._line("✗", "red", what, f"{laundered.code}  ref {laundered.ref}")
+
+    def job(self, step: str, origin: str, answer: str, thief: Refused | None) -> None:
+        """It ran after all that."""
+        self._head(6, "A job outlives its call and a restart of the broker; its queue holds an id")
+        if thief is not None:
+            self._line("✗", "red", "another server has the id", f"{thief.code}  ref {thief.ref}")
+        self._did(f"archive/report resumed, origin {origin}", f"{step}  {_grant(answer)}")
 
     def high(self, found: Refused | None) -> None:
         """High impact."""
-        self._head(5, "The model tries high impact: nothing runs before Alice has signed exactly that")
+        self._head(7, "The model tries high impact: nothing runs before Alice has signed exactly that")
         if found is not None:
             self._line("…", "yellow", f"ledger/close_books: {found.code}", f"ref {found.ref}")
 
@@ -99,7 +116,7 @@ class Teller:
         """One attack."""
         if not self._attacked:
             self._attacked = True
-            self._head(6, "Then everything that must not work, tried over the wire")
+            self._head(8, "Then everything that must not work, tried over the wire")
         if got is None:
             self._line("!", "bold red", f"{what}: NOT REFUSED")
             return
@@ -107,13 +124,13 @@ class Teller:
 
     def lineage(self, story: Mapping[str, Any]) -> None:
         """The whole transaction."""
-        self._head(7, "Afterwards anyone can see who started what")
+        self._head(9, "Afterwards anyone can see who started what")
         self._console.print(self._tree(story))
 
     def explain(self, story: Mapping[str, Any], ref: str | None) -> None:
         """One ref."""
         asked = story["asked"][0] if story["asked"] else {}
-        self._head(8, f"stepwrit explain {ref}")
+        self._head(10, f"stepwrit explain {ref}")
         for name in ("verb", "code", "reason", "rule", "caller", "tool"):
             if asked.get(name):
                 self._console.print(
@@ -122,7 +139,7 @@ class Teller:
 
     def ledger(self, found: Mapping[str, Any]) -> None:
         """The ledger, offline."""
-        self._head(9, "The ledger, verified offline: database file, public key, anchor; no broker")
+        self._head(11, "The ledger, verified offline: database file, public key, anchor; no broker")
         if found["verified"]:
             self._did(f"{found['size']} entries", f"root {found['root'][:32]}…")
         else:
