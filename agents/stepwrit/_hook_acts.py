@@ -125,6 +125,10 @@ class Acts:
         while len(self.ready) > REMEMBERED:
             self.ready.popitem(last=False)
 
+    def of(self, call: OutgoingStep) -> tuple[Step, ...]:
+        """The accepted acts of a call that nobody has answered yet."""
+        return tuple(each.act for each in self.ready.values() if each.call is call and each.act is not None)
+
     async def answered(self, call: OutgoingStep) -> None:
         """The next round of a call: what the host answered by hand has ended too.
 

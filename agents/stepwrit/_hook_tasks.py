@@ -92,12 +92,15 @@ class Tasks:
             return
         from mcp_types import InputRequiredResult  # noqa: PLC0415  needs the `mcp` extra
 
+        from stepwrit.lineage import hold  # noqa: PLC0415  which is built on this
+
         meta = dict(getattr(result, "meta", None) or {})
         proofs = meta.get(META_STEPS)
         if isinstance(proofs, dict):
             meta[META_STEPS] = {key: proofs[key] for key in fresh if key in proofs}
         asked = InputRequiredResult.model_validate({"inputRequests": fresh, "_meta": meta})
         await self._acts.arrived(step, asked)
+        hold(self._acts.of(step))
         self._seen.update((step.step, key, digests[key]) for key in fresh)
 
 

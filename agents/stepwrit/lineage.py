@@ -269,6 +269,17 @@ class Step:
 _CURRENT: Final[ContextVar[Step | None]] = ContextVar("stepwrit.step", default=None)
 
 
+_HELD: Final[ContextVar[tuple[Step, ...]]] = ContextVar("stepwrit.held", default=())
+
+
+def hold(acts: tuple[Step, ...]) -> None:
+    """Who runs this got a task's questions, and calls its host by itself: until they end, nothing is started.
+
+    What would be started would not count as the server's.
+    """
+    _HELD.set(acts)
+
+
 def current_step() -> Step:
     """The step that the running code performs.
 
@@ -287,10 +298,13 @@ def acting(txn: str) -> Step | None:
     What is started meanwhile belongs below it. txn: of whoever is about to start something.
 
     Raises:
-        RefusedError: `no_step`: the code answers a server of another transaction; `closed`: the act is over.
+        RefusedError: `no_step`: the code answers a server of another transaction; `closed`: the act is over;
+            `ceiling`: it has a task's question in hand.
     """
     step = _CURRENT.get()
     if step is None or not step.is_act:
+        if any(each.ended is None for each in _HELD.get()):
+            raise RefusedError(local("ceiling", "a question of a server's task is to be answered first"))
         return None
     if step.txn != txn:
         raise RefusedError(local("no_step", "this code answers a server of another transaction"))

@@ -152,6 +152,37 @@ async def test_another_question_in_the_place_of_one_that_was_proven_asks_nobody(
     assert person.asked == ["Question 1?"]
 
 
+@pytest.mark.parametrize("is_task", [False, True])
+async def test_what_is_started_while_a_question_is_answered_is_never_the_models(
+    stepwrit: Kit, seen: list[Any], is_task: bool
+) -> None:
+    made = server(seen)
+
+    @made.tool(task=is_task)
+    async def ask(ctx: Context) -> Any:
+        if (ctx.input_responses or {}).get("sure") is None:
+            form = ElicitRequestFormParams(message="Sure?", requested_schema=FORM)
+            return InputRequiredResult(input_requests={"sure": ElicitRequest(params=form)})
+        return "asked"
+
+    @made.tool
+    async def other() -> str:
+        return "done"
+
+    meanwhile: list[str] = []
+
+    async def answers(*_question: object) -> ElicitResult:
+        meanwhile.append((await client.call_tool("other", {}, raise_on_error=False)).content[0].text)
+        return ElicitResult(action="accept", content={"yes": True})
+
+    async with calling(stepwrit, made, ["ask"], elicitation_handler=answers) as (client, _):
+        assert (await client.call_tool("ask", {})).content[0].text == "asked"
+        assert (await client.call_tool("other", {})).content[0].text == "done"
+    assert len(meanwhile) == 1
+    assert meanwhile[0].startswith("refused: ceiling.")
+    assert [each.tool for each in stepwrit.ledger.of("opened")].count("ledger/other") == 1
+
+
 async def test_a_server_gets_no_proof_about_another_servers_task(stepwrit: Kit, seen: list[Any]) -> None:
     """Its id leaked, and another server of the same intent says that it is one of its own."""
     mail, made = FastMCP("mail", middleware=[Stepwrit.from_env(name="mail")]), server(seen)
