@@ -81,6 +81,21 @@ async def test_a_performer_that_was_forgotten_is_woken_and_told_so(monkeypatch: 
     assert (heard.ended, heard.complete) == ((), False)
 
 
+async def test_one_workload_takes_not_every_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ending, "HELD_EACH_MAX", 1)
+    ends = Endings("e")
+    held = [asyncio.create_task(ends.since(MAIL, "e.0", 600))]
+    await asyncio.sleep(0)
+    with pytest.raises(Refused) as busy:
+        await asyncio.wait_for(ends.since(MAIL, "e.0", 600), 5)
+    assert busy.value.code == "slow_down"
+    held.append(asyncio.create_task(ends.since(FILES, "e.0", 600)))
+    await asyncio.sleep(0)
+    assert not held[1].done()
+    ends.close()
+    assert [(await each).ended for each in held] == [(), ()]
+
+
 async def test_only_so_many_are_held_and_none_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ending, "HELD_MAX", 1)
     ends = Endings("e")

@@ -16,6 +16,7 @@ from stepwrit_broker.ports_ended import Ended, Heard
 KEPT_MAX: Final = 65_536  # ends, of all performers together
 PERFORMERS_MAX: Final = 10_000
 HELD_MAX: Final = 1_024  # polls under way, each a connection
+HELD_EACH_MAX: Final = 256  # of one workload, however many processes it has
 BUSY_S: Final = 20.0  # who cannot be held hears by heartbeat
 
 
@@ -69,7 +70,8 @@ class Endings:
             self._wake(own)
 
     async def _hold(self, performer: SpiffeId, seconds: float) -> None:
-        if self._held >= HELD_MAX:
+        own = self._own.get(performer)
+        if self._held >= HELD_MAX or (own is not None and len(own.waiting) >= HELD_EACH_MAX):
             raise Refused("slow_down", "too many wait already", rule="interval", retry_after=BUSY_S)
         event, own = asyncio.Event(), self._of(performer)
         own.waiting.add(event)
