@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from stepwrit_broker.dev.broker import dev_id, dev_registry
 from stepwrit_broker.dev.ca import DEV_TRUST_DOMAIN, DevelopmentModeWarning
+from stepwrit_broker.dev.entries import dev_id, dev_registry
 from stepwrit_broker.dev.oidc import DevIssuer
 from stepwrit_broker.dev.workload_api import DevTrustDomain
 from stepwrit_broker.policy.files import stance

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from subprocess import PIPE
 
+import jwt
 from tests.cli.conftest import STEPWRIT, Cli, Dev, free_port
 
 CALL = ("dev", "call", "ledger", "transfer", '{"amount": 5}')
@@ -78,6 +79,13 @@ def test_run_gives_a_command_its_identity_and_passes_its_exit_code_on(with_dev: 
     socket, broker = done.stdout.split()
     assert socket == f"unix://{with_dev.folder}/wl/resource/bank.sock"
     assert broker.startswith("https://127.0.0.1:")
+
+
+def test_an_id_token_is_of_the_person_who_was_named(cli: Cli, with_dev: Dev):
+    for given, subject in (((), "dev-person"), (("--as-person", "alice"), "alice")):
+        token = cli("dev", "id-token", *given).stdout.strip()
+        claims = jwt.decode(token, options={"verify_signature": False})
+        assert (claims["sub"], claims["aud"]) == (subject, "dev-agent")
 
 
 def test_run_of_no_command_and_of_no_identity_is_told(cli: Cli, with_dev: Dev):

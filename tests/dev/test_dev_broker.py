@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.dev.broker import DevBroker
 from stepwrit_broker.dev.ca import DevelopmentModeWarning
+from stepwrit_broker.dev.entries import dev_id
 
 
 @pytest.fixture
@@ -28,12 +30,44 @@ def names(dev: DevBroker) -> set[str]:
     return {entry.name for entry in dev.broker.live.now_in_force().registry.entries}
 
 
+async def in_force(dev: DevBroker) -> dict[str, Any]:
+    stored = await dev.broker.store.version("registry")
+    assert stored is not None
+    registry: dict[str, Any] = json.loads(stored.doc)
+    del registry["count"]  # which belongs at the end
+    return registry
+
+
 async def test_a_new_server_on_the_url_of_an_old_one_takes_its_place(dev: DevBroker) -> None:
     await dev.register("ledger", "http://127.0.0.1:8000/mcp", [{"name": "pay"}])
     assert "ledger" in names(dev)
     await dev.register("notes", "http://127.0.0.1:8000/mcp", [{"name": "add"}])
     assert {"notes"} <= names(dev)
     assert "ledger" not in names(dev)
+
+
+async def test_what_an_operator_set_of_a_server_stays_when_its_tools_change(dev: DevBroker) -> None:
+    await dev.register("ledger", "http://127.0.0.1:8000/mcp", [{"name": "pay"}])
+    registry = await in_force(dev)
+    ledger = next(each for each in registry["entries"] if each["name"] == "ledger")
+    ledger["may_start"] = {"tools": ["client/sampling"], "impact": "low"}
+    ledger["tools"]["pay"]["without_step"] = "root"
+    bank = {
+        "id": dev_id("resource/bank"),
+        "role": "resource",
+        "name": "bank",
+        "audience": "http://127.0.0.1:8100",
+    }
+    registry["entries"].append(bank)
+    (dev.folder / "registry.yaml").write_text(json.dumps({**registry, "count": len(registry["entries"])}))
+    await dev.broker.files.apply("registry")
+    assert "bank" in names(dev)
+    await dev.register("ledger", "http://127.0.0.1:8000/mcp", [{"name": "pay"}, {"name": "new"}])
+    after = (await in_force(dev))["entries"]
+    now = next(each for each in after if each["name"] == "ledger")
+    assert (now["may_start"], now["tools"]["pay"]) == (ledger["may_start"], ledger["tools"]["pay"])
+    assert set(now["tools"]) == {"pay", "new"}
+    assert "bank" in names(dev)
 
 
 async def test_a_bad_registration_is_told_and_kept_nowhere(dev: DevBroker) -> None:

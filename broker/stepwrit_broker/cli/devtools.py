@@ -55,6 +55,19 @@ def env(
 
 
 @app.command(
+    name="id-token",
+    epilog=examples('stepwrit dev run --as agent/dev -- python agent.py "$(stepwrit dev id-token)"'),
+)
+def id_token(
+    person: Annotated[str, typer.Option("--as-person", metavar="NAME", help="Who signs in.")] = "dev-person",
+    folder: DevDir = None,
+) -> None:
+    """Sign a person in and print the ID token, for an agent of your own. It starts one intent."""
+    state = need_dev(folder)
+    typer.echo(ask_dev(state, "mint", {"sub": person, "client_id": state.client_id})["id_token"])
+
+
+@app.command(
     epilog=examples(
         "stepwrit dev call ledger transfer '{\"amount\": 5}'",
         "stepwrit dev call ledger transfer '{\"amount\": 5}' --as-person alice",

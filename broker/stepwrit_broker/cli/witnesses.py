@@ -91,6 +91,8 @@ def show(
     elif as_json:
         print_json({o: {"size": e.checkpoint.size, "at": e.at, "note": e.note} for o, e in logs.items()})
     else:
+        if not logs:
+            say("nothing was cosigned yet")
         for origin, each in logs.items():
             say(f"{origin}  size {each.checkpoint.size}  {when(each.at)}")
 

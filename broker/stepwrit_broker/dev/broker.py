@@ -26,8 +26,10 @@ from stepwrit_broker.attest.person import Issuer
 from stepwrit_broker.core.errors import Problem
 from stepwrit_broker.core.workload import DEV_TRUST_DOMAIN
 from stepwrit_broker.dev.ca import DevelopmentModeWarning
+from stepwrit_broker.dev.entries import dev_id as dev_id  # noqa: PLC0414  where tests look for it
+from stepwrit_broker.dev.entries import dev_registry, registered, with_tools
 from stepwrit_broker.dev.identities import Identities
-from stepwrit_broker.dev.oidc import CLIENT_ID, PERSON, DevIssuer
+from stepwrit_broker.dev.oidc import CLIENT_ID, DevIssuer
 from stepwrit_broker.dev.oidc_code import pages_client
 from stepwrit_broker.dev.ports import free_port, is_free
 from stepwrit_broker.dev.tlsfiles import write_tls_files
@@ -61,33 +63,6 @@ def default_folder() -> Path:
     """Where `stepwrit broker --dev` keeps its state."""
     base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(base) / "stepwrit-dev"
-
-
-def dev_id(path: str) -> str:
-    """The SPIFFE ID of a development identity."""
-    return f"spiffe://{DEV_TRUST_DOMAIN}/{path}"
-
-
-def dev_registry(issuer: str, extra: list[dict[str, Any]]) -> dict[str, Any]:
-    """The development registry: beside `extra`, a person, and an agent that may start every tool there is."""
-    everything = [f"{each['name']}/*" for each in extra if each["role"] == "mcp-server"]
-    agent: dict[str, Any] = {
-        "id": dev_id("agent/dev"),
-        "role": "agent",
-        "name": "dev",
-        "clients": [{"issuer": issuer, "client_id": CLIENT_ID}],
-        "may_start": {"tools": everything, "impact": "high"},
-    }
-    operator = {"id": dev_id("operator/dev"), "role": "operator", "name": "operator"}
-    entries = [operator, *([agent] if everything else []), *extra]
-    person = {"name": PERSON, "identities": [{"issuer": issuer, "subject": PERSON}]}
-    return {
-        "version": 1,
-        "tenant": "default",
-        "persons": [person],
-        "entries": entries,
-        "count": len(entries),
-    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +139,8 @@ class DevBroker:
         given = [dict(each) for each in self.options.entries]
         ids = {each["id"] for each in given}
         self._entries = given + [each for each in self._registered() if each["id"] not in ids]
-        self._write_registry()
+        made = dev_registry(self.issuer.url, self._entries)
+        self._write_registry(json.loads(json.dumps(made)))  # no YAML aliases
         (self.folder / "limits.yaml").write_text(self.options.limits, encoding="utf-8")
         policy = self.folder / "policy"
         policy.mkdir(exist_ok=True)
@@ -173,10 +149,10 @@ class DevBroker:
         for name, text in stance(self.options.stance).items():
             (policy / name).write_text(text, encoding="utf-8")
 
-    def _write_registry(self) -> None:
+    def _write_registry(self, registry: dict[str, Any]) -> None:
+        count = registry.pop("count")  # the last line of the file
         draft = self.folder / ".registry.yaml.new"
-        registry = json.loads(json.dumps(dev_registry(self.issuer.url, self._entries)))  # no YAML aliases
-        draft.write_text(yaml.safe_dump(registry, sort_keys=False), encoding="utf-8")
+        draft.write_text(yaml.safe_dump({**registry, "count": count}, sort_keys=False), encoding="utf-8")
         draft.replace(self.folder / "registry.yaml")
 
     def _settings(self) -> BrokerSettings:
@@ -261,23 +237,24 @@ class DevBroker:
         return JSONResponse({"registered": asked["name"]})
 
     async def register(self, name: str, url: str, tools: list[dict[str, Any]]) -> None:
-        """Put an mcp-server into the registry file and apply it. Raises Malformed."""
-        entry = {
-            "id": dev_id(f"mcp-server/{name}"),
-            "role": "mcp-server",
-            "name": name,
-            "url": url,
-            "tools": {
-                t["name"]: {"impact": t.get("impact", "low"), "plan": t.get("plan", "self")} for t in tools
-            },
-        }
-        others = [each for each in self._entries if entry["id"] != each["id"] and url != each.get("url")]
-        entries = [*others, entry]  # a server that moved to another's URL takes its place
-        load_registry(json.dumps(dev_registry(self.issuer.url, entries)), name="registry")
+        """Put an mcp-server's tools into the registry in force; all else in it stays. Raises Malformed."""
+        now = await self._in_force()
+        entries = with_tools(registered(now), name, url, tools)
+        text = json.dumps({**now, **dev_registry(self.issuer.url, entries, now["persons"])})
+        load_registry(text, name="registry")
         self._entries = entries
         (self.folder / "registered.json").write_text(json.dumps(self._entries), encoding="utf-8")
-        self._write_registry()
+        self._write_registry(json.loads(text))
         await self.broker.files.apply("registry")
+
+    async def _in_force(self) -> dict[str, Any]:
+        """The registry as it is now, what an operator applied included."""
+        stored = await self.broker.store.version("registry")
+        if stored is None:
+            raise RuntimeError("a broker that runs has a registry in force")
+        registry: dict[str, Any] = json.loads(stored.doc)
+        del registry["count"]  # which belongs at the end
+        return registry
 
     def _registered(self) -> list[dict[str, Any]]:
         """What was registered before this start."""
