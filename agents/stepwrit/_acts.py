@@ -33,10 +33,12 @@ LAST_S: Final = 5.0
 DISHONEST: Final = frozenset(
     {
         *("no_step", "invalid_request", "invalid_arguments", "arguments_changed"),
-        *("invalid_token", "invalid_proof", "wrong_workload", "replay", "not_found", "not_yet_supported"),
+        *("invalid_token", "invalid_proof", "wrong_workload", "not_found", "not_yet_supported"),
     }
 )
-"""Refusals of an act that an honest server never earns: its call is revoked for them."""
+"""Refusals of an act that an honest server never earns: its call is revoked for them. It can earn a `replay`:
+a transport may deliver a question twice.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

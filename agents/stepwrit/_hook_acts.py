@@ -31,6 +31,7 @@ from stepwrit.wire import META_STEP
 from stepwrit.wire_acts import URL
 
 REMEMBERED: Final = 256  # questions that no host ever answers
+MOST: Final = 32  # questions of one result
 UNKNOWN: Final = "something"
 UNPROVEN: Final = ("get_prompt", "read_resource")  # no call of a tool: nothing there is a step
 
@@ -107,6 +108,10 @@ class Acts:
         requests: Mapping[str, object] = result.input_requests or {}
         asked: dict[str, Ask] = {}
         try:
+            if len(requests) > MOST:
+                raise RefusedError(
+                    local("invalid_request", f"the server asks for more than {MOST} things at once")
+                )
             proofs = acts.proofs_in(cast("Mapping[str, object] | None", result.meta))
             for key, request in requests.items():
                 ask = _asked(request)
@@ -186,7 +191,7 @@ class Acts:
         except RefusedError as no:
             await acts.refused(broker, no.refusal, act, list(calls))
             if no.code in acts.DISHONEST:
-                self.refused.update(dict.fromkeys(calls, no))
+                self.refused.update(dict.fromkeys(calls.keys() & self.running.keys(), no))
             raise
         return calls.get(step.chain[-2].step) or next(iter(calls.values())), step
 

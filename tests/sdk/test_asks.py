@@ -1,5 +1,6 @@
 """What a guarded tool asks of its client: a step of its own on both sides, in both protocol eras."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from mcp_types import (
     ElicitRequest,
     ElicitRequestURLParams,
     ElicitResult,
+    ErrorData,
     InputRequiredResult,
     ListRootsRequest,
     ListRootsResult,
@@ -444,6 +446,41 @@ async def test_all_or_none_of_a_results_questions_reach_the_host(stepwrit: Kit) 
 
     assert len(host.shown) == 2
     assert sorted(row.state for row in of(stepwrit, "client/elicitation")) == ["cancelled", "done"]
+
+
+async def test_a_result_that_asks_for_too_much_at_once_asks_for_nothing(stepwrit: Kit) -> None:
+    def many(result: InputRequiredResult) -> InputRequiredResult:
+        (one,) = (result.input_requests or {}).values()
+        return result.model_copy(update={"input_requests": {f"q{at}": one for at in range(33)}})
+
+    host = Host()
+    async with stepwrit.client(asking(), **host.options()) as client:
+        assert "fine" in text(await client.call_tool("think"))
+        await tampered(client, many)
+        result = await client.call_tool("think")
+
+    assert code(result) == "invalid_request"
+    assert len(host.shown) == 1
+
+
+async def test_a_question_that_is_delivered_twice_revokes_nothing(stepwrit: Kit) -> None:
+    """2025-11-25: a stream that is resumed delivers again; the second is not asked, and the call goes on."""
+    host, refused = Host(), list[Any]()
+    async with stepwrit.client(asking(), era="2025-11-25", **host.options()) as client:
+        session = client.session
+        original = session.dispatch_input_request
+
+        async def twice(ctx: ClientRequestContext, request: Any) -> Any:
+            both = await asyncio.gather(original(ctx, request), original(ctx, request))
+            refused.extend(each for each in both if isinstance(each, ErrorData))
+            return next(each for each in both if not isinstance(each, ErrorData))
+
+        session.dispatch_input_request = twice
+        assert "fine" in text(await client.call_tool("think"))
+
+    assert [each.data[META_REFUSAL]["code"] for each in refused] == ["replay"]
+    assert len(host.shown) == 1
+    assert "revoke" not in stepwrit.ledger.kinds()
 
 
 @both_eras
