@@ -12,7 +12,11 @@ from mcp_types import CallToolRequestParams, CallToolResult, RequestParams
 from stepwrit._mcp_inputs import refusal_error, refused_result
 from stepwrit._reply import local
 
-METHODS: Final = ("tasks/get", "tasks/update", "tasks/cancel", "tasks/list", "tasks/result")
+METHODS: Final = (
+    "tasks/get",
+    "tasks/update",
+    "tasks/cancel",
+)  # `list` and `result` are gone since 2026-07-28
 REASON: Final = "background tasks need FastMCP's: the official SDK has none"
 
 

@@ -38,7 +38,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def test_a_good_folder_passes_the_check(cli: Cli, policy: Path):
     result = cli("policy", "check", policy)
-    assert (result.exit_code, result.stdout) == (0, f"✓ {policy} loads: 9 statements\n")
+    assert (result.exit_code, result.stdout) == (0, f"✓ {policy} loads: 10 statements\n")
     told = json.loads(cli("policy", "check", policy, "--json").stdout)
     assert told["ok"] is True
     assert told["statements"]["server-low-only"] == "20-servers.cedar:3"

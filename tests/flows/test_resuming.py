@@ -338,7 +338,7 @@ async def test_a_token_in_place_of_the_id_is_no_way_round_what_is_true_now(rig: 
     await fresh("not_registered")
     listed = Persons({"alice": frozenset({ALICE})}, {}, frozenset({"alice"}))
     rig.settings.registry = replace(registry, persons=listed)
-    await fresh("revoked")
+    await fresh("frozen")
     rig.settings.registry = registry
     rig.policy.says = Deny(policies=("night",), reason="not at night")
     await fresh("policy")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from mcp import MCPError
-from mcp_types import Request, RequestParams, Result
+from mcp_types import METHOD_NOT_FOUND, Request, RequestParams, Result
 from tests.sdk.test_mcp_rig import ERAS, Rig, text_of
 
 from stepwrit.wire import META_REFUSAL
@@ -16,15 +16,23 @@ class Asks(Request[RequestParams, Any]):
 
 
 @pytest.mark.parametrize("era", ERAS)
-@pytest.mark.parametrize(
-    "method", ["tasks/get", "tasks/update", "tasks/cancel", "tasks/list", "tasks/result"]
-)
+@pytest.mark.parametrize("method", ["tasks/get", "tasks/update", "tasks/cancel"])
 async def test_requests_about_tasks_are_refused_by_type(era: str, method: str) -> None:
     rig = Rig()
     async with rig.client(era) as client:
         with pytest.raises(MCPError) as told:
             await client.session.send_request(Asks(method=method, params=RequestParams()), Result)
     assert told.value.error.data[META_REFUSAL]["code"] == "not_yet_supported"
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("method", ["tasks/list", "tasks/result"])
+async def test_methods_that_are_gone_are_unknown_as_the_protocol_says(era: str, method: str) -> None:
+    rig = Rig()
+    async with rig.client(era) as client:
+        with pytest.raises(MCPError) as told:
+            await client.session.send_request(Asks(method=method, params=RequestParams()), Result)
+    assert told.value.error.code == METHOD_NOT_FOUND
 
 
 async def test_a_call_that_is_to_be_a_task_is_refused_and_runs_nothing() -> None:
