@@ -316,7 +316,7 @@ class Store(Protocol):
         """Take the next run of a deferred step that was opened or waits, by any workload that its performer
         pattern covers: round + 1, with an entry. One that runs MUST raise Refused(`replay`) that says when it
         would be lost; a step that is not deferred Conflict(`wrong_state`). The first run uses the step's
-        approval up.
+        approval up. Once another run was taken, an earlier one's Operation MUST raise Refused(`replay`).
         """
         ...
 

@@ -117,6 +117,15 @@ class DeferredContract:
         )
         await house.store.move(house.make.move(second, "heartbeat"))
 
+    async def test_the_try_of_an_earlier_run_gets_no_later_one(self, house: House) -> None:
+        record = await deferred(house, performer=WORKERS)
+        command = house.make.resume(record)
+        running, _ = await house.store.resume(command)
+        waiting = (await house.store.move(house.make.move(running, "wait"))).record
+        assert (await house.store.resume(command))[0] == waiting
+        await resumed(house, waiting, caller=SECOND)
+        assert await code(house.store.resume(command)) == "replay"
+
     async def test_a_worker_that_the_pattern_does_not_cover_gets_nothing(self, house: House) -> None:
         record = await deferred(house)
         assert await code(house.store.resume(house.make.resume(record, caller=OTHER))) == "wrong_workload"

@@ -36,7 +36,7 @@ def resume(state: State, command: ResumeCommand) -> tuple[StepRecord, Grant | No
     check_marks(state, command.subjects, row)
     first = answered(state, key, command.op)
     if first is not None:
-        return row.record, self_grant_of(state, first)
+        return _again(row.record, first), self_grant_of(state, first)
     state.check_versions(command.versions)
     _check_worker(row.record, command)
     check_running(state, row.record, txn, now)
@@ -49,8 +49,17 @@ def resume(state: State, command: ResumeCommand) -> tuple[StepRecord, Grant | No
     look_soon(state, row, now)
     _tell(state, row, txn, command, life.round, now)
     own = spend_on_itself(state, row, txn, command, now)
-    answer(state, key, command.op, command.step if own is None else f"{command.step} {own.id}", now)
+    run = f"{command.step}@{life.round}"
+    answer(state, key, command.op, run if own is None else f"{run} {own.id}", now)
     return record, own
+
+
+def _again(record: StepRecord, first: str) -> StepRecord:
+    """What this operation took. Raises Refused(`replay`) once another run was taken: that is not its own."""
+    run = first.partition(" ")[0].rpartition("@")[2]
+    if run != str(record.life.round):
+        raise Refused("replay", f"run {run} of this step is over, and another was taken since", rule="round")
+    return record
 
 
 def _check_worker(record: StepRecord, command: ResumeCommand) -> None:
