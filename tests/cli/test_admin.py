@@ -179,7 +179,9 @@ def test_what_is_exported_can_be_applied_and_undone(cli: Cli, tmp_path: Path, ca
     after = json.loads(applied.stdout)
     assert (after["changed"], after["version"]) == (True, before["version"] + 1)
     assert after["digest"] == before["digest"]
-    assert "nothing new in this file" in cli(kind, "apply", file, "--reason", "a copy").stdout
+    again = cli(kind, "apply", file, "--reason", "a copy").stdout
+    assert f"nothing new in this file since it was last applied; v{after['version']} stays in force" in again
+    assert f"stepwrit {kind} undo --to N" in again
     undone = cli(kind, "undo", "--reason", "as it was")
     assert undone.stdout.startswith(f"{kind} v{before['version'] + 2} is in force")
     history = json.loads(cli(kind, "history", "--json").stdout)

@@ -191,7 +191,9 @@ def _applied(kind: VersionKind, answer: Mapping[str, Any], as_json: bool) -> Non
     elif answer["changed"]:
         say(f"{kind} v{answer['version']} is in force   {answer['digest']}")
     else:
-        say(f"{kind}: nothing new in this file since it was last applied; what is in force stays")
+        stays = f"v{answer['version']} stays in force" if "version" in answer else "what is in force stays"
+        say(f"{kind}: nothing new in this file since it was last applied; {stays}")
+        say(f"another version is put back with: stepwrit {kind} undo --to N   (stepwrit {kind} history)")
 
 
 def apply_all(

@@ -214,7 +214,7 @@ def _versions(router: APIRouter, ports: AdminPorts) -> None:
 
     @router.post("/{kind}/apply")
     async def apply(kind: VersionKind, body: ApplyBody, who: Asking) -> dict[str, object]:
-        """Apply a document; nothing changes unless all of it is good."""
+        """Apply a document; nothing changes unless all of it is good. The answer is what is in force then."""
         stored = await ports.live.apply(
             kind,
             body.text,
@@ -223,7 +223,9 @@ def _versions(router: APIRouter, ports: AdminPorts) -> None:
             reason=body.reason,
             accepts_impact=body.accept_impact,
         )
-        return {"changed": stored is not None, **({} if stored is None else _version(stored, doc=False))}
+        in_force = stored or await ports.house.store.version(kind)
+        told = {} if in_force is None else _version(in_force, doc=False)
+        return {"changed": stored is not None, **told}
 
     @router.post("/{kind}/undo")
     async def undo(kind: VersionKind, body: UndoBody, who: Asking) -> dict[str, object]:
