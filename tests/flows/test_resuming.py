@@ -20,7 +20,7 @@ from stepwrit_broker.core.step import StepRecord
 from stepwrit_broker.core.terms import Terms
 from stepwrit_broker.core.verdict import Deny, NeedsApproval, Permit
 from stepwrit_broker.core.workload import SpiffeId
-from stepwrit_broker.flows import approving, opening, performing, resuming
+from stepwrit_broker.flows import approving, keeping, opening, performing, resuming
 from stepwrit_broker.flows.explain import explain
 from stepwrit_broker.flows.revoke import Operator, mark
 from stepwrit_broker.ledger.view import SqliteLedgerView
@@ -493,6 +493,23 @@ async def test_arguments_that_are_gone(rig: Rig) -> None:
 
 
 # --- approvals
+
+
+async def test_what_ended_between_two_looks_says_how_it_ended(rig: Rig) -> None:
+    """Its arguments are erased in the same write: whoever saw it alive a moment ago is told of its end."""
+    record = await deferred(rig)
+    action = record.step.action
+    assert action is not None
+    assert await keeping.opened(rig.house, record.step, action) == ARGS
+    await resume(rig, record)
+    await close(rig, record.step.id)
+    with pytest.raises(Refused) as no:
+        await keeping.opened(rig.house, record.step, action)
+    assert no.value.code == "already_done"
+    gone = replace(record.step, id=record.step.id[:-1] + ("0" if record.step.id[-1] != "0" else "1"))
+    with pytest.raises(Refused) as no:
+        await keeping.opened(rig.house, gone, action)
+    assert no.value.code == "expired"
 
 
 def needs(count: int = 1) -> NeedsApproval:

@@ -376,7 +376,7 @@ async def test_a_proof_by_another_key_is_another_workloads(rig: Rig) -> None:
         {"method": "PUT"},
         {"path": "/v1/others"},
         {"now": time.time() - 600},
-        {"now": time.time() + 600},
+        {"now": time.time() + 86_400},
         {"ath": token_hash("another token")},
         {"ath": None},
     ],
