@@ -35,7 +35,7 @@ async def test_the_whole_story_goes_as_told_on_real_spire() -> None:
         told = await play(Path(folder), Teller(quiet=True, tree=lineage_tree), spire=True)
     assert told["as_told"], told["wrong"]
     assert told["identity"] == "spire"
-    assert (told["issued"], told["redeemed"], told["revoked"]) == (3, 3, 3)
+    assert (told["issued"], told["redeemed"], told["revoked"]) == (4, 4, 4)
 
 
 async def test_server_and_agent_come_back_with_the_same_identities() -> None:
