@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 from tests.contracts import (
@@ -18,10 +19,11 @@ from tests.contracts import (
     store_suite_rules,
     store_suite_tasks,
 )
-from tests.contracts.store_suite import Entry, House
+from tests.contracts.store_suite import Entry, House, refusal
 from tests.fakes import build
 from tests.fakes.entropy import SeededEntropy
 
+from stepwrit_broker.core.errors import Unavailable
 from stepwrit_broker.ledger.sqlite_log import SqliteLog
 from stepwrit_broker.store.sqlite import SqliteStore
 from stepwrit_broker.store.start import open_store
@@ -146,3 +148,39 @@ class TestApprovals(store_suite_approvals.ApprovalContract):
 
 class TestAuthenticators(store_suite_approvals.AuthenticatorContract):
     pass
+
+
+GRANTS = ("open", "accept", "resume", "reserve", "redeem")
+
+
+async def granting(house: House) -> dict[str, Callable[[], Awaitable[object]]]:
+    """A call of each verb that grants something; each would succeed."""
+    root = await house.root(expires_at=house.now + 7200)
+    job = await store_suite_deferred.deferred(house, root)
+    waits, runs, grant = await house.child(), await house.accepted(), await house.issued()
+    return {
+        "open": lambda: house.store.open(house.make.open(house.make.child_step(root))),
+        "accept": lambda: house.store.accept(house.make.accept(waits)),
+        "resume": lambda: house.store.resume(house.make.resume(job)),
+        "reserve": lambda: house.store.reserve(house.make.reserve(house.make.grant(runs))),
+        "redeem": lambda: house.store.redeem(house.make.redeem(grant)),
+    }
+
+
+@pytest.mark.parametrize("verb", GRANTS)
+async def test_nothing_is_granted_that_the_guard_refuses(house: House, verb: str) -> None:
+    """A ledger that was set back must not grant by any verb."""
+    tries, asked = await granting(house), list[str]()
+    kinds = house.kinds()
+
+    def refuse(name: str) -> None:
+        asked.append(name)
+        raise Unavailable("unavailable", "another history", rule="witness")
+
+    guarded = cast("SqliteStore", house.store)
+    guarded.set_guard(refuse)
+    assert (await refusal(tries[verb]())).rule == "witness"
+    assert (asked, house.kinds()) == ([verb], kinds)
+    guarded.set_guard(asked.append)
+    await tries[verb]()
+    assert len(house.kinds()) > len(kinds)

@@ -116,7 +116,9 @@ class SqliteStore:
         self._state.tell, self._marked = ended, marked
 
     def set_guard(self, guard: Guard) -> None:
-        """Called with the verb before `open`, `accept`, `reserve`, `redeem`; what it raises refuses them."""
+        """Called with the verb before `open`, `accept`, `resume`, `reserve` and `redeem`; what it raises
+        refuses them.
+        """
         self._guard = guard
 
     async def open(self, command: OpenCommand) -> StepRecord:
@@ -131,6 +133,7 @@ class SqliteStore:
 
     async def resume(self, command: ResumeCommand) -> tuple[StepRecord, Grant | None]:
         """Take the next run of a deferred step."""
+        self._guard("resume")
         return await self._writer.submit(lambda: deferring.resume(self._state, command))
 
     async def sealed_args(self, step: str) -> bytes | None:
