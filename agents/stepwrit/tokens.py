@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from stepwrit.wire import ACTION_TYPE, CLAIM_STEP, Impact, Origin, Proof
+from stepwrit.wire_chain import actors
 
 _T = TypeVar("_T")
 
@@ -146,7 +147,7 @@ class CredentialClaims:
             "jti": self.grant,
             "txn": self.txn,
             "cnf": {"jkt": self.jkt},
-            "act": _nest(self.chain),
+            "act": actors(self.chain),
             "authorization_details": [
                 {
                     "type": ACTION_TYPE,
@@ -202,14 +203,6 @@ def _person(claims: Mapping[str, object]) -> tuple[str, str] | None:
     if found.get("format") != "iss_sub":
         raise ClaimError("sub_id: format is not iss_sub")
     return _get(found, "iss", str), _get(found, "sub", str)
-
-
-def _nest(chain: tuple[str, ...]) -> dict[str, object]:
-    """RFC 8693 section 4.1: outermost is the current actor."""
-    actor: dict[str, object] = {}
-    for workload in reversed(chain):
-        actor = {"sub": workload, "act": actor} if actor else {"sub": workload}
-    return actor
 
 
 def _unnest(actor: Mapping[str, object]) -> tuple[str, ...]:

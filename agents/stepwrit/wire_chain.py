@@ -5,6 +5,7 @@ draft-ietf-oauth-identity-chaining and draft-ietf-oauth-identity-assertion-authz
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,3 +27,11 @@ class PeerBroker:
     issuer: str
     url: str
     broker_id: str
+
+
+def actors(chain: Sequence[str]) -> dict[str, object]:
+    """The `act` claim of a chain of workloads, the current one first and outermost (RFC 8693 section 4.1)."""
+    actor: dict[str, object] = {}
+    for workload in reversed(chain):
+        actor = {"sub": workload, "act": actor} if actor else {"sub": workload}
+    return actor

@@ -5,9 +5,7 @@ A real broker on loopback; over HTTP and stdio the server is a process of its ow
 
 from __future__ import annotations
 
-import asyncio
 import os
-import subprocess
 import sys
 import warnings
 from collections.abc import AsyncGenerator
@@ -15,12 +13,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import pytest_asyncio
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import ElicitResult
+from tests.fakes.serving import serving
 from tests.sdk.rounds_server import made
 
 from stepwrit.agent import Broker
@@ -28,7 +26,6 @@ from stepwrit.wire import META_REF, META_REFUSAL
 from stepwrit_broker.dev.broker import DevBroker, DevOptions, dev_id
 from stepwrit_broker.dev.ca import DevelopmentModeWarning
 from stepwrit_broker.dev.oidc import CLIENT_ID
-from stepwrit_broker.dev.ports import free_port
 
 SERVER = Path(__file__).with_name("rounds_server.py")
 PLAIN = {"impact": "low", "plan": "self"}
@@ -63,36 +60,13 @@ def identity(dev: DevBroker) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def over_http(environ: dict[str, str], log: Path) -> AsyncGenerator[str]:
-    port = free_port()
-    with log.open("wb") as said:
-        process = subprocess.Popen(
-            [sys.executable, str(SERVER), str(port)], env=environ, stdout=said, stderr=said
-        )
-    url = f"http://127.0.0.1:{port}/mcp"
-    try:
-        async with httpx2.AsyncClient() as http:
-            while True:
-                assert process.poll() is None, log.read_text()[-2000:]
-                try:
-                    await http.get(url)
-                    break
-                except httpx2.TransportError:
-                    await asyncio.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        await asyncio.to_thread(process.wait)
-
-
-@asynccontextmanager
 async def connected(
     transport: str, era: str, environ: dict[str, str], log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncGenerator[Client]:
     """A plain client of the guarded server."""
     options: dict[str, Any] = {"mode": era, "elicitation_callback": _answer}
     if transport == "http":
-        async with over_http(environ, log) as url, Client(url, **options) as client:
+        async with serving(SERVER, log, environ) as url, Client(url, **options) as client:
             yield client
     elif transport == "stdio":
         child = StdioServerParameters(command=sys.executable, args=[str(SERVER), "stdio"], env=environ)

@@ -14,6 +14,7 @@ from typing import Final, TypeVar, cast
 
 from stepwrit.digest import b64u
 from stepwrit.wire import ACTION_TYPE, CLAIM_STEP, Impact, Origin
+from stepwrit.wire_chain import actors
 
 TEXT_MAX: Final = 2048
 ACTORS_MAX: Final = 64
@@ -70,7 +71,7 @@ class GrantClaims:
             "iat": self.iat,
             "exp": self.exp,
             "cnf": {"jkt": self.jkt},
-            "act": _nest(self.chain),
+            "act": actors(self.chain),
             "authorization_details": [
                 {
                     "type": ACTION_TYPE,
@@ -121,14 +122,6 @@ def grant_digest(payload: bytes) -> str:
     The signature is no part of it: the same claims may be signed twice.
     """
     return b64u(hashlib.sha256(payload).digest())
-
-
-def _nest(chain: tuple[str, ...]) -> dict[str, object]:
-    """RFC 8693 section 4.1: outermost is the current actor."""
-    actor: dict[str, object] = {}
-    for workload in reversed(chain):
-        actor = {"sub": workload, "act": actor} if actor else {"sub": workload}
-    return actor
 
 
 def _unnest(actor: Mapping[str, object]) -> tuple[str, ...]:

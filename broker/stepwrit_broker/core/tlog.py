@@ -34,7 +34,7 @@ class AddCheckpoint:
 
     def text(self) -> str:
         """The request's body."""
-        lines = [f"old {self.old}", *map(_encode, self.proof), "", self.checkpoint]
+        lines = [f"old {self.old}", *proof_lines(self.proof), "", self.checkpoint]
         return "\n".join(lines)
 
 
@@ -63,7 +63,7 @@ class LogProof:
     def text(self) -> str:
         """The proof as a file's content."""
         extra = [] if self.extra is None else [f"extra {_encode(self.extra)}"]
-        lines = [PROOF_HEAD, *extra, f"index {self.index}", *map(_encode, self.path), "", self.checkpoint]
+        lines = [PROOF_HEAD, *extra, f"index {self.index}", *proof_lines(self.path), "", self.checkpoint]
         return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ happens over there is that side's to decide.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from stepwrit.digest import canonical
 from stepwrit.wire_chain import GRANT_S
@@ -35,6 +35,7 @@ from stepwrit_broker.flows.house import (
     same_tenant,
     subject_of,
 )
+from stepwrit_broker.flows.issue import charge_of
 from stepwrit_broker.flows.knowing import within
 from stepwrit_broker.ports import AcceptCommand, Evidence, InForce, ReserveCommand
 
@@ -120,7 +121,7 @@ async def _attempt(
             line_times=1,
             proofs=(),
             subjects=subjects,
-            charge=_charge(caller, step, placed),
+            charge=_charge(caller, placed),
             versions=force.versions,
             evidence=Evidence(
                 facts={"svid": caller.workload.serial, "export": said},
@@ -238,17 +239,8 @@ def _person(step: Step) -> tuple[str, str] | None:
     return None if requester is None else (requester.issuer, requester.subject)
 
 
-def _charge(caller: Caller, step: Step, placed: _Placed) -> Charge:
-    requester = step.intent.requester
-    return Charge(
-        on="credentials",
-        values={
-            "workload": caller.workload.id,
-            "tool": placed.action.tool,
-            "resource": placed.peer.issuer,
-            "requester": "" if requester is None else requester.opaque,
-            "origin": step.origin,
-            "tenant": step.tenant,
-            "peer": placed.peer.issuer,
-        },
-    )
+def _charge(caller: Caller, placed: _Placed) -> Charge:
+    """As for a credential at a resource, and by the peer."""
+    peer = placed.peer.issuer
+    counted = charge_of(placed.record.step, caller, placed.action, peer)
+    return replace(counted, values={**counted.values, "peer": peer})

@@ -123,7 +123,7 @@ async def _attempt(
             line_times=times,
             proofs=proof_uses(caller),
             subjects=(*caller_subjects(caller), f"resource:{audience}"),
-            charge=_charge(record.step, caller, action, audience),
+            charge=charge_of(record.step, caller, action, audience),
             versions=force.versions,
             evidence=Evidence(
                 facts={"svid": caller.workload.serial}, decision=decision(question, verdict, force)
@@ -271,7 +271,8 @@ def _actors(step: Step, performer: str) -> tuple[str, ...]:
     return (performer, *(hop.initiator for hop in reversed(step.chain)))
 
 
-def _charge(step: Step, caller: Caller, action: Action, audience: str) -> Charge:
+def charge_of(step: Step, caller: Caller, action: Action, audience: str) -> Charge:
+    """What a credential of the step is counted by."""
     return Charge(
         on="credentials",
         values={

@@ -9,13 +9,19 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Final, NoReturn
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from stepwrit_broker.ledger.notes import NoteRefused, check_name, signature_lines, split_vkey
+from stepwrit_broker.ledger.notes import (
+    NoteRefused,
+    check_id,
+    check_name,
+    key_id,
+    signature_lines,
+    split_vkey,
+)
 
 COSIGNATURE: Final = b"\x04"
 MAX_TIME: Final = 253_402_300_799  # the end of the year 9999: a date that can be shown
@@ -35,8 +41,7 @@ class CosignatureVerifier:
         check_name(self.name)
         if len(self.public) != 32:
             _refuse("an Ed25519 public key is 32 bytes")
-        digest = sha256(self.name.encode() + b"\n" + COSIGNATURE + self.public).digest()
-        object.__setattr__(self, "key_id", digest[:4])
+        object.__setattr__(self, "key_id", key_id(self.name, self.public, COSIGNATURE))
         object.__setattr__(self, "_key", Ed25519PublicKey.from_public_bytes(self.public))
 
     @property
@@ -103,15 +108,14 @@ def parse_witness_vkey(unverified: str) -> CosignatureVerifier:
     if blob[:1] != COSIGNATURE:
         _refuse("not a witness's key: its type is not that of Ed25519 cosignatures (0x04)")
     verifier = CosignatureVerifier(name=name, public=blob[1:])
-    if verifier.key_id.hex() != declared:
-        _refuse("the key ID does not belong to this name and key")
+    check_id(verifier.key_id, declared)
     return verifier
 
 
 def witness_secret(name: str, seed: bytes) -> str:
     """The line of a witness's key file: `PRIVATE+KEY+name+id+seed`, with the type of cosignatures."""
-    key_id = CosignatureSigner.from_seed(name, seed).verifier.key_id.hex()
-    return f"PRIVATE+KEY+{name}+{key_id}+{base64.b64encode(COSIGNATURE + seed).decode()}"
+    own = CosignatureSigner.from_seed(name, seed).verifier.key_id.hex()
+    return f"PRIVATE+KEY+{name}+{own}+{base64.b64encode(COSIGNATURE + seed).decode()}"
 
 
 def parse_witness_secret(unverified: str) -> CosignatureSigner:
@@ -122,8 +126,7 @@ def parse_witness_secret(unverified: str) -> CosignatureSigner:
     if blob[:1] != COSIGNATURE or len(blob) != 33:
         _refuse("not a witness's private key")
     signer = CosignatureSigner.from_seed(name, blob[1:])
-    if signer.verifier.key_id.hex() != declared:
-        _refuse("the key ID does not belong to this name and key")
+    check_id(signer.verifier.key_id, declared)
     return signer
 
 

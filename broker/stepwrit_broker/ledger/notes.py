@@ -106,9 +106,9 @@ class SignatureLine(NamedTuple):
     text: str
 
 
-def key_id(name: str, public: bytes) -> bytes:
-    """Four bytes that, with the name, tell keys apart; no protection against collisions."""
-    return sha256(name.encode() + b"\n" + ED25519 + public).digest()[:4]
+def key_id(name: str, public: bytes, kind: bytes = ED25519) -> bytes:
+    """Four bytes that, with the name, tell keys apart; no protection against collisions. kind: one byte."""
+    return sha256(name.encode() + b"\n" + kind + public).digest()[:4]
 
 
 def check_name(unverified: str) -> None:
@@ -119,9 +119,9 @@ def check_name(unverified: str) -> None:
 
 def parse_vkey(unverified: str) -> NoteVerifier:
     """The public key in a `name+id+key` line; NoteRefused for other types and a wrong key ID."""
-    name, declared, blob = _three_parts(unverified)
+    name, declared, blob = split_vkey(unverified)
     verifier = NoteVerifier(name=name, public=_typed_key(blob))
-    _check_id(verifier, declared)
+    check_id(verifier.key_id, declared)
     return verifier
 
 
@@ -130,9 +130,9 @@ def parse_secret(unverified: str) -> NoteSigner:
     prefix, rest = unverified[: len(_PRIVATE) + 1], unverified[len(_PRIVATE) + 1 :]
     if prefix != _PRIVATE + "+":
         _refuse("not a private key line")
-    name, declared, blob = _three_parts(rest)
+    name, declared, blob = split_vkey(rest)
     signer = NoteSigner.from_seed(name, _typed_key(blob))
-    _check_id(signer.verifier, declared)
+    check_id(signer.verifier.key_id, declared)
     return signer
 
 
@@ -172,11 +172,6 @@ def signature_lines(unverified: str | bytes) -> tuple[str, list[SignatureLine]]:
     return text, [SignatureLine(*_parse_line(line), line + "\n") for line in lines]
 
 
-def split_vkey(unverified: str) -> tuple[str, str, bytes]:
-    """Name, declared key ID (hexadecimal) and typed key of a `name+id+key` line, none checked yet."""
-    return _three_parts(unverified)
-
-
 def _decode(unverified: str | bytes) -> str:
     if len(unverified) > MAX_NOTE_BYTES:
         _refuse("the note is too long")
@@ -214,7 +209,8 @@ def _parse_line(line: str) -> tuple[str, bytes]:
     return name, blob
 
 
-def _three_parts(unverified: str) -> tuple[str, str, bytes]:
+def split_vkey(unverified: str) -> tuple[str, str, bytes]:
+    """Name, declared key ID (hexadecimal) and typed key of a `name+id+key` line, none checked yet."""
     name, _, rest = unverified.partition("+")
     declared, _, encoded = rest.partition("+")
     return name, declared, _decode_base64(encoded)
@@ -226,8 +222,9 @@ def _typed_key(blob: bytes) -> bytes:
     return blob[1:]
 
 
-def _check_id(verifier: NoteVerifier, declared: str) -> None:
-    if declared != verifier.key_id.hex():
+def check_id(own: bytes, declared: str) -> None:
+    """Return if a key's own ID is the one that its line declares (hexadecimal)."""
+    if declared != own.hex():
         _refuse("the key ID does not belong to this name and key")
 
 

@@ -5,21 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import subprocess
-import sys
 import warnings
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
-import httpx2
 import pytest
+from tests.fakes.serving import serving
 from tests.live.conformance.everything import everything
 
 from stepwrit_broker.dev import suites
 from stepwrit_broker.dev.broker import LIMITS, DevBroker, DevOptions
 from stepwrit_broker.dev.ca import DevelopmentModeWarning
-from stepwrit_broker.dev.ports import free_port
 
 pytestmark = pytest.mark.live
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "conformance.md"
@@ -36,28 +32,6 @@ def listed(title: str, columns: int) -> set[tuple[str, ...]]:
     rows = [tuple(cell.strip(" `") for cell in cells) for cells in lines]
     assert all(len(row) == columns and row[-1] for row in rows), "each row gives its reason"
     return {row[:-1] for row in rows[2:]}
-
-
-@asynccontextmanager
-async def serving(log: Path, environ: Mapping[str, str], *words: str) -> AsyncIterator[str]:
-    port = free_port()
-    command = [sys.executable, str(SERVER), str(port), *words]
-    with log.open("wb") as said:
-        process = subprocess.Popen(command, env=dict(environ), stdout=said, stderr=said)
-    url = f"http://127.0.0.1:{port}/mcp"
-    try:
-        async with httpx2.AsyncClient() as http:
-            while True:
-                assert process.poll() is None, log.read_text()[-2000:]
-                try:
-                    await http.get(url)
-                    break
-                except httpx2.TransportError:
-                    await asyncio.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
 
 
 async def run(url: str, revision: str, into: Path) -> Checks:
@@ -101,8 +75,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Mapping[str, Chec
         async with DevBroker(folder / "dev", options) as dev:
             identity = {**path, **dev.environment("mcp-server/everything")}
             async with (
-                serving(folder / "bare.log", path, "bare") as bare,
-                serving(folder / "guarded.log", identity) as guarded,
+                serving(SERVER, folder / "bare.log", path, "bare") as bare,
+                serving(SERVER, folder / "guarded.log", identity) as guarded,
             ):
                 plain = {each: await run(bare, each, folder / f"bare-{each}") for each in REVISIONS}
                 ours = {each: await run(guarded, each, folder / f"guarded-{each}") for each in REVISIONS}
