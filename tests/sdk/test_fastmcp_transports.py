@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp_types import ElicitResult
+from tests.fakes.serving import serving
 from tests.sdk import test_transports as official
 
 from stepwrit.agent import Broker
@@ -27,18 +29,15 @@ async def answered(_ctx: object, _params: object) -> ElicitResult:
 
 
 @asynccontextmanager
-async def connected(
-    transport: str, era: str, environ: dict[str, str], log: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncGenerator[Client]:
-    monkeypatch.setattr(official, "SERVER", SERVER)
+async def connected(transport: str, era: str, environ: dict[str, str], log: Path) -> AsyncGenerator[Client]:
     if transport == "http":
         async with (
-            official.over_http(environ, log) as url,
+            serving(SERVER, log, environ) as url,
             Client(url, mode=era, elicitation_callback=answered) as client,
         ):
             yield client
         return
-    how = StdioServerParameters(command=official.sys.executable, args=[str(SERVER), "stdio"], env=environ)
+    how = StdioServerParameters(command=sys.executable, args=[str(SERVER), "stdio"], env=environ)
     with log.open("w") as said:
         async with Client(stdio_client(how, errlog=said), mode=era, elicitation_callback=answered) as client:
             yield client
@@ -47,13 +46,13 @@ async def connected(
 @pytest.mark.parametrize("era", official.ERAS)
 @pytest.mark.parametrize("transport", ["http", "stdio"])
 async def test_a_guarded_call_is_the_same(
-    dev: DevBroker, identity: Any, transport: str, era: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dev: DevBroker, identity: Any, transport: str, era: str, tmp_path: Path
 ) -> None:
     broker = Broker.from_env(dev.environment("agent/dev"))
     token = dev.issuer.mint("dev-person", client_id=CLIENT_ID)
     async with (
         broker,
-        connected(transport, era, identity, tmp_path / "log", monkeypatch) as client,
+        connected(transport, era, identity, tmp_path / "log") as client,
         broker.intent(token, purpose="a test", tools=["ledger/*"]) as intent,
     ):
         bare: Any = await client.call_tool("note", {"words": "milk"})
