@@ -1,0 +1,1 @@
+"""The fleet's store: many brokers, Redis for speed, PostgreSQL for truth."""
