@@ -50,7 +50,7 @@ from stepwrit_broker.wiring.documents import OperatorDocuments
 from stepwrit_broker.wiring.ending import Endings
 from stepwrit_broker.wiring.federating import FOLDER, Federating, one_source_each
 from stepwrit_broker.wiring.files import OperatorFiles
-from stepwrit_broker.wiring.identify import identified
+from stepwrit_broker.wiring.identify import first_authorities, identified
 from stepwrit_broker.wiring.ledgering import Ledgering, signer
 from stepwrit_broker.wiring.listening import Listening, Served
 from stepwrit_broker.wiring.notifying import Notifying
@@ -101,6 +101,7 @@ class Broker:
         await self.expiries.load(self.house)
         self.listening = Listening(self._served(), self._stack)
         await self.listening.start()
+        await first_authorities(self.jwt_bundles)
         self._stack.callback(self.endings.close)  # before the listeners drain
         self._work()
         await self.say("broker.started", {"broker": self.settings.broker_id, "epoch": self.store.epoch})

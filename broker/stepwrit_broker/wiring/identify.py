@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from stepwrit._look import Offered, offered_x509
 from stepwrit.errors import IdentityUnavailable
 from stepwrit.identity import WorkloadIdentity, X509Snapshot
+from stepwrit.jwt_bundles import JwtBundleWatch
 from stepwrit_broker.core.errors import Unavailable
 
+AUTHORITIES_WAIT_S: Final = 5.0
+LOOK_S: Final = 0.02
 REGISTER = "register it (stepwrit spire entries), and ask stepwrit doctor, as this user, what is missing"
 
 
@@ -33,6 +37,17 @@ async def identified(
             who_can_change_it="the operator (the registration entry, or broker.toml broker_id, spiffe_hint)",
         )
     return snapshot
+
+
+async def first_authorities(watch: JwtBundleWatch) -> None:
+    """Wait for the first answer about JWT authorities, or that there will be none for now.
+
+    Callers with a certificate need none, so a broker whose Workload API has none starts all the same.
+    """
+    for _ in range(int(AUTHORITIES_WAIT_S / LOOK_S)):
+        if watch.current().generation or watch.health().state != "starting":
+            return
+        await asyncio.sleep(LOOK_S)
 
 
 def others(offered: tuple[Offered, ...], wanted: str, hint: str | None) -> str:
