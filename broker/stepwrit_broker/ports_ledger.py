@@ -1,10 +1,35 @@
-"""The seam between the log's faces and whoever keeps the log: tiles and witnesses."""
+"""The seams of the log: with its faces (tiles, witnesses), and with the store in whose transaction it is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+
+class Contradiction(Exception):  # noqa: N818  a fact that ends an epoch
+    """The stream says what the truth denies: a number twice or missing, a grant used twice. The epoch must
+    end.
+    """
+
+
+class Said(NamedTuple):
+    """One entry of the ledger."""
+
+    body: bytes
+    at: float
+    kind: str
+    txn: str | None
+    ref: str | None
+    tenant: str | None
+
+
+class Kept(NamedTuple):
+    """One decision document beside the log. name: the transaction, or the ref outside any."""
+
+    digest: str
+    name: str | None
+    doc: bytes
 
 
 class Published(NamedTuple):

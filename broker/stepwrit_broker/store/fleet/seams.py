@@ -24,6 +24,9 @@ from typing import NamedTuple, Protocol
 from stepwrit_broker.core.limits import RateLimit
 from stepwrit_broker.core.marks import Mark
 from stepwrit_broker.core.versions import StoredVersion, VersionKind
+from stepwrit_broker.ports_ledger import Contradiction as Contradiction  # noqa: PLC0414  given on
+from stepwrit_broker.ports_ledger import Kept as Kept  # noqa: PLC0414  given on
+from stepwrit_broker.ports_ledger import Said as Said  # noqa: PLC0414  given on
 
 SHARDS_MAX = 256
 
@@ -38,12 +41,6 @@ class Stale(Exception):  # noqa: N818
     def __init__(self, what: str, high: float = 0.0) -> None:
         super().__init__(what)
         self.what, self.high = what, high
-
-
-class Contradiction(Exception):  # noqa: N818
-    """The stream says what the truth denies: a number twice or missing, a grant used twice. The epoch must
-    end.
-    """
 
 
 class Row(NamedTuple):
@@ -90,25 +87,6 @@ class Change:
     version: int
     put: tuple[Row, ...] = field(repr=False)
     drop: tuple[str, ...] = ()
-
-
-class Said(NamedTuple):
-    """One entry of the ledger."""
-
-    body: bytes
-    at: float
-    kind: str
-    txn: str | None
-    ref: str | None
-    tenant: str | None
-
-
-class Kept(NamedTuple):
-    """One decision document beside the log. name: the transaction, or the ref outside any."""
-
-    digest: str
-    name: str | None
-    doc: bytes
 
 
 class Used(NamedTuple):
