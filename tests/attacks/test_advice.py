@@ -242,7 +242,7 @@ async def test_beyond_a_rate_answers_are_one_entry_that_counts_them(asked_stage:
     for _ in range(3):
         assert decisions(await ask(fleet, items(scene, 50), path=MANY)) == [True] * 50
     assert asked_stage.broker.ledger.head()["size"] - before == 60
-    assert await asked_stage.broker.answers.flush(asked_stage.now()) == 1
+    assert await asked_stage.broker.housed.answers.flush(asked_stage.now()) == 1
     (last,) = asked_stage.broker.ledger.tail(
         asked_stage.broker.ledger.head()["size"] - 2, 10, ["question.counted"], None
     )

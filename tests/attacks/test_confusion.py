@@ -173,7 +173,7 @@ async def test_a_credential_under_the_step_tokens_key_is_refused(stage: Stage) -
     """Two keys: what signs step tokens cannot sign a credential, whatever its type says."""
     held = await stage.held()
     _, claims = read(held.token)
-    step_ring, credential_ring, *_ = stage.broker._rings
+    step_ring, credential_ring, *_ = stage.broker.housed.rings
     key = step_ring.signing_key(time.time())
     refused(stage, await held.bank.redeem(key.sign(TYP_CREDENTIAL, claims), held.ledger), "invalid_token")
     other = credential_ring.signing_key(time.time())

@@ -169,10 +169,10 @@ async def test_a_token_of_another_type_is_no_grant(two: Two, typ: str) -> None:
 
 async def test_keys_are_the_peers_own_and_nobody_elses(two: Two) -> None:
     crossing = await two.crossing()
-    kid = two.home.broker._rings[2].signing_key(two.home.now()).kid
+    kid = two.home.broker.housed.rings[2].signing_key(two.home.now()).kid
     for key in (SigningKey.generate(kid=kid), SigningKey.generate(), crossing.opened.by.key):
         refused(two.away, await two.arrives(two.forged(crossing, key=key)), "invalid_grant")
-    own = two.away.broker._rings[2].signing_key(two.away.now())
+    own = two.away.broker.housed.rings[2].signing_key(two.away.now())
     refused(two.away, await two.arrives(two.forged(crossing, key=own)), "invalid_grant")
     (await two.arrives(crossing)).ok()
 

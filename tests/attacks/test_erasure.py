@@ -55,8 +55,8 @@ async def test_salt_and_documents_go_and_the_tree_stays(world: Stage) -> None:
     (entry,) = world.on_record(done["ref"])
     assert entry.facts is not None
     assert (entry.kind, entry.facts["erased"], entry.facts["reason"]) == ("txn.erased", txn, "request 4711")
-    await world.broker.ledgering.sign(world.broker.store)
-    assert verify_database(world.settings().store_path, world.broker.ledgering.vkey).ok
+    await world.broker.backing.sign()
+    assert verify_database(world.settings().store_path, world.broker.backing.vkey).ok
 
 
 async def test_what_was_erased_is_not_in_the_database_file_any_more(world: Stage) -> None:

@@ -122,7 +122,7 @@ async def test_a_flood_of_refusals_is_counted_and_issuance_goes_on(stage: Stage)
     replies = await many(150, lambda: mallory.credential(opened.step))
     assert {reply.status for reply in replies} <= {400, 403}
     assert len({reply.refusal["ref"] for reply in replies}) == 150
-    await stage.broker.refusals.flush(stage.now())
+    await stage.broker.housed.refusals.flush(stage.now())
     told = stage.broker.ledger.tail(before, 1000, ["refused", "refused.counted"], None)
     single = [entry for entry in told if entry.kind == "refused"]
     counts = [entry.facts["counted"] for entry in told if entry.kind == "refused.counted" and entry.facts]

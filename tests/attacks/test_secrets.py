@@ -195,7 +195,7 @@ async def evidence(request: pytest.FixtureRequest) -> AsyncGenerator[Evidence]:
             await _broken(stage, held, gathered)
             for name, key in (("the agent's key", chat.key), ("the server's key", held.ledger.key)):
                 gathered.key(name, key)
-            for ring in stage.broker._rings:
+            for ring in stage.broker.housed.rings:
                 gathered.key("a key of the broker's", ring.signing_key(stage.now()))
             gathered.said["metrics"] = stage.broker.metrics.text()
             gathered.said["error bodies"] = b"\n".join(
@@ -206,7 +206,7 @@ async def evidence(request: pytest.FixtureRequest) -> AsyncGenerator[Evidence]:
                 stage.broker.house,
                 stage.broker.store,
                 stage.broker.settings,
-                *stage.broker._rings,
+                *stage.broker.housed.rings,
             ]
             gathered.said["reprs of the broker's parts"] = "\n".join(map(repr, objects)).encode()
             await stage.stop()

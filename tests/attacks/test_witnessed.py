@@ -38,7 +38,7 @@ class Watched:
             state_file=folder / "witness.json",
             listen="127.0.0.1:0",
             ops="127.0.0.1:0",
-            log=(WitnessLog(vkey=stage.broker.ledgering.vkey),),
+            log=(WitnessLog(vkey=stage.broker.backing.vkey),),
         )
 
     async def up(self) -> None:
@@ -64,11 +64,11 @@ class Watched:
 
     @property
     def broker(self) -> Witnessing:
-        return self.stage.broker.witnessing
+        return self.stage.embedded.witnessing
 
     async def followed(self) -> None:
         """All that is committed now is cosigned."""
-        size = self.stage.broker.ledgering.log.size
+        size = self.stage.embedded.ledgering.log.size
         await until(lambda: (self.broker.published() or (0, ""))[0] >= size)
 
     def snapshot(self) -> None:
@@ -198,9 +198,9 @@ async def test_a_log_that_was_forked_while_its_witness_slept_is_found(watched: W
     await watched.down()
     await stage.start()  # nobody objects: the witness is cut off
     assert watched.broker.contradiction() is None
-    while stage.broker.ledgering.log.size <= size + 5:
+    while stage.embedded.ledgering.log.size <= size + 5:
         await stage.held()
-    await stage.broker.ledgering.sign(stage.broker.store)
+    await stage.broker.backing.sign()
     await watched.up()
     await until(lambda: watched.broker.contradiction() is not None)
     assert "no continuation" in (watched.broker.contradiction() or "")

@@ -43,8 +43,8 @@ async def _made(folder: Path) -> Log:
         (await (await stage.actor("mcp-server/ledger")).accept(opened)).ok()
         other = await stage.asked()
         (await stage.admin("POST", f"/v1/admin/approvals/{other['id']}/cancel", {"reason": "no"})).ok()
-        await stage.broker.chores.checkpoint()
-        vkey = stage.broker.ledgering.vkey
+        await stage.broker.backing.checkpoint()
+        vkey = stage.broker.backing.vkey
         await stage.stop()
         for each in (stage.folder / "store").iterdir():
             shutil.copy(each, folder / each.name)

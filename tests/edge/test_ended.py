@@ -92,8 +92,8 @@ async def test_a_broker_that_stops_lets_go_of_those_it_holds(stage: Stage) -> No
     with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             group.start_soon(held)
-            while not stage.broker.endings._held:
+            while not stage.broker.housed.endings._held:
                 await anyio.sleep(0.01)
-            stage.broker.endings.close()
+            stage.broker.housed.endings.close()
     assert heard == [True]
     await stage.restart()

@@ -26,7 +26,7 @@ async def stage() -> AsyncIterator[Stage]:
         made.tuned["tiles_for"] = "everyone"
         await made.restart()
         await made.held()
-        await made.broker.ledgering.sign(made.broker.store)
+        await made.broker.backing.sign()
         yield made
 
 
@@ -42,7 +42,7 @@ def public(stage: Stage) -> httpx2.AsyncClient:
 
 
 def size_of(stage: Stage) -> int:
-    signed = stage.broker.ledgering.signed()
+    signed = stage.embedded.ledgering.signed()
     assert signed is not None
     return signed.size
 
@@ -52,7 +52,7 @@ async def test_anyone_reads_checkpoint_and_hash_tiles_where_the_operator_says_so
         answer = await http.get("/tlog/checkpoint")
         assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
         assert answer.headers["cache-control"] == "no-cache"
-        signed = open_checkpoint(answer.text, stage.broker.ledgering.key.verifier).checkpoint
+        signed = open_checkpoint(answer.text, stage.embedded.ledgering.key.verifier).checkpoint
         tile = await http.get(f"/tlog/tile/0/000.p/{signed.size}")
         assert tile.headers["content-type"] == "application/octet-stream"
         assert tile.headers["cache-control"] == "public, max-age=31536000, immutable"
@@ -98,7 +98,7 @@ async def test_an_auditor_reads_entries_that_hash_to_the_tile(stage: Stage) -> N
 async def test_one_tenants_auditor_reads_hashes_and_not_what_others_did() -> None:
     async with Stage(entries=TENANTS) as stage:
         held = await stage.held()
-        await stage.broker.ledgering.sign(stage.broker.store)
+        await stage.broker.backing.sign()
         own, blue = await stage.actors("auditor/all", "auditor/blue")
         for eye in (own, blue):
             assert (await get(eye, "/tlog/checkpoint"))[0] == 200

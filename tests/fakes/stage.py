@@ -56,6 +56,7 @@ from stepwrit_broker.dev.workload_api import DevTrustDomain
 from stepwrit_broker.policy.files import stance
 from stepwrit_broker.ports import LoggedEntry
 from stepwrit_broker.wiring.broker import Broker
+from stepwrit_broker.wiring.embedded import EmbeddedBacking
 from stepwrit_broker.wiring.settings import Address, BrokerSettings
 
 DOMAIN = "stage.test"
@@ -422,6 +423,12 @@ class Stage:
         transports, self._transports = self._transports, {}
         await asyncio.gather(*(each.close() for each in transports.values()))
 
+    @property
+    def embedded(self) -> EmbeddedBacking:
+        """What the broker stands on here."""
+        assert isinstance(self.broker.backing, EmbeddedBacking)
+        return self.broker.backing
+
     async def restart(self) -> None:
         await self.stop()
         await self.start()
@@ -584,7 +591,7 @@ class Stage:
 
     def forget_refusals(self) -> None:
         """New windows for the refusals that each caller may have on record."""
-        self.broker.refusals._tallies.clear()
+        self.broker.housed.refusals._tallies.clear()
 
     # --- the right way, as far as a test needs it
 

@@ -208,7 +208,7 @@ class Two:
         self, crossing: Crossing, key: SigningKey | None = None, typ: str = TYP_ID_JAG, **claims: Any
     ) -> str:
         """The grant with other claims, by a key of home's broker (or another)."""
-        ring = self.home.broker._rings[2]
+        ring = self.home.broker.housed.rings[2]
         signer = key or ring.signing_key(self.home.now())
         return signer.sign(typ, {**crossing.claims, "jti": crossing.claims["jti"] + "x", **claims})
 

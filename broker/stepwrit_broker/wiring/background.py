@@ -14,17 +14,15 @@ import structlog
 
 from stepwrit.errors import IdentityUnavailable
 from stepwrit.identity import WorkloadIdentity
-from stepwrit_broker.core import ids
 from stepwrit_broker.core.errors import Problem
 from stepwrit_broker.flows.advice import AnswerRecorder
 from stepwrit_broker.flows.house import House
 from stepwrit_broker.flows.refusals import RefusalRecorder
 from stepwrit_broker.flows.settings import Live
 from stepwrit_broker.observe import Metrics
-from stepwrit_broker.ports import Clock, Entropy, Evidence, Happening, Reaped
-from stepwrit_broker.store.sqlite import SqliteStore
+from stepwrit_broker.ports import Clock, Reaped
 from stepwrit_broker.wiring import health
-from stepwrit_broker.wiring.ledgering import Ledgering
+from stepwrit_broker.wiring.backing import Backing
 from stepwrit_broker.wiring.waiting import Expiries
 
 _log = structlog.get_logger("stepwrit.broker")
@@ -94,23 +92,6 @@ async def _tried(job: Callable[[], Awaitable[None]]) -> bool:
     return False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recorder:
-    """Puts what the broker itself did into the ledger."""
-
-    store: SqliteStore
-    clock: Clock
-    entropy: Entropy
-
-    async def __call__(self, kind: str, facts: dict[str, object]) -> None:
-        """One entry of this kind."""
-        ref = ids.make_ref(self.entropy.bytes(ids.REF_BYTES))
-        evidence = Evidence(facts=facts)
-        await self.store.record(
-            Happening(kind=kind, ref=ref, tenant=None, txn=None, evidence=evidence, now=self.clock.now())
-        )
-
-
 @dataclass(kw_only=True)
 class Chores:
     """The recurring work. svid_ends: the end of our SVID as last seen, seconds since the epoch."""
@@ -118,36 +99,28 @@ class Chores:
     disk_reserve: int
     clock: Clock
     metrics: Metrics
-    store: SqliteStore
-    ledgering: Ledgering
+    backing: Backing
     live: Live
     house: House
     expiries: Expiries
     refusals: RefusalRecorder
     answers: AnswerRecorder
-    say: Recorder
     identity: WorkloadIdentity
     streams: Mapping[str, health.Watched]
     svid_ends: float
 
     async def reap(self) -> None:
         """End what is over, purge what nobody asks for any more."""
-        self._count(await self.store.reap(self.clock.now()))
+        self._count(await self.backing.store.reap(self.clock.now()))
         await self.expiries.tell(self.house)
 
     async def walk(self) -> None:
         """Follow a new revocation at once: what it ends is then on record, and told to those who run it."""
-        self._count(await self.store.walk(self.clock.now()))
+        self._count(await self.backing.store.walk(self.clock.now()))
 
     def _count(self, done: Reaped) -> None:
         for what, count in (("steps", done.steps), ("grants", done.grants), ("purged", done.purged)):
             self.metrics.reaped.labels(what).inc(count)
-
-    async def checkpoint(self) -> None:
-        """Sign what is committed."""
-        if self.ledgering.log.size:
-            await self.ledgering.sign(self.store)
-            self.metrics.ledger_signed.set(self.ledgering.log.size)
 
     async def flush(self) -> None:
         """What was only counted becomes an entry: callers beyond their rate, and all unattested tries."""
@@ -155,21 +128,22 @@ class Chores:
         await self.answers.flush(self.clock.now())
         untold = self.metrics.untold()
         if untold:
-            await self.say("refused.counted", {"unattested": untold})
+            await self.backing.say("refused.counted", {"unattested": untold})
 
     async def gauge(self) -> None:
         """Set the gauges that nobody else sets."""
         self._gauge_identity()
-        room = self.store.headroom()
+        store = self.backing.store
+        room = store.headroom()
         self.metrics.store_bytes.set(room.used)
         self.metrics.headroom.set(room.free - self.disk_reserve)
         self.metrics.ledger_entries.set(room.entries)
         self.metrics.ledger_bytes.set(room.ledger)
-        backlog = await self.store.approvals.backlog()
+        backlog = await store.approvals.backlog()
         self.metrics.approvals_waiting.set(backlog.waiting)
         waited = 0.0 if backlog.since is None else self.clock.now() - backlog.since
         self.metrics.approvals_oldest.set(round(max(0.0, waited), 1))
-        self.metrics.standing.set(len(self.store.marks()))
+        self.metrics.standing.set(len(store.marks()))
         versions = self.live.now_in_force().versions
         for kind in ("policy", "registry", "limits", "bundles"):
             self.metrics.versions.labels(kind).set(getattr(versions, kind))

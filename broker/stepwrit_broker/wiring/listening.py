@@ -49,7 +49,7 @@ from stepwrit_broker.ports import Clock
 from stepwrit_broker.ports_approval import SignIns
 from stepwrit_broker.ports_peer import PeerGrants
 from stepwrit_broker.ports_signal import Signals
-from stepwrit_broker.store.sqlite import SqliteStore
+from stepwrit_broker.wiring.backing import BrokerStore
 from stepwrit_broker.wiring.paging import paged
 from stepwrit_broker.wiring.settings import BrokerSettings
 
@@ -62,15 +62,13 @@ class Served:
     authorities: begins to watch the JWT authorities. tiles: the log as its readers see it. sign_ins: where
     persons may sign in besides. ready: why this process is not, or None. health: what `/healthz?verbose=true`
     adds.
-    peers: judges grants of other trust domains' brokers. authorities: begins to watch the JWT authorities.
-    tiles: the log as its readers see it. sign_ins: where persons may sign in besides. ready: why this process
-    is not, or None. health: what `/healthz?verbose=true` adds. doubts: what `/readyz` tells beside.
+    doubts: what `/readyz` tells beside.
     """
 
     settings: BrokerSettings
     clock: Clock
     metrics: Metrics
-    store: SqliteStore
+    store: BrokerStore
     live: Live
     house: House
     adviser: Adviser

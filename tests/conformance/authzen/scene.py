@@ -85,7 +85,7 @@ class AskedStage(Stage):
 
     def forget_questions(self) -> None:
         """New windows for what each asker may have on record, and full buckets."""
-        self.broker.answers._tallies.clear()
+        self.broker.housed.answers._tallies.clear()
 
 
 @dataclass(frozen=True, kw_only=True)

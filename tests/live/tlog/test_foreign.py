@@ -94,14 +94,14 @@ def litewitness(folder: Path, vkey: str) -> Iterator[RemoteWitness]:
 
 async def test_a_foreign_witness_cosigns_and_finds_a_log_that_was_set_back(tmp_path: Path) -> None:
     async with Stage() as stage:
-        with litewitness(stage.folder, stage.broker.ledgering.vkey) as remote:
+        with litewitness(stage.folder, stage.broker.backing.vkey) as remote:
             stage.tuned["witnesses"] = (remote,)
             await stage.restart()
             for _ in range(3):  # grows, and is cosigned by proof each time
                 await stage.held()
-                await stage.broker.ledgering.sign(stage.broker.store)
-                await stage.broker.witnessing.first()
-                published = stage.broker.witnessing.published()
+                await stage.broker.backing.sign()
+                await stage.embedded.witnessing.first()
+                published = stage.embedded.witnessing.published()
                 assert published is not None
                 assert len(cosigned(published.note, [remote.verifier])) == 1
             await stage.stop()
@@ -109,21 +109,21 @@ async def test_a_foreign_witness_cosigns_and_finds_a_log_that_was_set_back(tmp_p
             for each in (stage.folder / "store").iterdir():
                 each.unlink() if each.is_file() else None
             await stage.start()  # an empty log under the same key: as far back as it goes
-            assert "set back" in (stage.broker.witnessing.contradiction() or "")
+            assert "set back" in (stage.embedded.witnessing.contradiction() or "")
 
 
 async def test_a_foreign_checker_finds_the_tiles_whole(tmp_path: Path) -> None:
     async with Stage() as stage:
-        while stage.broker.ledgering.log.size < 600:  # three bundles, and a tile above them
+        while stage.embedded.ledgering.log.size < 600:  # three bundles, and a tile above them
             (await (await stage.held()).redeem()).ok()
-        await stage.broker.ledgering.sign(stage.broker.store)
+        await stage.broker.backing.sign()
         size = await served(stage, tmp_path)
         assert size >= 600
         key = tmp_path / "log.vkey"
-        key.write_text(stage.broker.ledgering.vkey)
+        key.write_text(stage.broker.backing.vkey)
         assert "Successfully fsck'd" in fsck(tmp_path, key)
-        other = Checkpoint(origin=stage.broker.ledgering.key.name, size=size, root=b"\x01" * 32)
-        (tmp_path / "checkpoint").write_text(sign_note(other.text(), [stage.broker.ledgering.key]))
+        other = Checkpoint(origin=stage.embedded.ledgering.key.name, size=size, root=b"\x01" * 32)
+        (tmp_path / "checkpoint").write_text(sign_note(other.text(), [stage.embedded.ledgering.key]))
         assert "checkpoint claims" in fsck(tmp_path, key), "it does look"
 
 
@@ -154,14 +154,14 @@ async def served(stage: Stage, folder: Path) -> int:
 async def test_a_foreign_verifier_takes_our_proof(tmp_path: Path) -> None:
     async with Stage() as stage:
         held = await stage.held()
-        await stage.broker.ledgering.sign(stage.broker.store)
+        await stage.broker.backing.sign()
         seq = stage.broker.ledger.of_txn(held.txn)[0].seq
         (made,) = (await stage.admin("GET", f"/v1/admin/ledger/prove/{seq}")).body[""]
         entry = tmp_path / "entry"
         entry.write_bytes(base64.b64decode(made["body"]))
         proof = made["proof"].removeprefix(f"{PROOF_HEAD}\n")  # spicy's files have no first line
         (tmp_path / "entry.spicy").write_text(proof)
-        command = [str(find("spicy")), "-verify", stage.broker.ledgering.vkey, str(entry)]
+        command = [str(find("spicy")), "-verify", stage.broker.backing.vkey, str(entry)]
         assert subprocess.run(command, check=False, capture_output=True).returncode == 0
         entry.write_bytes(entry.read_bytes() + b" ")
         assert subprocess.run(command, check=False, capture_output=True).returncode != 0
