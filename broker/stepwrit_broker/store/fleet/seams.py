@@ -311,6 +311,18 @@ class Truth(Protocol):
         """Its rows; seq is 0."""
         ...
 
+    async def whose(self, field: str) -> str | None:
+        """The transaction that has this row, by its field (`steps:stp_1…`, `grants:…`, `approvals:…`)."""
+        ...
+
+    async def asked(
+        self, who: str, tenant: str, initiator: str, tool: str, since: float
+    ) -> tuple[int, int, float]:
+        """What stands against one more approval, as `store/state.py` WAITING and DENIED count it: of this
+        requester, of them by this initiator, and when the last denial was (0: never).
+        """
+        ...
+
     async def commit(self, epoch: str, batch: Sequence[tuple[Numbered, Work]]) -> None:
         """All or nothing, in order. Raises EpochOver, and Contradiction for a number that does not follow, a
         version that does not follow, a grant, a proof or a root's operation that was used.
