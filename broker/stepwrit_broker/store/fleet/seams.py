@@ -24,6 +24,7 @@ from typing import NamedTuple, Protocol
 from stepwrit_broker.core.limits import RateLimit
 from stepwrit_broker.core.marks import Mark
 from stepwrit_broker.core.versions import StoredVersion, VersionKind
+from stepwrit_broker.ports_approval import Sought
 from stepwrit_broker.ports_ledger import Contradiction as Contradiction  # noqa: PLC0414  given on
 from stepwrit_broker.ports_ledger import Kept as Kept  # noqa: PLC0414  given on
 from stepwrit_broker.ports_ledger import Said as Said  # noqa: PLC0414  given on
@@ -370,6 +371,20 @@ class Truth(Protocol):
     async def pin(self, key: bytes, jkt: str, until: float, proofs: Sequence[Used]) -> str:
         """The key thumbprint that stands for this bearer document; the proofs are used up with it, each once
         (Refused `replay`), unless another stands.
+        """
+        ...
+
+    async def sought(self, sought: Sought) -> Sequence[str]:
+        """Ids of the approvals that fit, the newest first, `sought.most` at most; None fits all."""
+        ...
+
+    async def waiting(self) -> tuple[int, str | None]:
+        """How many approvals are `asked`, and the id of the oldest of them."""
+        ...
+
+    async def lead(self, me: str, for_s: float) -> bool:
+        """Whether this broker is to carry the streams for so long, by this engine's clock: nobody else is, or
+        the other's time is over. For liveness alone.
         """
         ...
 
