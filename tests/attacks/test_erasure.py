@@ -43,7 +43,7 @@ async def test_salt_and_documents_go_and_the_tree_stays(world: Stage) -> None:
     assert salt is not None
     assert opened.facts is not None
     digest = str(opened.facts["decision"])
-    (raw,) = ledger._conn.execute("SELECT doc FROM decisions WHERE digest = ?", (digest,)).fetchone()
+    (raw,) = ledger._source._conn.execute("SELECT doc FROM decisions WHERE digest = ?", (digest,)).fetchone()
     assert hashlib.sha256(salt + raw).hexdigest() == digest, "whoever has the salt can check a guess"
     before = [each.facts for each in ledger.of_txn(txn)]
 

@@ -138,5 +138,5 @@ def test_a_decision_is_handed_over_only_as_the_entry_names_it(book: Book) -> Non
 def test_the_view_cannot_write(book: Book) -> None:
     book.write("refused", "REF0000001", "a", None)
     with pytest.raises(sqlite3.OperationalError):
-        book.view._conn.execute("DELETE FROM entries")
+        book.view._source._conn.execute("DELETE FROM entries")
     assert len(book.view.tail(-1, 10, (), None)) == 1

@@ -8,8 +8,9 @@ from stepwrit_broker.core.entry import encode
 from stepwrit_broker.ledger.anchor import AnchorFile
 from stepwrit_broker.ledger.checkpoint import Checkpointer, SignedCheckpoint
 from stepwrit_broker.ledger.notes import NoteSigner
-from stepwrit_broker.ledger.reader import LogReader, open_reader
+from stepwrit_broker.ledger.reader import LogReader
 from stepwrit_broker.ledger.sqlite_log import SqliteLog
+from stepwrit_broker.ledger.sqlite_source import SqliteSource, open_reader
 
 ORIGIN = "ledger.example/stepwrit"
 SEED = b"\x07" * 32
@@ -50,7 +51,11 @@ class Ledger:
 
     def reader(self) -> LogReader:
         self._readers.append(open_reader(self.path))
-        return LogReader(self._readers[-1])
+        return LogReader(SqliteSource(self._readers[-1]))
+
+    @property
+    def source(self) -> SqliteSource:
+        return SqliteSource(self.conn)
 
     def close(self) -> None:
         for conn in (self.conn, *self._readers):

@@ -10,7 +10,7 @@ from stepwrit_broker.ledger.elsewhere import Elsewhere
 from stepwrit_broker.ledger.notes import NoteSigner, sign_note
 from stepwrit_broker.ledger.report import Report
 from stepwrit_broker.ledger.verify import verify_database
-from stepwrit_broker.ledger.witness.kept import keep, latest_at, newest_with
+from stepwrit_broker.ledger.witness.kept import keep
 
 W1 = CosignatureSigner.from_seed("witness.example/w1", b"1" * 32)
 W2 = CosignatureSigner.from_seed("witness.example/w2", b"2" * 32)
@@ -115,16 +115,16 @@ def test_the_newest_with_its_quorum_is_that_of_the_witnesses_asked_for(ledger: L
     ledger.add(1)
     cosign(ledger, W2)
     vkeys = [W1.verifier.vkey, W2.verifier.vkey]
-    assert newest_with(ledger.conn, vkeys, 1, at_most=6) == (6, ledger.reader().newest_checkpoint())
-    assert newest_with(ledger.conn, vkeys[:1], 1, at_most=6) == (5, first)
-    assert newest_with(ledger.conn, vkeys, 1, at_most=5) == (5, first)
-    assert newest_with(ledger.conn, vkeys, 2, at_most=6) is None
+    assert ledger.source.newest_with(vkeys, 1, 6) == (6, ledger.reader().newest_checkpoint())
+    assert ledger.source.newest_with(vkeys[:1], 1, 6) == (5, first)
+    assert ledger.source.newest_with(vkeys, 1, 5) == (5, first)
+    assert ledger.source.newest_with(vkeys, 2, 6) is None
     cosign(ledger, W1)
-    found = newest_with(ledger.conn, vkeys, 2, at_most=6)
+    found = ledger.source.newest_with(vkeys, 2, 6)
     assert found is not None
     assert len(cosigned(found.note, [W1.verifier, W2.verifier])) == 2
-    assert latest_at(ledger.conn, vkeys[0]) == AT
-    assert latest_at(ledger.conn, "nobody") == 0
+    assert ledger.source.cosigned_at(vkeys[0]) == AT
+    assert ledger.source.cosigned_at("nobody") == 0
 
 
 def test_a_database_from_before_there_were_cosignatures_still_verifies(ledger: Ledger):

@@ -29,7 +29,7 @@ def filled(ledger: Ledger) -> Ledger:
 
 
 def drop(ledger: Ledger, upto: int, path: Path) -> int:
-    sealed = seal_and_export(ledger.conn, upto=upto, path=path, verifier=KEY.verifier)
+    sealed = seal_and_export(ledger.source, upto=upto, path=path, verifier=KEY.verifier)
     ledger.conn.execute("BEGIN IMMEDIATE")
     body = sealed_body(sealed, ref="REFX", at=7.0)
     ledger.log.append(ledger.conn, body=body, at=7.0, kind="log.sealed", txn=None, ref="REFX", tenant=None)
@@ -41,7 +41,7 @@ def drop(ledger: Ledger, upto: int, path: Path) -> int:
 @pytest.mark.parametrize("span", [Span(0, 605), Span(0, 1), Span(300, 305), Span(257, 600), Span(604, 605)])
 def test_any_range_exports_and_verifies_by_itself(filled: Ledger, tmp_path: Path, span: Span):
     path = tmp_path / "range.jsonl"
-    export_range(filled.conn, span, path, KEY.verifier)
+    export_range(filled.source, span, path, KEY.verifier)
     seen = verify_export(path, KEY.verifier)
     assert (seen.span, seen.findings, seen.root) == (span, (), filled.reader().root_at(span.upto))
     report = verify(path, VKEY, anchor=filled.anchor.read())
@@ -53,7 +53,7 @@ def test_any_range_exports_and_verifies_by_itself(filled: Ledger, tmp_path: Path
 
 def test_bodies_come_out_byte_for_byte(filled: Ledger, tmp_path: Path):
     path = tmp_path / "odd.jsonl"
-    export_range(filled.conn, Span(300, 305), path, KEY.verifier)
+    export_range(filled.source, Span(300, 305), path, KEY.verifier)
     lines = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
     assert (lines[0]["origin"], lines[0]["vkey"], lines[0]["first"]) == (ORIGIN, VKEY, 300)
     assert [line["seq"] for line in lines[1:-1]] == [300, 301, 302, 303, 304]
@@ -106,7 +106,7 @@ def drop_line(number: int):
 )
 def test_every_change_to_an_export_is_found(filled: Ledger, tmp_path: Path, spoil, kind: str):
     path = tmp_path / "range.jsonl"
-    export_range(filled.conn, Span(0, 10), path, KEY.verifier)
+    export_range(filled.source, Span(0, 10), path, KEY.verifier)
     assert verify_export(path, KEY.verifier).findings == ()
     lines = path.read_text().split("\n")[:-1]
     assert len(lines) == 12
@@ -118,7 +118,7 @@ def test_every_change_to_an_export_is_found(filled: Ledger, tmp_path: Path, spoi
 
 def test_an_export_under_another_key_is_found(filled: Ledger, tmp_path: Path):
     path = tmp_path / "range.jsonl"
-    export_range(filled.conn, Span(0, 10), path, KEY.verifier)
+    export_range(filled.source, Span(0, 10), path, KEY.verifier)
     assert [f.kind for f in verify_export(path, OTHER_KEY.verifier).findings] == ["checkpoint_forged"]
     assert [f.kind for f in verify_export(tmp_path / "missing", KEY.verifier).findings] == ["unreadable"]
 
@@ -128,14 +128,14 @@ def test_an_export_that_cannot_be_made_leaves_nothing(filled: Ledger, tmp_path: 
     filled.add(1)
     for span in (Span(0, 606), Span(5, 5), Span(6, 5), Span(-1, 5)):
         with pytest.raises(Conflict):
-            export_range(filled.conn, span, path, KEY.verifier)
+            export_range(filled.source, span, path, KEY.verifier)
     with pytest.raises(Unavailable):
-        export_range(filled.conn, Span(0, 5), tmp_path / "no" / "folder" / "x", KEY.verifier)
+        export_range(filled.source, Span(0, 5), tmp_path / "no" / "folder" / "x", KEY.verifier)
     assert list(tmp_path.glob("*range*")) == []
-    export_range(filled.conn, Span(0, 5), path, KEY.verifier)
+    export_range(filled.source, Span(0, 5), path, KEY.verifier)
     before = path.read_bytes()
     with pytest.raises(Conflict, match="exists"):
-        export_range(filled.conn, Span(0, 6), path, KEY.verifier)
+        export_range(filled.source, Span(0, 6), path, KEY.verifier)
     assert path.read_bytes() == before
 
 
@@ -190,7 +190,7 @@ def test_a_spoilt_export_or_one_of_another_log_is_a_finding(filled: Ledger, tmp_
     other = Ledger(tmp_path / "other")
     other.add_bodies([b"another history %d" % i for i in range(200)])
     other.sign()
-    export_range(other.conn, Span(0, 100), tmp_path / "foreign.jsonl", KEY.verifier)
+    export_range(other.source, Span(0, 100), tmp_path / "foreign.jsonl", KEY.verifier)
     other.close()
     foreign = verify(filled.path, VKEY, exports=[tmp_path / "foreign.jsonl"])
     assert [f.kind for f in foreign.findings] == ["root_mismatch"]
@@ -201,8 +201,8 @@ def test_a_spoilt_export_or_one_of_another_log_is_a_finding(filled: Ledger, tmp_
 
 
 def test_bodies_go_only_with_their_record_and_only_once(filled: Ledger, tmp_path: Path):
-    sealed = seal_and_export(filled.conn, upto=100, path=tmp_path / "a", verifier=KEY.verifier)
-    twin = seal_and_export(filled.conn, upto=50, path=tmp_path / "b", verifier=KEY.verifier)
+    sealed = seal_and_export(filled.source, upto=100, path=tmp_path / "a", verifier=KEY.verifier)
+    twin = seal_and_export(filled.source, upto=50, path=tmp_path / "b", verifier=KEY.verifier)
     with pytest.raises(Unavailable, match="transaction"):
         drop_bodies(filled.conn, sealed)
     filled.conn.execute("BEGIN")
@@ -211,22 +211,22 @@ def test_bodies_go_only_with_their_record_and_only_once(filled: Ledger, tmp_path
         drop_bodies(filled.conn, twin)
     filled.commit()
     with pytest.raises(Conflict, match="earlier export"):
-        export_range(filled.conn, Span(0, 200), tmp_path / "c", KEY.verifier)
+        export_range(filled.source, Span(0, 200), tmp_path / "c", KEY.verifier)
     with pytest.raises(Conflict):
-        seal_and_export(filled.conn, upto=100, path=tmp_path / "d", verifier=KEY.verifier)
+        seal_and_export(filled.source, upto=100, path=tmp_path / "d", verifier=KEY.verifier)
 
 
 def test_a_log_that_lies_to_its_own_export_drops_nothing(filled: Ledger, tmp_path: Path):
     filled.conn.execute("UPDATE entries SET body = x'00' WHERE seq = 5")
     with pytest.raises(Unavailable, match="does not verify"):
-        seal_and_export(filled.conn, upto=100, path=tmp_path / "a", verifier=KEY.verifier)
+        seal_and_export(filled.source, upto=100, path=tmp_path / "a", verifier=KEY.verifier)
 
 
 def test_what_is_older_than_a_month_is_found_by_its_time(ledger: Ledger):
     ledger.add(3)
     ledger.conn.execute("UPDATE entries SET at = 1759276800 + seq * 10")  # October 2025 begins with entry 0
-    assert first_from(ledger.conn, 1_759_276_799.0, 3) == 0
-    assert first_from(ledger.conn, 1_759_276_810.0, 3) == 1
-    assert first_from(ledger.conn, 1_759_276_811.0, 3) == 2
-    assert first_from(ledger.conn, 1_800_000_000.0, 3) == 3
-    assert first_from(ledger.conn, 1_759_276_811.0, 1) == 1, "never beyond what is signed"
+    assert first_from(ledger.source, 1_759_276_799.0, 3) == 0
+    assert first_from(ledger.source, 1_759_276_810.0, 3) == 1
+    assert first_from(ledger.source, 1_759_276_811.0, 3) == 2
+    assert first_from(ledger.source, 1_800_000_000.0, 3) == 3
+    assert first_from(ledger.source, 1_759_276_811.0, 1) == 1, "never beyond what is signed"

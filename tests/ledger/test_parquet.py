@@ -30,7 +30,7 @@ def export(ledger: Ledger, tmp_path: Path) -> Path:
     ledger.add_bodies([b"[]", b"\xff no JSON"])
     ledger.sign()
     path = tmp_path / "e.jsonl"
-    export_range(ledger.conn, Span(0, 5), path, KEY.verifier)
+    export_range(ledger.source, Span(0, 5), path, KEY.verifier)
     return path
 
 

@@ -17,7 +17,6 @@ from stepwrit_broker.core.merkle import (
     verify_consistency,
     verify_inclusion,
 )
-from stepwrit_broker.ledger.reader import LogReader
 from stepwrit_broker.ledger.sqlite_log import SqliteLog
 
 
@@ -217,8 +216,8 @@ def test_a_reader_cannot_write_and_a_missing_file_is_not_made(ledger: Ledger, tm
     reader = ledger.reader()
     assert reader.size == 0
     with pytest.raises(sqlite3.OperationalError):
-        reader._conn.execute("DELETE FROM entries")
-    from stepwrit_broker.ledger.reader import open_reader
+        reader.source._conn.execute("DELETE FROM entries")
+    from stepwrit_broker.ledger.sqlite_source import open_reader
 
     with pytest.raises(Unavailable):
         open_reader(tmp_path / "missing.db")
@@ -290,7 +289,7 @@ def test_usage_counts_pages(ledger: Ledger):
 
 def test_the_tree_is_unchanged_for_a_reader_between_batches(ledger: Ledger):
     ledger.add(3)
-    reader = LogReader(ledger.reader()._conn)
+    reader = ledger.reader()
     root = reader.root_at(3)
     ledger.add(3)
     assert reader.root_at(3) == root != reader.root_at(6)

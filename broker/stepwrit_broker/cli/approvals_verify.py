@@ -19,8 +19,8 @@ from stepwrit_broker.cli.offline import Database, Key, database, public_key
 from stepwrit_broker.cli.output import NO, YES, harmless, out, print_json, say, when
 from stepwrit_broker.ledger.documents import DocumentFiles
 from stepwrit_broker.ledger.exported import entries_in
-from stepwrit_broker.ledger.reader import Entry
 from stepwrit_broker.ledger.report import Report
+from stepwrit_broker.ledger.source import Entry
 from stepwrit_broker.ledger.verify import verify_database, verify_export_file
 from stepwrit_broker.ledger.view import SqliteLedgerView, logged
 from stepwrit_broker.ports import LoggedEntry

@@ -33,8 +33,9 @@ from stepwrit_broker.ledger.export import dropped_below, export_range
 from stepwrit_broker.ledger.exported import open_by_key
 from stepwrit_broker.ledger.notes import parse_vkey
 from stepwrit_broker.ledger.parquet import write_parquet
-from stepwrit_broker.ledger.reader import LogReader, open_reader
+from stepwrit_broker.ledger.reader import LogReader
 from stepwrit_broker.ledger.report import Report, Span
+from stepwrit_broker.ledger.sqlite_source import SqliteSource, open_reader
 from stepwrit_broker.ledger.verify import verify_database, verify_export_file
 
 app = typer.Typer(
@@ -230,12 +231,12 @@ def export(
 ) -> None:
     """Write a range of the log to a file that proves itself. Reads the database; nothing changes in it."""
     verifier = parse_vkey(public_key(key))
-    with closing(open_reader(database(db))) as conn:
-        newest = LogReader(conn).newest_checkpoint()
+    with closing(SqliteSource(open_reader(database(db)))) as source:
+        newest = LogReader(source).newest_checkpoint()
         signed = open_by_key(newest, verifier).size if newest else 0
-        span = Span(dropped_below(conn) if first is None else first, signed if upto is None else upto)
-        export_range(conn, span, file.absolute(), verifier)
-        count = None if documents is None else export_documents(conn, span, documents.absolute())
+        span = Span(dropped_below(source) if first is None else first, signed if upto is None else upto)
+        export_range(source, span, file.absolute(), verifier)
+        count = None if documents is None else export_documents(source, span, documents.absolute())
     say(f"wrote {file}: entries {span.first} to {span.upto - 1}")
     if count is not None:
         say(f"wrote {documents}: {count} documents of approvals; they name persons")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, cast
@@ -18,21 +17,14 @@ from stepwrit_broker.core.errors import Conflict, Malformed
 from stepwrit_broker.durable import new_file, sync_directory
 from stepwrit_broker.ledger.report import Span
 from stepwrit_broker.ledger.schema import in_doubt
+from stepwrit_broker.ledger.source import LogSource
 from stepwrit_broker.ports import KeptDecision, LoggedEntry
 
 TYPE: Final = "stepwrit.ledger.documents"
 _LINE_MAX: Final = 1 << 20
-_KINDS: Final = "('approval.asked', 'approval.signed')"
-_OF_RANGE: Final = (
-    "SELECT DISTINCT decisions.digest, decisions.txn, decisions.doc, salts.salt FROM entries"  # noqa: S608  constants
-    " JOIN decisions ON decisions.txn = entries.txn"
-    " LEFT JOIN salts ON salts.txn = entries.txn"
-    f" WHERE entries.seq >= ? AND entries.seq < ? AND entries.kind IN {_KINDS}"
-    " AND decisions.digest = json_extract(CAST(entries.body AS TEXT), '$.decision') ORDER BY entries.seq"
-)
 
 
-def export_documents(conn: sqlite3.Connection, span: Span, path: Path) -> int:
+def export_documents(source: LogSource, span: Span, path: Path) -> int:
     """Write the approvals' documents of these entries to a new file, 0600; how many.
 
     Raises: Conflict when the file exists; Unavailable when it cannot be written.
@@ -41,7 +33,7 @@ def export_documents(conn: sqlite3.Connection, span: Span, path: Path) -> int:
     try:
         with new_file(path) as file:
             file.write(_line({"type": TYPE, "v": 1, "first": span.first, "upto": span.upto}))
-            for line in _lines(conn, span):
+            for line in _lines(source, span):
                 file.write(_line(line))
                 count += 1
         sync_directory(path.parent)
@@ -52,9 +44,8 @@ def export_documents(conn: sqlite3.Connection, span: Span, path: Path) -> int:
     return count
 
 
-def _lines(conn: sqlite3.Connection, span: Span) -> Iterator[dict[str, object]]:
-    rows: Iterator[tuple[str, str | None, bytes, bytes | None]] = conn.execute(_OF_RANGE, span)
-    for digest, txn, doc, salt in rows:
+def _lines(source: LogSource, span: Span) -> Iterator[dict[str, object]]:
+    for digest, txn, doc, salt in source.approvals(span):
         told = None if salt is None else base64.b64encode(salt).decode()
         yield {"digest": digest, "txn": txn, "salt": told, "doc": base64.b64encode(doc).decode()}
 

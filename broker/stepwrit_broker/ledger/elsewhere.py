@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,12 +11,8 @@ from stepwrit_broker.ledger.cosignature import CosignatureVerifier, cosigned
 from stepwrit_broker.ledger.exported import open_by_key
 from stepwrit_broker.ledger.notes import NoteVerifier
 from stepwrit_broker.ledger.report import FindingKind, Followed
-from stepwrit_broker.ledger.schema import COSIGNED
+from stepwrit_broker.ledger.source import LogSource
 
-_ROWS: Final = (
-    "SELECT c.note, w.line, w.size FROM cosignatures AS w JOIN checkpoints AS c"
-    " ON c.origin = w.origin AND c.size = w.size ORDER BY w.size"
-)
 Find = Callable[[FindingKind, int | None, str], None]
 
 
@@ -43,7 +38,7 @@ NOWHERE: Final = Elsewhere()
 
 
 def followed(
-    conn: sqlite3.Connection, verifier: NoteVerifier, elsewhere: Elsewhere, find: Find
+    source: LogSource, verifier: NoteVerifier, elsewhere: Elsewhere, find: Find
 ) -> tuple[Followed, ...]:
     """How far each of the given witnesses cosigned what the database holds.
 
@@ -52,7 +47,7 @@ def followed(
     if not elsewhere.witnesses:
         return ()
     found: dict[str, Followed] = {}
-    for note, line, size in _rows(conn):
+    for note, line, size in source.cosignatures():
         try:
             open_by_key(note, verifier)
             for made in cosigned(note + line, elsewhere.witnesses):
@@ -66,8 +61,3 @@ def followed(
             f"{len(found)} of {len(elsewhere.witnesses)} witnesses cosigned anything here",
         )
     return tuple(found[each.vkey] for each in elsewhere.witnesses if each.vkey in found)
-
-
-def _rows(conn: sqlite3.Connection) -> Iterable[tuple[str, str, int]]:
-    """An older database has no table of them."""
-    return conn.execute(_ROWS).fetchall() if conn.execute(COSIGNED).fetchone() else ()

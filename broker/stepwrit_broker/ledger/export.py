@@ -23,13 +23,15 @@ from stepwrit_broker.durable import new_file, sync_directory
 from stepwrit_broker.ledger.checkpoint import open_checkpoint
 from stepwrit_broker.ledger.exported import TYPE, verify_export
 from stepwrit_broker.ledger.notes import NoteVerifier
-from stepwrit_broker.ledger.reader import Entry, LogReader
+from stepwrit_broker.ledger.reader import LogReader
 from stepwrit_broker.ledger.report import Span
-from stepwrit_broker.ledger.schema import get_meta, in_doubt, node_getter, set_meta
+from stepwrit_broker.ledger.schema import in_doubt, set_meta
+from stepwrit_broker.ledger.source import Entry, LogSource
+from stepwrit_broker.ledger.sqlite_source import SqliteSource
 
 KIND: Final = "log.sealed"
 _PAGE: Final = 500
-_DROPPED: Final = "dropped_below"
+DROPPED: Final = "dropped_below"
 _DROP: Final = "UPDATE entries SET body = NULL WHERE seq >= ? AND seq < ?"
 
 
@@ -43,17 +45,16 @@ class Sealed:
     root: bytes
 
 
-def export_range(conn: sqlite3.Connection, span: Span, path: Path, verifier: NoteVerifier) -> None:
+def export_range(source: LogSource, span: Span, path: Path, verifier: NoteVerifier) -> None:
     """Write the entries of `span` to a new file, durable and whole on return.
 
-    conn: of `open_reader`, or the writer's outside a transaction. verifier: the checkpoint key under the
-    log's first origin. Raises: Conflict when the file exists, a body is gone, or no checkpoint covers the
-    range yet; Unavailable when it cannot be written.
+    verifier: the checkpoint key under the log's first origin. Raises: Conflict when the file exists, a body
+    is gone, or no checkpoint covers the range yet; Unavailable when it cannot be written.
     """
     draft = path.with_name(f".{path.name}.new")
     try:
         with new_file(draft) as file:
-            for line in _lines(conn, span, verifier):
+            for line in _lines(source, span, verifier):
                 file.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
         os.link(draft, path)
         sync_directory(path.parent)
@@ -65,16 +66,16 @@ def export_range(conn: sqlite3.Connection, span: Span, path: Path, verifier: Not
         draft.unlink(missing_ok=True)
 
 
-def seal_and_export(conn: sqlite3.Connection, *, upto: int, path: Path, verifier: NoteVerifier) -> Sealed:
+def seal_and_export(source: LogSource, *, upto: int, path: Path, verifier: NoteVerifier) -> Sealed:
     """Export all bodies below `upto` that are still here, and verify the file as a stranger would.
 
     The caller then appends `sealed_body` and calls `drop_bodies`, both in one transaction.
     Raises: as `export_range`; Unavailable when the written file does not verify.
     """
-    span = Span(dropped_below(conn), upto)
-    export_range(conn, span, path, verifier)
+    span = Span(dropped_below(source), upto)
+    export_range(source, span, path, verifier)
     seen = verify_export(path, verifier)
-    root = LogReader(conn).root_at(upto)
+    root = LogReader(source).root_at(upto)
     if seen.findings or seen.span != span or seen.root != root:
         raise in_doubt("the export does not verify; nothing was dropped")
     return Sealed(span=span, path=path, sha256=_file_digest(path), root=root)
@@ -98,32 +99,32 @@ def drop_bodies(conn: sqlite3.Connection, sealed: Sealed) -> int:
     """
     if not conn.in_transaction:
         raise in_doubt("bodies are dropped in the transaction that records it")
-    if dropped_below(conn) != sealed.span.first:
+    if dropped_below(SqliteSource(conn)) != sealed.span.first:
         raise Conflict("wrong_state", "bodies were dropped since this export")
     gone = conn.execute(_DROP, (sealed.span.first, sealed.span.upto)).rowcount
-    set_meta(conn, _DROPPED, str(sealed.span.upto))
+    set_meta(conn, DROPPED, str(sealed.span.upto))
     return gone
 
 
-def dropped_below(conn: sqlite3.Connection) -> int:
+def dropped_below(source: LogSource) -> int:
     """Bodies below this number are in exports only."""
-    return int(get_meta(conn, _DROPPED) or 0)
+    return int(source.meta(DROPPED) or 0)
 
 
-def first_from(conn: sqlite3.Connection, at: float, size: int) -> int:
+def first_from(source: LogSource, at: float, size: int) -> int:
     """The first entry that is not older than a time (seconds since the epoch); `size` when all are."""
-    row: tuple[int | None] = conn.execute("SELECT min(seq) FROM entries WHERE at >= ?", (at,)).fetchone()
-    return size if row[0] is None else min(row[0], size)
+    first = source.first_from(at)
+    return size if first is None else min(first, size)
 
 
-def _lines(conn: sqlite3.Connection, span: Span, verifier: NoteVerifier) -> Iterator[dict[str, object]]:
-    reader, origin = LogReader(conn), get_meta(conn, "origin") or ""
+def _lines(source: LogSource, span: Span, verifier: NoteVerifier) -> Iterator[dict[str, object]]:
+    reader, origin = LogReader(source), source.meta("origin") or ""
     note = reader.checkpoint(at_least=span.upto)
     if not 0 <= span.first < span.upto or note is None:
         raise Conflict("wrong_state", "an empty range, or one that no checkpoint covers yet")
     key = verifier.under(origin)
     signed = open_checkpoint(note, key).checkpoint
-    before = Frontier.at(span.first, node_getter(conn))
+    before = reader.calculated(lambda get: Frontier.at(span.first, get))
     yield {
         "type": TYPE,
         "v": 1,

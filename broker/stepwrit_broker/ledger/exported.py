@@ -17,8 +17,8 @@ from stepwrit_broker.core.errors import Malformed, Problem
 from stepwrit_broker.core.merkle import Checkpoint, Frontier, leaf_hash, parse_checkpoint, verify_consistency
 from stepwrit_broker.ledger.checkpoint import open_checkpoint
 from stepwrit_broker.ledger.notes import NoteVerifier
-from stepwrit_broker.ledger.reader import Entry
 from stepwrit_broker.ledger.report import Finding, Renamed, Span
+from stepwrit_broker.ledger.source import Entry
 from stepwrit_broker.ledger.walk import Walk
 
 TYPE: Final = "stepwrit.ledger.export"

@@ -18,7 +18,7 @@ from stepwrit_broker.core.errors import Conflict, Unavailable
 from stepwrit_broker.durable import sync_directory
 from stepwrit_broker.ledger.exported import entries_in, verify_export
 from stepwrit_broker.ledger.notes import NoteVerifier
-from stepwrit_broker.ledger.reader import Entry
+from stepwrit_broker.ledger.source import Entry
 
 BATCH: Final = 10_000  # rows
 WORDS: Final = (

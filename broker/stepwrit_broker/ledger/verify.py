@@ -8,7 +8,7 @@ from inside; an anchor (or a witness) shows it, and without one the report says 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +21,11 @@ from stepwrit_broker.ledger.elsewhere import NOWHERE, Elsewhere, followed
 from stepwrit_broker.ledger.exported import Seen, open_by_key, verify_export
 from stepwrit_broker.ledger.notes import NoteVerifier, parse_vkey
 from stepwrit_broker.ledger.proofs import check_origin, enough
-from stepwrit_broker.ledger.reader import Entry, Row, entry_of, open_reader
 from stepwrit_broker.ledger.report import Finding, Report, Span, cannot_exclude, subtract
-from stepwrit_broker.ledger.schema import get_meta
+from stepwrit_broker.ledger.source import LogSource
+from stepwrit_broker.ledger.sqlite_source import SqliteSource, open_reader
 from stepwrit_broker.ledger.walk import Walk
 
-_ENTRIES: Final = "SELECT seq, at, kind, txn, ref, tenant, leaf, body FROM entries ORDER BY seq"
-_NODES: Final = "SELECT level, idx, hash FROM nodes"
-_CHECKPOINTS: Final = "SELECT note, at FROM checkpoints ORDER BY size"
 _TABLES: Final = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('entries', 'nodes', 'checkpoints', 'log_meta')"  # fmt: skip  # noqa: E501
 
 
@@ -83,16 +80,27 @@ def verify_database(
     given = [verify_export(export, verifier) for export in exports]
     try:
         with closing(_open(path)) as conn:
-            conn.execute("BEGIN")
             if conn.execute(_TABLES).fetchone()[0] != 4:
                 raise ValueError("the log's tables are not here")
-            return _Verification(conn, verifier, given, anchor, elsewhere).report()
+            return verify_source(SqliteSource(conn), verifier, given, anchor, elsewhere)
     except (sqlite3.Error, Problem, TypeError, ValueError) as error:
         detail = error.reason if isinstance(error, Problem) else str(error)
         finding = Finding(kind="unreadable", seq=None, detail=f"{path.name}: {detail}")
         return Report(
             origin=verifier.name, size=0, root=b"", signed_size=0, signed_at=None, findings=(finding,)
         )
+
+
+def verify_source(
+    source: LogSource,
+    verifier: NoteVerifier,
+    exports: Sequence[Seen],
+    anchor: Anchor | None,
+    elsewhere: Elsewhere,
+) -> Report:
+    """Verify what a source holds at one moment. Raises what it raises where it cannot be read."""
+    with source.still() as still:
+        return _Verification(still, verifier, exports, anchor, elsewhere).report()
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -102,17 +110,17 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 class _Verification:
-    """One verification of one open database, inside one read transaction."""
+    """One verification of one source that stands still."""
 
     def __init__(
         self,
-        conn: sqlite3.Connection,
+        source: LogSource,
         verifier: NoteVerifier,
         exports: Sequence[Seen],
         anchor: Anchor | None,
         elsewhere: Elsewhere,
     ) -> None:
-        self._conn = conn
+        self._source = source
         self._verifier = verifier
         self._exports = exports
         self._anchor = anchor
@@ -120,12 +128,14 @@ class _Verification:
         self._kept = [self._opened(note) for note in elsewhere.checkpoints]
         self._forged: list[str] = []
         self._signed = list(self._checkpoints())
-        self._walk = Walk(Frontier(), self._stops(), dict(self._nodes()))
+        self._walk = Walk(
+            Frontier(), self._stops(), {(level, index): node for level, index, node in source.nodes()}
+        )
 
     def report(self) -> Report:
         """Walk once, then compare with everything that was signed, anchored or exported."""
         walk = self._walk
-        for entry in self._entries():
+        for entry in self._source.every():
             walk.step(entry)
         for level, index in walk.node_keys():
             walk.find("node_changed", index << level, f"subtree ({level}, {index}) has no such leaves")
@@ -134,9 +144,9 @@ class _Verification:
         self._compare_exports()
         for kept in self._kept:
             self._compare(kept.size, kept.root, "the checkpoint kept elsewhere")
-        cosigned = followed(self._conn, self._verifier, self._elsewhere, walk.find)
+        cosigned = followed(self._source, self._verifier, self._elsewhere, walk.find)
         only, unchecked = self._bodies(newest.checkpoint.size if newest else 0)
-        origin = newest.checkpoint.origin if newest else get_meta(self._conn, "origin")
+        origin = newest.checkpoint.origin if newest else self._source.meta("origin")
         return Report(
             origin=origin or self._verifier.name,
             size=walk.expected,
@@ -151,17 +161,8 @@ class _Verification:
             cosigned=cosigned,
         )
 
-    def _entries(self) -> Iterator[Entry]:
-        rows: Iterable[Row] = self._conn.execute(_ENTRIES)
-        return map(entry_of, rows)
-
-    def _nodes(self) -> Iterator[tuple[tuple[int, int], bytes]]:
-        rows: Iterable[tuple[int, int, bytes]] = self._conn.execute(_NODES)
-        return (((level, index), node) for level, index, node in rows)
-
     def _checkpoints(self) -> Iterator[_Signed]:
-        rows: Iterable[tuple[str, float]] = self._conn.execute(_CHECKPOINTS)
-        for note, at in rows:
+        for note, at in self._source.checkpoints():
             try:
                 yield _Signed(checkpoint=open_by_key(note, self._verifier), at=at)
             except Problem as error:

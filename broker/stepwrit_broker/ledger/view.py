@@ -1,9 +1,8 @@
-"""The LedgerView port over the embedded log: a connection that cannot write."""
+"""The LedgerView port over whatever keeps the rows; the embedded log's by a connection that cannot write."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, cast
@@ -11,26 +10,23 @@ from typing import Final, cast
 from stepwrit_broker.core.errors import Refused
 from stepwrit_broker.core.merkle import parse_checkpoint
 from stepwrit_broker.ledger.documents import proved_of
-from stepwrit_broker.ledger.reader import Entry, LogReader, open_reader
+from stepwrit_broker.ledger.reader import LogReader
+from stepwrit_broker.ledger.source import Entry, LogSource
+from stepwrit_broker.ledger.sqlite_source import SqliteSource, open_reader
 from stepwrit_broker.ports import KeptDecision, LoggedEntry
 
-_KEPT: Final = (
-    "SELECT decisions.doc, salts.salt FROM decisions LEFT JOIN salts ON salts.txn = decisions.txn"
-    " WHERE decisions.digest = ?"
-)
 
+class LogView:
+    """Reads committed entries of a source. quorum: cosignatures that make a checkpoint good."""
 
-class SqliteLedgerView:
-    """Reads committed entries of the database at `path`. quorum: cosignatures that make a checkpoint good."""
-
-    def __init__(self, path: Path, *, quorum: int = 1) -> None:
+    def __init__(self, source: LogSource, *, quorum: int = 1) -> None:
         self._quorum: Final = quorum
-        self._conn: sqlite3.Connection = open_reader(path)
-        self._reader = LogReader(self._conn)
+        self._source: Final = source
+        self._reader = LogReader(source)
 
     def close(self) -> None:
-        """Give the connection back."""
-        self._conn.close()
+        """Let go of the source."""
+        self._source.close()
 
     def by_ref(self, ref: str, tenant: str | None) -> Sequence[LoggedEntry]:
         """All tenants' when `tenant` is None."""
@@ -47,8 +43,8 @@ class SqliteLedgerView:
 
     def decision(self, digest: str) -> Mapping[str, object] | None:
         """None once erased."""
-        row = self._conn.execute("SELECT doc FROM decisions WHERE digest = ?", (digest,)).fetchone()
-        return None if row is None else cast("Mapping[str, object]", json.loads(row[0]))
+        kept = self._source.document(digest)
+        return None if kept is None else cast("Mapping[str, object]", json.loads(kept.doc))
 
     def proved(self, entry: LoggedEntry) -> KeptDecision:
         """SHA-256(salt ‖ document) is what the entry holds."""
@@ -57,12 +53,12 @@ class SqliteLedgerView:
         digest = entry.facts.get("decision")
         if not isinstance(digest, str):
             return KeptDecision(proved="none")
-        return proved_of(digest, self._conn.execute(_KEPT, (digest,)).fetchone())
+        kept = self._source.document(digest)
+        return proved_of(digest, None if kept is None else (kept.doc, kept.salt))
 
     def salt(self, txn: str) -> bytes | None:
         """A transaction's salt; None once erased."""
-        row = self._conn.execute("SELECT salt FROM salts WHERE txn = ?", (txn,)).fetchone()
-        return None if row is None else row[0]
+        return self._source.salt(txn)
 
     def every(self) -> Iterator[LoggedEntry]:
         """All entries, oldest first."""
@@ -104,6 +100,13 @@ class SqliteLedgerView:
         """None once it is in an export only, and for a number that is none."""
         entry = self._reader.entry(seq)
         return None if entry is None else entry.body
+
+
+class SqliteLedgerView(LogView):
+    """That of the database at `path`."""
+
+    def __init__(self, path: Path, *, quorum: int = 1) -> None:
+        super().__init__(SqliteSource(open_reader(path)), quorum=quorum)
 
 
 def logged(entry: Entry) -> LoggedEntry:

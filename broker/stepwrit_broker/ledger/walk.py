@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Final, cast
 
 from stepwrit_broker.core.merkle import Frontier, leaf_hash
-from stepwrit_broker.ledger.reader import Entry
 from stepwrit_broker.ledger.report import Finding, FindingKind, Renamed, Span
+from stepwrit_broker.ledger.source import Entry
 
 MAX_FINDINGS: Final = 1_000  # a ruined log is not described entry by entry
 

@@ -23,6 +23,7 @@ from stepwrit_broker.ledger.export import drop_bodies, first_from, seal_and_expo
 from stepwrit_broker.ledger.notes import NoteSigner
 from stepwrit_broker.ledger.schema import node_getter
 from stepwrit_broker.ledger.sqlite_log import SqliteLog
+from stepwrit_broker.ledger.sqlite_source import SqliteSource
 from stepwrit_broker.ports import Clock, Entropy
 from stepwrit_broker.ports_ledger import Published
 from stepwrit_broker.store.sqlite import SqliteStore
@@ -97,10 +98,14 @@ class Ledgering:
         await self.sign(store)
         signed = self.log.size
         upto = (
-            signed if before is None else await store.between(lambda conn: first_from(conn, before, signed))
+            signed
+            if before is None
+            else await store.between(lambda conn: first_from(SqliteSource(conn), before, signed))
         )
         sealed = await store.between(
-            lambda conn: seal_and_export(conn, upto=upto, path=Path(path), verifier=self.key.verifier)
+            lambda conn: seal_and_export(
+                SqliteSource(conn), upto=upto, path=Path(path), verifier=self.key.verifier
+            )
         )
         now = clock.now()
 

@@ -8,7 +8,6 @@ ledger is to be believed at all (not while one of them has seen another history 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ from typing import Final
 import structlog
 
 from stepwrit_broker.core.errors import Malformed, Problem, Unavailable
-from stepwrit_broker.ledger.reader import LogReader, open_reader
-from stepwrit_broker.ledger.witness.kept import keep, latest_at, newest_with
+from stepwrit_broker.ledger.reader import LogReader
+from stepwrit_broker.ledger.sqlite_source import SqliteSource, open_reader
+from stepwrit_broker.ledger.witness.kept import keep
 from stepwrit_broker.ledger.witness.remote import Contradicted, NotCosigned, RemoteWitness, WitnessClient
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import Clock
@@ -70,9 +70,9 @@ class Witnessing:
         """Raises Malformed for a CA file that cannot be used."""
         self._settings, self._store, self._ledgering = settings, store, ledgering
         self._clock, self._metrics = clock, metrics
-        self._conn: Final[sqlite3.Connection] = open_reader(settings.store_path)
-        stack.callback(self._conn.close)
-        self._reader = LogReader(self._conn)
+        self._source: Final = SqliteSource(open_reader(settings.store_path))
+        stack.callback(self._source.close)
+        self._reader = LogReader(self._source)
         self._reading = asyncio.Lock()
         self._all: list[_Standing] = [self._standing(each, stack) for each in settings.witnesses]
         self._published: Published | None = None
@@ -93,7 +93,7 @@ class Witnessing:
         except (OSError, ValueError) as bad:
             raise Malformed("invalid_request", f"witness {remote.name}: {bad}") from bad
         stack.push_async_callback(client.aclose)
-        return _Standing(client, at=latest_at(self._conn, remote.verifier.vkey))
+        return _Standing(client, at=self._source.cosigned_at(remote.verifier.vkey))
 
     async def _prove(self, first: int, second: int) -> tuple[bytes, ...]:
         async with self._reading:  # one connection, a few hundred rows
@@ -163,9 +163,9 @@ class Witnessing:
     def _publish(self, signed: Published) -> None:
         """Never backwards; a later cosignature on the same checkpoint is shown too."""
         vkeys = [each.client.remote.verifier.vkey for each in self._all]
-        found = newest_with(self._conn, vkeys, self.quorum, at_most=signed.size)
+        found = self._source.newest_with(vkeys, self.quorum, signed.size)
         if found is not None and (self._published is None or found.size >= self._published.size):
-            self._published = found
+            self._published = Published(*found)
 
     def _failed(self, one: _Standing, why: str) -> None:
         self._metrics.witness_asked(one.client.remote.name, "failed")
