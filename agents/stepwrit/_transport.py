@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Generic, Protocol, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Protocol, TypeVar, runtime_checkable
 
 import anyio
 import httpx2
@@ -30,6 +32,23 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Let go of connections."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streamed:
+    """An answer whose body comes bit by bit."""
+
+    status: int
+    chunks: AsyncIterator[bytes]
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A transport that can also hold an answer that goes on; not every one can."""
+
+    def stream(self, request: Request, silence_s: float) -> AbstractAsyncContextManager[Streamed]:
+        """The answer, whatever its status. Raises `stepwrit.flow.Lost`, also after `silence_s` of nothing."""
         ...
 
 
@@ -269,6 +288,22 @@ class HttpTransport:
         except anyio.get_cancelled_exc_class():
             await opened.close()
             raise
+        finally:
+            for pool in self._lanes.give_back(lane):
+                await pool.aclose()
+
+    @asynccontextmanager
+    async def stream(self, request: Request, silence_s: float) -> AsyncGenerator[Streamed]:
+        """An answer that goes on. Raises Lost, also after `silence_s` of nothing; IdentityUnavailable."""
+        lane = self._lanes.take()
+        outgoing = _outgoing(self._base_url, request)
+        outgoing.extensions["timeout"] = httpx2.Timeout(silence_s).as_dict()
+        try:
+            reply = await lane.pool.handle_async_request(outgoing)
+            async with aclosing(reply):
+                yield Streamed(status=reply.status_code, chunks=reply.aiter_raw())
+        except httpx2.RequestError as failed:
+            raise _lost(failed) from failed
         finally:
             for pool in self._lanes.give_back(lane):
                 await pool.aclose()

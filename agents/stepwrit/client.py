@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
@@ -22,20 +22,22 @@ from stepwrit._alive import Alive
 from stepwrit._approving import OnApproval, approved
 from stepwrit._base import Client, Parts, unverified_jti
 from stepwrit._drive import Count, counted, drive, drive_sync
+from stepwrit._feed import OK, refused_stream
 from stepwrit._reply import local
 from stepwrit._settings import Settings
 from stepwrit._transport import (
     Attested,
     Borrowed,
     HttpTransport,
+    Streaming,
     SyncHttpTransport,
     SyncTransport,
     Transport,
     Who,
 )
 from stepwrit._verbs import CredentialGranted, GrantMade, IntentGranted, Published, Subject
-from stepwrit.errors import ApprovalPendingError, RefusedError, StepwritError
-from stepwrit.flow import Flow
+from stepwrit.errors import ApprovalPendingError, ConfigurationError, RefusedError, StepwritError
+from stepwrit.flow import Flow, Request
 from stepwrit.identity import WorkloadIdentity
 from stepwrit.jws import UnknownKey, VerifyKey
 from stepwrit.tokens import StepToken
@@ -57,6 +59,7 @@ from stepwrit.wire import (
 from stepwrit.wire_chain import PeerBroker
 from stepwrit.wire_deferred import StepResumed
 from stepwrit.wire_ended import EndedSteps
+from stepwrit.wire_feed import FEED_PATH
 from stepwrit.wire_tasks import AttendRequest
 
 if TYPE_CHECKING:
@@ -228,6 +231,25 @@ class Broker(Client):
     async def ended(self, after: str | None, hold_s: int = 0) -> EndedSteps:
         """Which of the steps that we run were ended by others, since `after` of the last answer."""
         return await self._run("ended", verbs.ended(self._sender, after, hold_s))
+
+    @asynccontextmanager
+    async def revocations(self, since: float, silence_s: float) -> AsyncGenerator[AsyncIterator[bytes]]:
+        """The feed of revocations as it comes (`stepwrit.wire_feed`), for roles resource, mcp-server and
+        operator. since: seconds since the epoch. silence_s: how long nothing may come.
+
+        Raises:
+            ConfigurationError: the transport cannot hold an answer that goes on.
+        """
+        await self.ready()
+        if not isinstance(self._transport, Streaming):
+            raise ConfigurationError("this transport holds no feed of revocations")
+        path = f"{FEED_PATH}?since={max(0.0, since):.0f}"
+        headers = {"Accept": "text/event-stream"}
+        request = Request(method="GET", path=path, headers=headers)
+        async with self._transport.stream(request, silence_s) as streamed:
+            if streamed.status != OK:
+                raise await refused_stream(streamed.chunks)
+            yield streamed.chunks
 
     async def close_step(self, step: str, outcome: Outcome) -> StepStatus:
         """The step has ended."""

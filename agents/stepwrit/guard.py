@@ -25,6 +25,7 @@ from stepwrit import _guard_asgi as asgi
 from stepwrit._guard_answer import Denied, denied
 from stepwrit._guard_check import Checks
 from stepwrit._guard_redeem import Redeemer, redeem, report
+from stepwrit._guard_streams import Follows, Streams, targets_of
 from stepwrit.client import Broker
 from stepwrit.clock import Clock, SystemClock
 from stepwrit.digest import DigestError, body_digest, normalise_url
@@ -104,8 +105,10 @@ class StepwritGuard:
     URL under which the application's root is reached, `audience` unless given; `Host` and forwarding headers
     are never read. exempt: exact paths that need no credential. trust_domains: those, beside the broker's,
     whose workloads are let in (the broker's policy must let them too). body_max: bytes, 413 above. budget_s:
-    seconds for a redeem. on_refusal: told the code and whether the credential was signed by us, once per
-    refusal. Raises ConfigurationError for a URL or a setting that cannot be.
+    seconds for a redeem. follow_revocations: cut a response that still streams when its step is revoked,
+    frozen or ended, or when nothing could be heard of that for two heartbeats. on_refusal: told the code and
+    whether the credential was signed by us, once per refusal. Raises ConfigurationError for a URL or a
+    setting that cannot be.
 
     Refusals are problem details (RFC 9457) with a `refusal` member and a `Stepwrit-Ref` header. Websockets
     are refused. `/.well-known/oauth-protected-resource` is answered (RFC 9728).
@@ -122,6 +125,7 @@ class StepwritGuard:
         trust_domains: Collection[str] = (),
         body_max: int = GUARD_BODY_MAX_BYTES,
         budget_s: float = BUDGET_S,
+        follow_revocations: bool = False,
         on_refusal: Callable[[str, bool], None] = count_refusal,
         clock: Clock | None = None,
     ) -> None:
@@ -138,6 +142,12 @@ class StepwritGuard:
         self._checks: Final = Checks(
             audience=audience, broker=self._broker, now=self._now, foreign=_domains(trust_domains)
         )
+        self._streams: Final = self._followed() if follow_revocations else None
+
+    def _followed(self) -> Streams:
+        if not isinstance(self._broker, Follows):
+            raise ConfigurationError("follow_revocations: this broker client has no feed of revocations")
+        return Streams(self._broker, self._now)
 
     async def __call__(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         """Serve one ASGI scope."""
@@ -163,14 +173,22 @@ class StepwritGuard:
             if scope["path"] == self._face.metadata_path:
                 await answer.send_metadata(scope, send, self._face, await self._checks.issuer())
                 return
-            step, body = await self._admit(scope, receive)
+            redeemed, body = await self._admit(scope, receive)
         except Denied as no:
             self._on_refusal(no.refusal.code, no.signed)
             await answer.send_refusal(send, self._face, no)
             return
         except asgi.Disconnected:
             return
-        await self._run(scope, asgi.replay(body, receive), send, step)
+        again = asgi.replay(body, receive)
+        if self._streams is None:
+            await self._run(scope, again, send, Step.of(redeemed))
+            return
+
+        async def run(sending: asgi.Send) -> None:
+            await self._run(scope, again, sending, Step.of(redeemed))
+
+        await self._streams.beside(targets_of(redeemed, self._face.audience), run, send)
 
     async def _run(self, scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send, step: Step) -> None:
         inner = {**scope, "state": {**scope.get("state", {}), STATE_KEY: step}}
@@ -180,8 +198,8 @@ class StepwritGuard:
         finally:
             _CURRENT.reset(token)
 
-    async def _admit(self, scope: asgi.Scope, receive: asgi.Receive) -> tuple[Step, bytes]:
-        """The step and the body of a request with a go-ahead. Raises Denied, Disconnected."""
+    async def _admit(self, scope: asgi.Scope, receive: asgi.Receive) -> tuple[Redeemed, bytes]:
+        """The go-ahead and the body of a request that has one. Raises Denied, Disconnected."""
         try:
             shown = asgi.presented(scope)
         except asgi.BadRequest as bad:
@@ -199,7 +217,7 @@ class StepwritGuard:
 
     async def _judged(
         self, scope: asgi.Scope, receive: asgi.Receive, shown: asgi.Presented, attempt: _Attempt
-    ) -> tuple[Step, bytes]:
+    ) -> tuple[Redeemed, bytes]:
         """Every check, cheapest first; `attempt` learns what was seen, for the report of a refusal."""
         method: str = scope["method"]
         claims = await self._checks.credential(shown)
@@ -210,7 +228,7 @@ class StepwritGuard:
         self._checks.request(claims, method, url, attempt.seen.body)
         self._checks.first(proof)
         redeemed = await redeem(self._broker, attempt.seen, claims, self._budget_s)
-        return Step.of(redeemed), body
+        return redeemed, body
 
 
 @dataclass(slots=True, kw_only=True)

@@ -75,6 +75,7 @@ class SqliteStore:
         self._state = state
         self._anchor = anchor
         self._marked: Callable[[], None] = lambda: None
+        self._ruled: Callable[[], None] = lambda: None
         self._walking: Final = asyncio.Lock()
         self._writer = Writer(state)
         self._reader = connect_reader(path)
@@ -109,11 +110,13 @@ class SqliteStore:
         """Called after the commit of each mark and version, before it is acknowledged."""
         self._anchor = anchor
 
-    def heed(self, *, ended: Tell, marked: Callable[[], None]) -> None:
+    def heed(
+        self, *, ended: Tell, marked: Callable[[], None], ruled: Callable[[], None] = lambda: None
+    ) -> None:
         """ended: is told of steps that end under those who run them. marked: of a revocation to be followed:
-        `walk` does.
+        `walk` does. ruled: that marks or versions have changed.
         """
-        self._state.tell, self._marked = ended, marked
+        self._state.tell, self._marked, self._ruled = ended, marked, ruled
 
     def set_guard(self, guard: Guard) -> None:
         """Called with the verb before `open`, `accept`, `resume`, `reserve` and `redeem`; what it raises
@@ -169,14 +172,14 @@ class SqliteStore:
         caller gets Unavailable(rule="store") that says so.
         """
         if command.lift:
-            stands = await self._ruled(lambda: ruling.mark(self._state, command))
+            stands = await self._vital(lambda: ruling.mark(self._state, command))
             await self._anchored()
             return stands
         return await self._set_mark(command)
 
     async def apply(self, command: VersionCommand) -> StoredVersion:
         """The next version, in force at once, with its marks; anchored."""
-        version = await self._ruled(lambda: ruling.apply(self._state, command))
+        version = await self._vital(lambda: ruling.apply(self._state, command))
         if command.marks:
             self._marked()
         await self._anchored()
@@ -314,12 +317,13 @@ class SqliteStore:
             raise Unavailable("unavailable", "too many marks wait to become durable", rule="store")
         state.owed[target] = command
         try:
-            stands = await self._ruled(lambda: ruling.mark(state, command))
+            stands = await self._vital(lambda: ruling.mark(state, command))
         except Unavailable as doubt:
             if doubt.rule != "store":
                 self._forget(command)
                 raise
             state.marks[target] = stronger(state.marks.get(target), command.mark)
+            self._ruled()
             raise Unavailable(
                 "unavailable",
                 "in force on this broker only; not durable",
@@ -348,8 +352,10 @@ class SqliteStore:
         if not is_durable and state.marks.get(target) is command.mark:
             del state.marks[target]
 
-    async def _ruled(self, run: Callable[[], T]) -> T:
-        return await self._writer.submit(run, vital=True)
+    async def _vital(self, run: Callable[[], T]) -> T:
+        done = await self._writer.submit(run, vital=True)
+        self._ruled()
+        return done
 
     async def _anchored(self) -> None:
         if self._anchor is not None:

@@ -44,9 +44,11 @@ class BrokerStore(Store, Eraser, Protocol):
         """Hand over compiled limits, best before their version is applied; `bundles`: their generation."""
         ...
 
-    def heed(self, *, ended: Tell, marked: Callable[[], None]) -> None:
+    def heed(
+        self, *, ended: Tell, marked: Callable[[], None], ruled: Callable[[], None] = lambda: None
+    ) -> None:
         """ended: is told of steps that end under those who run them. marked: of a revocation to be followed:
-        `walk` does.
+        `walk` does. ruled: that marks or versions have changed, whoever changed them.
         """
         ...
 

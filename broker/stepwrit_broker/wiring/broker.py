@@ -89,7 +89,7 @@ class Broker:
         self.listening = Listening(self._served(), self._stack)
         await self.listening.start()
         await first_authorities(self.jwt_bundles)
-        self._stack.callback(self.housed.endings.close)  # before the listeners drain
+        self._stack.callback(self.housed.let_go)  # before the listeners drain
         self._work()
         about: dict[str, object] = {"broker": self.settings.broker_id, "epoch": self.store.epoch}
         await self.backing.say("broker.started", about)
@@ -189,6 +189,7 @@ class Broker:
             bundles=self.bundles,
             authorities=self._authorities,
             nonces=Nonces(self.backing.secret),
+            feed=made.newsroom,
             rings=made.rings,
             admin=admin_ports(
                 self.settings, self.backing, made.house, self.live, self.metrics, self.rehearsal
@@ -282,9 +283,10 @@ class Broker:
         settings, background, made = self.settings, self._background, self.housed
         chores = self.chores = self._chores()
         background.every(settings.reap_every_s, chores.reap)
-        marked = asyncio.Event()
-        self.store.heed(ended=made.endings.tell, marked=marked.set)
+        marked, ruled = asyncio.Event(), asyncio.Event()
+        made.heed(self.store, marked=marked, ruled=ruled)
         background.when(marked, chores.walk)
+        background.when(ruled, self.live.load)
         background.every(settings.checkpoint_every_s, self.backing.checkpoint)
         background.every(settings.watch_every_s, self.files.watch)
         background.every(10.0, chores.flush)

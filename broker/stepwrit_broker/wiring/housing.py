@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -27,9 +28,11 @@ from stepwrit_broker.kinds.id_jag import IdJag
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import Clock, Entropy, KindPort
 from stepwrit_broker.ports_approval import Notice, SignIns
+from stepwrit_broker.ports_ended import Ended
 from stepwrit_broker.ports_signal import Signals
-from stepwrit_broker.wiring.backing import Backing
+from stepwrit_broker.wiring.backing import Backing, BrokerStore
 from stepwrit_broker.wiring.ending import Endings
+from stepwrit_broker.wiring.feeding import Newsroom
 from stepwrit_broker.wiring.notifying import Notifying
 from stepwrit_broker.wiring.settings import BrokerSettings
 from stepwrit_broker.wiring.waiting import Bells, Decisions, Expiries, Told
@@ -59,9 +62,28 @@ class Housed:
     answers: AnswerRecorder
     expiries: Expiries
     endings: Endings
+    newsroom: Newsroom
     notifying: Notifying
     sign_ins: SignIns | None
     signals: Signals | None
+
+    def heed(self, store: BrokerStore, *, marked: asyncio.Event, ruled: asyncio.Event) -> None:
+        """From now on whoever is to hear of ends and marks does."""
+
+        def ended(told: Sequence[Ended]) -> None:
+            self.endings.tell(told)
+            self.newsroom.ended(told)
+
+        def changed() -> None:
+            self.newsroom.ruled()
+            ruled.set()
+
+        store.heed(ended=ended, marked=marked.set, ruled=changed)
+
+    def let_go(self) -> None:
+        """Of all who are held: this process ends."""
+        self.endings.close()
+        self.newsroom.close()
 
 
 def housed(parts: Parts) -> Housed:
@@ -71,7 +93,7 @@ def housed(parts: Parts) -> Housed:
     http = httpx2.AsyncClient(follow_redirects=False)
     parts.stack.push_async_callback(http.aclose)
     people = OidcPeople(settings.oidc, http)
-    refusals, expiries, endings = _refusals(parts), Expiries(), Endings(store.epoch)
+    refusals, expiries, endings = _refusals(parts), Expiries(), Endings(parts.entropy.bytes(16).hex())
     notifying = _notifying(parts)
     credentials = OwnCredentials(rings[1], issuer=settings.issuer)
     made: tuple[KindPort, ...] = (ActionToken(credentials), IdJag(OwnGrants(rings[2])))
@@ -106,6 +128,7 @@ def housed(parts: Parts) -> Housed:
         answers=AnswerRecorder(store=store, clock=parts.clock, entropy=parts.entropy),
         expiries=expiries,
         endings=endings,
+        newsroom=Newsroom(store.marks),
         notifying=notifying,
         sign_ins=_sign_ins(parts, http),
         signals=OidcSignals(settings.transmitters, people) if settings.transmitters else None,

@@ -18,6 +18,7 @@ from stepwrit_broker.edge.app import BEARER_VERBS, Endpoint, Routes, WorkloadApp
 from stepwrit_broker.edge.approvers import ApproversApp
 from stepwrit_broker.edge.authzen.endpoints import AuthzenEndpoints, configuration
 from stepwrit_broker.edge.caller import Callers
+from stepwrit_broker.edge.feed import FeedApp
 from stepwrit_broker.edge.forwarded import Forwarding
 from stepwrit_broker.edge.http import Asgi
 from stepwrit_broker.edge.listeners import (
@@ -47,6 +48,7 @@ from stepwrit_broker.keys.keyring import Keyring
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import Clock
 from stepwrit_broker.ports_approval import SignIns
+from stepwrit_broker.ports_feed import Feed
 from stepwrit_broker.ports_peer import PeerGrants
 from stepwrit_broker.ports_signal import Signals
 from stepwrit_broker.wiring.backing import BrokerStore
@@ -58,11 +60,10 @@ from stepwrit_broker.wiring.settings import BrokerSettings
 class Served:
     """What the listeners are made of.
 
-    peers: judges grants of other trust domains' brokers. signals: judges events of identity providers.
-    authorities: begins to watch the JWT authorities. tiles: the log as its readers see it. sign_ins: where
-    persons may sign in besides. ready: why this process is not, or None. health: what `/healthz?verbose=true`
-    adds.
-    doubts: what `/readyz` tells beside.
+    peers: judges grants of other trust domains' brokers. signals: judges events of identity providers. feed:
+    of revocations. authorities: begins to watch the JWT authorities. tiles: the log as its readers see it.
+    sign_ins: where persons may sign in besides. ready: why this process is not, or None. health: what
+    `/healthz?verbose=true` adds. doubts: what `/readyz` tells beside.
     """
 
     settings: BrokerSettings
@@ -78,6 +79,7 @@ class Served:
     bundles: BundleSource
     authorities: Callable[[], AuthoritySource]
     nonces: Nonces
+    feed: Feed
     rings: tuple[Keyring, ...]
     admin: AdminPorts
     tiles: Tiles
@@ -118,7 +120,14 @@ class Listening:
             served.identity,
             on_handshake_refused=served.metrics.handshake_refused,
         )
-        await self._serve(self.mtls, self._workloads(callers, self._quiet(callers)))
+        rest = FeedApp(
+            house=served.house,
+            callers=callers,
+            feed=served.feed,
+            metrics=served.metrics,
+            rest=self._quiet(callers),
+        )
+        await self._serve(self.mtls, self._workloads(callers, rest))
 
     async def _open_ops(self) -> None:
         served = self._served
