@@ -35,15 +35,6 @@ _PUT: Final = (
     "INSERT INTO approvals (id, step, txn, tenant, requester, initiator, tool, state, by, reason, ended_at,"
     " asked, sealed) VALUES (?, ?, ?, ?, ?, ?, ?, 'asked', '', '', 0, ?, ?)"
 )
-# what ended with its step, and by nobody's word, was asked in vain: its place is free after a while only
-_WAITING: Final = (
-    "SELECT count(*), coalesce(sum(initiator = ?), 0) FROM approvals WHERE requester = ? AND tenant = ?"
-    " AND (state = 'asked' OR (state IN ('cancelled', 'expired') AND by = '' AND ended_at > ?))"
-)
-_DENIED: Final = (
-    "SELECT coalesce(max(ended_at), 0) FROM approvals"
-    " WHERE requester = ? AND tenant = ? AND state = 'denied' AND initiator = ? AND tool = ?"
-)
 _MOVE: Final = "UPDATE approvals SET state = ?, by = ?, reason = ?, ended_at = ?, sealed = ? WHERE id = ?"
 _GIVE: Final = "UPDATE approvals SET state = 'given' WHERE id = ?"
 _SIGN: Final = (
@@ -85,10 +76,7 @@ def _check_asking(state: State, step: Step, now: float) -> None:
     who, tool = asker_of(step), "" if step.action is None else step.action.tool
     in_force = state.limits()
     since = now - in_force.approvals.cooldown_s
-    mine, theirs = state.conn.execute(_WAITING, (step.initiator, who, step.tenant, since)).fetchone()
-    denied = state.conn.execute(_DENIED, (who, step.tenant, step.initiator, tool)).fetchone()[0]
-    asked = limits.Asked(of_requester=mine, of_initiator=theirs, denied_at=denied)
-    limits.may_ask(in_force, asked, now)
+    limits.may_ask(in_force, state.asked(who, step.tenant, step.initiator, tool, since), now)
 
 
 def sign(state: State, command: SignCommand) -> ApprovalRecord:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from stepwrit_broker.core import entry, limits, step
+from stepwrit_broker.core import entry, step
 from stepwrit_broker.core.deferred import check_resumable
 from stepwrit_broker.core.errors import Refused
 from stepwrit_broker.core.grant import Grant
@@ -41,7 +41,7 @@ def resume(state: State, command: ResumeCommand) -> tuple[StepRecord, Grant | No
     _check_worker(row.record, command)
     check_running(state, row.record, txn, now)
     life = _taken(state, row.record, command, now)
-    _charge(state, command, now)
+    state.charge(command.charge, now)
     spend_proofs(state, command.proofs)
     if not row.record.life.round:
         approvals.use(state, row, txn, now)
@@ -90,11 +90,6 @@ def _taken(state: State, record: StepRecord, command: ResumeCommand, now: float)
         waiting_at=0.0,
         awaits="",
     )
-
-
-def _charge(state: State, command: ResumeCommand, now: float) -> None:
-    for key, tat in limits.charge(state.limits(), command.charge, state.tats, now).items():
-        state.journal.set(state.tats, key, tat)
 
 
 def _tell(state: State, row: StepRow, txn: Txn, command: ResumeCommand, round_: int, now: float) -> None:

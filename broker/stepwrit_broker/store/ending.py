@@ -14,7 +14,7 @@ from stepwrit_broker.ports_ended import Ended
 from stepwrit_broker.store import approvals, sealed_args
 from stepwrit_broker.store.common import write_entry
 from stepwrit_broker.store.past import note_end
-from stepwrit_broker.store.reading import end_step, find_step, release
+from stepwrit_broker.store.reading import end_step, find_step
 from stepwrit_broker.store.rows import StepRow, Txn
 from stepwrit_broker.store.state import State
 
@@ -109,6 +109,6 @@ def _end_grants(state: State, step_id: str, event: GrantEnd) -> tuple[list[str],
     if redeemed and event == "revoke":
         state.conn.execute(_END_REDEEMED, (step_id,))
     for grant_id in live:
-        release(state, grant_id)
+        state.release(grant_id)
         state.grants.forget(grant_id)
     return live[:GRANTS_NAMED], len(live) + redeemed

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from stepwrit.wire import REDEEM_REPEAT_S
-from stepwrit_broker.core import entry, grant, limits, standing
+from stepwrit_broker.core import entry, grant, standing
 from stepwrit_broker.core.errors import Conflict, Refused
 from stepwrit_broker.core.grant import Grant, GrantRecord
 from stepwrit_broker.core.step import StepRecord, move
@@ -22,7 +22,7 @@ from stepwrit_broker.store.common import (
     spend_proofs,
     write_entry,
 )
-from stepwrit_broker.store.reading import find_grant, get_step, hold, put_grant, release
+from stepwrit_broker.store.reading import find_grant, get_step, put_grant
 from stepwrit_broker.store.rows import GrantRow, Txn
 from stepwrit_broker.store.state import State
 
@@ -51,12 +51,13 @@ def reserve(state: State, command: ReserveCommand) -> GrantRecord:
     state.disk.check(now)
     state.check_versions(command.versions)
     _check_place(state, command, row.record, txn, now)
-    keys = _charge(state, command, now)
+    keys = state.place(command.charge)
+    state.charge(command.charge, now)
     spend_proofs(state, command.proofs)
     wanted = command.grant
     record = GrantRecord(grant=wanted, state=grant.move("reserved", "issue"), redeemed_by="", redeemed_at=0.0)
     put_grant(state, record)
-    hold(state, wanted.id, keys, wanted.expires_at)
+    state.hold(wanted.id, keys, wanted.expires_at)
     facts = {**entry.hop_facts(row.record.step), **entry.grant_facts(wanted, txn.salt)}
     write_entry(
         state,
@@ -108,15 +109,6 @@ def _check_place(state: State, command: ReserveCommand, record: StepRecord, txn:
         raise Refused(
             "plan", f"this request may be made {command.line_times} times by a step", rule="plan times"
         )
-
-
-def _charge(state: State, command: ReserveCommand, now: float) -> tuple[str, ...]:
-    in_force = state.limits()
-    spent = limits.charge(in_force, command.charge, state.tats, now)
-    keys = limits.outstanding_keys(in_force, command.charge, state.live)
-    for key, tat in spent.items():
-        state.journal.set(state.tats, key, tat)
-    return keys
 
 
 def redeem(state: State, command: RedeemCommand) -> tuple[GrantRecord, StepRecord]:
@@ -192,7 +184,7 @@ def _spend(state: State, row: GrantRow, command: RedeemCommand, now: float) -> G
     put = state.conn.execute(_SPEND, (command.redeemer, now, row.seq))
     if put.rowcount != 1:
         raise Refused("replay", "the credential was used before", rule="replay_foreign")
-    release(state, command.grant)
+    state.release(command.grant)
     state.grants.forget(command.grant)
     return replace(
         row.record,

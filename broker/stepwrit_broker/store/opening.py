@@ -76,7 +76,7 @@ def _root(state: State, command: OpenCommand, now: float) -> StepRecord:
     root = command.step
     if now >= root.expires_at:
         raise Refused("expired", "the intent has expired")
-    _charge(state, command, state.limits(), now)
+    state.charge(command.charge, now)
     spend_proofs(state, command.proofs)
     salt = state.entropy.bytes(SALT_BYTES)
     state.log.put_salt(state.conn, root.txn, salt)
@@ -148,7 +148,7 @@ def _child(state: State, command: OpenCommand, now: float) -> StepRecord:
     _check_place(state, child, parent, txn, now)
     in_force = state.limits()
     _check_bounds(child, parent, txn, in_force)
-    _charge(state, command, in_force, now)
+    state.charge(command.charge, now)
     past = find_past(state, txn)
     _check_declared(child, past, command.times)
     spend_proofs(state, command.proofs)
@@ -200,11 +200,6 @@ def _check_bounds(child: Step, parent: StepRow, txn: Txn, in_force: Limits) -> N
         txn.intent, steps=txn.steps, server_steps=txn.server_steps, depth=child.depth, is_server=is_server
     )
     standing.within_step(parent.record)
-
-
-def _charge(state: State, command: OpenCommand, in_force: Limits, now: float) -> None:
-    for key, tat in limits.charge(in_force, command.charge, state.tats, now).items():
-        state.journal.set(state.tats, key, tat)
 
 
 def _tell(state: State, kind: entry.EntryKind, command: OpenCommand, txn: Txn, now: float) -> None:

@@ -22,7 +22,7 @@ from stepwrit_broker.store.rows import (
     encode_intent,
     encode_step,
 )
-from stepwrit_broker.store.state import Held, State
+from stepwrit_broker.store.state import State
 
 LOOK_AFTER_S: Final = 60.0  # the reaper's first look at a step; it then knows when to look again
 SELECT_TXN: Final = "SELECT txn, root, intent, steps, server_steps, expires_at FROM txns WHERE txn = ?"
@@ -174,26 +174,3 @@ def put_grant(state: State, record: GrantRecord) -> None:
     seq = state.conn.execute(_PUT_GRANT, row).lastrowid or 0
     if record.state == "issued":
         state.grants.put(grant.id, GrantRow(seq=seq, record=record))
-
-
-def hold(state: State, grant: str, keys: tuple[str, ...], expires_at: float) -> None:
-    """One more outstanding credential."""
-    journal = state.journal
-    for key in keys:
-        journal.set(state.live, key, state.live.get(key, 0) + 1)
-    journal.set(state.held, grant, Held(keys, expires_at))
-
-
-def release(state: State, grant: str) -> None:
-    """One outstanding credential less."""
-    held = state.held.get(grant)
-    if held is None:
-        return
-    journal = state.journal
-    journal.drop(state.held, grant)
-    for key in held.keys:
-        left = state.live.get(key, 0) - 1
-        if left > 0:
-            journal.set(state.live, key, left)
-        else:
-            journal.drop(state.live, key)

@@ -17,7 +17,7 @@ from stepwrit_broker.ports import Reaped
 from stepwrit_broker.store import approvals
 from stepwrit_broker.store.common import KEEP_S, ends_at, step_subjects, write_entry
 from stepwrit_broker.store.ending import NOTHING, end
-from stepwrit_broker.store.reading import find_grant, find_step, get_step, release
+from stepwrit_broker.store.reading import find_grant, find_step, get_step
 from stepwrit_broker.store.rows import GrantRow, StepRow, Txn
 from stepwrit_broker.store.state import State
 
@@ -69,7 +69,7 @@ def expire_grants(state: State, now: float) -> tuple[Reaped, bool]:
     over = [name for name, held in state.held.items() if now >= held.expires_at][:CHUNK]
     for name in over:
         row = find_grant(state, name)
-        release(state, name)
+        state.release(name)
         if row is not None and row.record.state in ("issued", "reserved"):
             old = row.record.grant.epoch != state.epoch
             end_grant(state, row, "epoch" if old else "time", now)
@@ -276,7 +276,7 @@ def _revoke_grants(state: State, new: set[str], now: float) -> int:
             continue
         known = row.record.grant
         if not new.isdisjoint((f"grant:{name}", f"key:{known.jkt}", f"resource:{known.audience}")):
-            release(state, name)
+            state.release(name)
             end_grant(state, row, "revoked", now)
             count += 1
     return count

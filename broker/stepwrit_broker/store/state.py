@@ -13,7 +13,8 @@ from typing import Final
 
 from stepwrit_broker.core.errors import Conflict, Unavailable
 from stepwrit_broker.core.influence import Past
-from stepwrit_broker.core.limits import Limits
+from stepwrit_broker.core.limits import Asked, Charge, Limits, outstanding_keys
+from stepwrit_broker.core.limits import charge as charged
 from stepwrit_broker.core.marks import Mark
 from stepwrit_broker.core.versions import StoredVersion, VersionKind, Versions
 from stepwrit_broker.ports import Entropy, MarkCommand
@@ -33,6 +34,15 @@ VERSION_COLUMNS: Final = "kind, number, digest, source, doc, by, reason, at, ref
 _IN_FORCE: Final = (
     f"SELECT {VERSION_COLUMNS} FROM versions AS v"  # noqa: S608  a constant
     " WHERE number = (SELECT max(number) FROM versions WHERE kind = v.kind)"
+)
+# what ended with its step, and by nobody's word, was asked in vain: its place is free after a while only
+WAITING: Final = (
+    "SELECT count(*), coalesce(sum(initiator = ?), 0) FROM approvals WHERE requester = ? AND tenant = ?"
+    " AND (state = 'asked' OR (state IN ('cancelled', 'expired') AND by = '' AND ended_at > ?))"
+)
+DENIED: Final = (
+    "SELECT coalesce(max(ended_at), 0) FROM approvals"
+    " WHERE requester = ? AND tenant = ? AND state = 'denied' AND initiator = ? AND tool = ?"
 )
 _SAVE: Final = "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)"
 
@@ -134,11 +144,11 @@ class State:
         self.pasts.clear()
         self.load()
 
-    def use(self, limits: Limits, bundles: Callable[[], int]) -> None:
+    def use(self, in_force: Limits, bundles: Callable[[], int]) -> None:
         """Take the limits of a version in force or about to be, and where to ask the bundles' generation."""
-        in_force = self._number("limits")
-        self._limits = {number: kept for number, kept in self._limits.items() if number >= in_force}
-        self._limits[limits.version] = limits
+        number = self._number("limits")
+        self._limits = {each: kept for each, kept in self._limits.items() if each >= number}
+        self._limits[in_force.version] = in_force
         self._bundles = bundles
 
     def limits(self) -> Limits:
@@ -151,6 +161,40 @@ class State:
     def known_limits(self) -> Limits | None:
         """The limits in force, if they were handed over: the brake and the reaper work without them."""
         return self._limits.get(self._number("limits"))
+
+    def charge(self, what: Charge, now: float) -> None:
+        """Spend one cell of every rate limit that speaks of this. Raises Refused(`limit`), Unavailable."""
+        for key, tat in charged(self.limits(), what, self.tats, now).items():
+            self.journal.set(self.tats, key, tat)
+
+    def place(self, what: Charge) -> tuple[str, ...]:
+        """The counters of outstanding credentials that one more raises. Raises Refused(`limit`)."""
+        return outstanding_keys(self.limits(), what, self.live)
+
+    def hold(self, grant: str, keys: tuple[str, ...], expires_at: float) -> None:
+        """One more outstanding credential, in these places."""
+        for key in keys:
+            self.journal.set(self.live, key, self.live.get(key, 0) + 1)
+        self.journal.set(self.held, grant, Held(keys, expires_at))
+
+    def release(self, grant: str) -> None:
+        """One outstanding credential less."""
+        held = self.held.get(grant)
+        if held is None:
+            return
+        self.journal.drop(self.held, grant)
+        for key in held.keys:
+            left = self.live.get(key, 0) - 1
+            if left > 0:
+                self.journal.set(self.live, key, left)
+            else:
+                self.journal.drop(self.live, key)
+
+    def asked(self, who: str, tenant: str, initiator: str, tool: str, since: float) -> Asked:
+        """What stands against asking this person once more; what ended in vain counts from `since` on."""
+        mine, theirs = self.conn.execute(WAITING, (initiator, who, tenant, since)).fetchone()
+        denied: float = self.conn.execute(DENIED, (who, tenant, initiator, tool)).fetchone()[0]
+        return Asked(of_requester=mine, of_initiator=theirs, denied_at=denied)
 
     def check_versions(self, wanted: Versions | None) -> None:
         """Raises Conflict(`stale_version`) when a decision was made on others than those in force."""
