@@ -82,6 +82,7 @@ class House:
     bell: Bell
     ends: Ends
     pace: Pace = field(default_factory=Pace)
+    shards: int = 1
 
     def ref(self) -> str:
         """A fresh ref."""
@@ -98,6 +99,10 @@ class House:
     def operation_name(self) -> str:
         """A name for one try by a caller that gave none."""
         return ids.crockford(self.entropy.bytes(ids.RANDOM_BYTES), 26)
+
+    def txn(self) -> str:
+        """A fresh id of a transaction, in any shard; all that belongs to it lives there."""
+        return self.id("txn", f"{self.entropy.bytes(1)[0] % self.shards:02x}")
 
     def id(self, kind: ids.Kind, shard: str = "00") -> str:
         """A fresh id."""

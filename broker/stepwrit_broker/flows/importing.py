@@ -11,6 +11,7 @@ from stepwrit_broker.core.caller import Caller
 from stepwrit_broker.core.ceiling import impact_within
 from stepwrit_broker.core.document import intent_question
 from stepwrit_broker.core.errors import Problem, Refused, Unproven
+from stepwrit_broker.core.ids import shard_of
 from stepwrit_broker.core.limits import Charge, Limits
 from stepwrit_broker.core.peers import check_peer, imported_origin
 from stepwrit_broker.core.persons import Identity
@@ -121,9 +122,9 @@ def _place(house: House, caller: Caller, grant: VerifiedGrant, force: InForce, n
         raise Refused("ceiling", f"{tool.name} has {tool.impact} impact here; less was granted", rule="grant")
     lives = force.limits.lives
     ends = now + min(lives.intent_s, lives.accepted_s)
-    txn, upstream = house.id("txn"), _upstream(grant, tool.name)
+    txn, upstream = house.txn(), _upstream(grant, tool.name)
     return Step(
-        id=house.id("stp"),
+        id=house.id("stp", shard_of(txn)),
         txn=txn,
         intent=_intent(house, grant, txn, upstream, force.limits),
         parent=None,

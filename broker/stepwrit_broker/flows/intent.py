@@ -11,7 +11,7 @@ from stepwrit_broker.core.causes import performer_of
 from stepwrit_broker.core.ceiling import Ceiling
 from stepwrit_broker.core.document import intent_question
 from stepwrit_broker.core.errors import Malformed, Problem, Refused
-from stepwrit_broker.core.ids import is_id
+from stepwrit_broker.core.ids import is_id, shard_of
 from stepwrit_broker.core.limits import Charge, Dimension, Limits
 from stepwrit_broker.core.step import Intent, Step, StepRecord
 from stepwrit_broker.flows import stepless
@@ -191,9 +191,9 @@ def _place(
     if ends <= now:
         raise Malformed("invalid_request", "exp is in the past")
     origin: Origin = "server" if proof is None else "human"
-    txn = house.id("txn")
+    txn = house.txn()
     return Step(
-        id=house.id("stp"),
+        id=house.id("stp", shard_of(txn)),
         txn=txn,
         intent=_intent(house, caller, request, proof, txn, force.limits),
         parent=None,

@@ -22,7 +22,6 @@ KEEP_S: Final = 1800.0  # rows and answers outlive every token and every retry
 _RESERVED: Final = frozenset({"v", "kind", "ref", "at"})
 _OP_GET: Final = "SELECT digest, answer FROM ops WHERE key = ?"
 _OP_PUT: Final = "INSERT INTO ops (key, digest, answer, at) VALUES (?, ?, ?, ?)"
-_PROOF_PUT: Final = "INSERT OR IGNORE INTO proofs (key, until) VALUES (?, ?)"
 _DEFAULT_LIVES: Final = Lives(
     step_token_s=60.0,
     accepted_s=float(ACCEPTED_MAX_S),
@@ -64,8 +63,7 @@ def spend_proofs(state: State, proofs: tuple[ProofUse, ...]) -> None:
     """Use each proof once and for all. Raises Refused(`replay`) for one that was seen, Unavailable."""
     for proof in proofs:
         check_kept(state, proof.until)
-        put = state.conn.execute(_PROOF_PUT, (name_of(proof.kind, proof.key), proof.until))
-        if put.rowcount != 1:
+        if not state.spend(name_of(proof.kind, proof.key), proof.kind, proof.until):
             raise Refused("replay", f"this {proof.kind} proof was used before", rule=f"proof {proof.kind}")
 
 

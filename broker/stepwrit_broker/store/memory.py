@@ -91,6 +91,11 @@ class Shelf(Generic[V]):
         """Hold it no longer: it has ended, or rows were changed behind its back."""
         self._journal.set(self._pending, key, None)
 
+    def discard(self, key: str) -> None:
+        """Hold nothing of it, whatever was committed: the rows it came of are gone."""
+        self._committed.pop(key, None)
+        self._pending.pop(key, None)
+
     def fetched(self, key: str, value: V) -> None:
         """Hold what the file says, unless this batch has changed it."""
         if key not in self._pending:

@@ -6,7 +6,7 @@ looks again at what is there, so a sweep that was cut short is simply done again
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -101,14 +101,20 @@ def sweep_steps(state: State, now: float) -> tuple[Reaped, bool]:
     """Steps that are due: ended by a clock or with what they hang on, purged when kept for long enough."""
     now = state.at(now)
     due: list[tuple[str]] = state.conn.execute(_DUE, (now, CHUNK)).fetchall()
+    swept = sweep_named(state, [name for (name,) in due], now)
+    return swept, len(due) == CHUNK or swept.steps > 0  # an end may have made what is below it due
+
+
+def sweep_named(state: State, due: Sequence[str], now: float) -> Reaped:
+    """The steps of these names: each is ended, purged, or looked at again when its clock runs out."""
     swept = nothing()
-    for (name,) in due:
+    for name in due:
         found = find_step(state, name)
         if found is None:
             state.conn.execute("DELETE FROM steps WHERE id = ?", (name,))  # of a transaction that is gone
         else:
             swept = total(swept, _one(state, found[0], found[1], now))
-    return swept, len(due) == CHUNK or swept.steps > 0  # an end may have made what is below it due
+    return swept
 
 
 def _one(state: State, row: StepRow, txn: Txn, now: float) -> Reaped:
@@ -269,17 +275,20 @@ def _txns_of(state: State, targets: tuple[str, ...]) -> tuple[str, ...]:
 
 def _revoke_grants(state: State, new: set[str], now: float) -> int:
     """Outstanding credentials that a mark stops by themselves: their own, their key's, their resource's."""
-    count = 0
-    for name in list(state.held):
-        row = find_grant(state, name)
-        if row is None or row.record.state != "issued":
-            continue
-        known = row.record.grant
-        if not new.isdisjoint((f"grant:{name}", f"key:{known.jkt}", f"resource:{known.audience}")):
-            state.release(name)
-            end_grant(state, row, "revoked", now)
-            count += 1
-    return count
+    return sum(stop_grant(state, name, new, now).grants for name in list(state.held))
+
+
+def stop_grant(state: State, name: str, new: set[str], now: float) -> Reaped:
+    """End an outstanding credential that one of these marks stops by itself."""
+    row = find_grant(state, name)
+    if row is None or row.record.state != "issued":
+        return nothing()
+    known = row.record.grant
+    if new.isdisjoint((f"grant:{name}", f"key:{known.jkt}", f"resource:{known.audience}")):
+        return nothing()
+    state.release(name)
+    end_grant(state, row, "revoked", now)
+    return Reaped(steps=0, grants=1, purged=0)
 
 
 SWEEPS: Final[tuple[Sweep, ...]] = (expire_grants, sweep_steps, purge_answers)

@@ -44,6 +44,7 @@ DENIED: Final = (
     "SELECT coalesce(max(ended_at), 0) FROM approvals"
     " WHERE requester = ? AND tenant = ? AND state = 'denied' AND initiator = ? AND tool = ?"
 )
+_PROOF_PUT: Final = "INSERT OR IGNORE INTO proofs (key, until) VALUES (?, ?)"
 _SAVE: Final = "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)"
 
 
@@ -166,6 +167,10 @@ class State:
         """Spend one cell of every rate limit that speaks of this. Raises Refused(`limit`), Unavailable."""
         for key, tat in charged(self.limits(), what, self.tats, now).items():
             self.journal.set(self.tats, key, tat)
+
+    def spend(self, key: bytes, kind: str, until: float) -> bool:  # noqa: ARG002  a fleet tells of the kind
+        """Use a proof up; False when it was used before."""
+        return self.conn.execute(_PROOF_PUT, (key, until)).rowcount == 1
 
     def place(self, what: Charge) -> tuple[str, ...]:
         """The counters of outstanding credentials that one more raises. Raises Refused(`limit`)."""

@@ -255,7 +255,8 @@ class Swift(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """What stands for the whole fleet. epoch: 32 hex digits; order: how many epochs there were. began_at:
-    by the true engine's clock. rules: counts changes of marks and versions.
+    by the true engine's clock. rules: counts changes of marks and versions. high: the latest time (`Work.at`)
+    that any committed work went by.
     """
 
     epoch: str
@@ -263,6 +264,7 @@ class Standing:
     began_at: float
     rules: int
     shards: int
+    high: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,230 @@
+"""Carry a verb through: copy, plan, claims, commit, truth; again when something moved under it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final, Protocol, TypeVar
+from weakref import WeakValueDictionary
+
+from stepwrit_broker.core.errors import Problem, Unavailable
+from stepwrit_broker.core.limits import Charge, Limits
+from stepwrit_broker.store.fleet.claiming import Claims
+from stepwrit_broker.store.fleet.codec import encode
+from stepwrit_broker.store.fleet.durable import Durable
+from stepwrit_broker.store.fleet.epochs import Epochs
+from stepwrit_broker.store.fleet.scratch import Plan, Scratch
+from stepwrit_broker.store.fleet.seams import Absent, Change, EpochOver, Snapshot, Stale, Swift, Truth
+from stepwrit_broker.store.fleet.tables import shard_of_name
+
+T = TypeVar("T")
+TRIES: Final = 12
+
+
+class Shares(Protocol):
+    """This broker's shares of the limits that are wider than a transaction."""
+
+    async def charge(self, limits: Limits, what: Charge, now: float) -> None:
+        """Spend one cell of every rate limit that speaks of this. Raises Refused(`limit`)."""
+        ...
+
+    def drop(self) -> None:
+        """Another epoch has begun."""
+        ...
+
+    def prune(self, now: float) -> None:
+        """Forget the counters that a fresh key would equal."""
+        ...
+
+    def tats(self) -> Mapping[str, float]:
+        """The rate counters by key, as far as this broker knows them; a live view."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A verb on one aggregate, with others that it looks at. is_root: it opens a transaction."""
+
+    main: str
+    beside: tuple[str, ...] = ()
+    is_root: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """All aggregates, in the order in which they are locked."""
+        return sorted({self.main, *self.beside})
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a write landed."""
+
+    epoch: str
+    shard: int
+    seq: int
+
+
+class Carrier:
+    """Carries verbs; see the module."""
+
+    def __init__(
+        self, scratch: Scratch, swift: Swift, truth: Truth, epochs: Epochs, durable: Durable, shares: Shares
+    ) -> None:
+        self._scratch, self._swift, self._truth = scratch, swift, truth
+        self._epochs, self._durable, self._shares = epochs, durable, shares
+        self.done: Callable[[Plan[Any]], None] = lambda _: None
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def run(self, job: Job, verb: Callable[[], T], *, wait: bool = True) -> Plan[T]:
+        """The verb's plan once it stands and, unless told otherwise, the truth has it."""
+        async with AsyncExitStack() as stack:
+            for name in job.names:
+                await stack.enter_async_context(self._lock(name))
+            plan, places = await self._stand(job, verb)
+        if wait:
+            for place in places:
+                await self._durable.wait(place.epoch, place.shard, place.seq)
+        self.done(plan)
+        if plan.wanted.freed:
+            await Claims.give_back(self._swift, self._epochs.epoch, plan.wanted.freed)
+        return plan
+
+    async def look(self, name: str) -> bool:
+        """Have a copy that is as new as anybody's, all of it durable. False: there is no such thing."""
+        async with self._lock(name):
+            for _ in range(TRIES):
+                epoch = self._epochs.epoch
+                try:
+                    await self._sync(epoch, name)
+                    break
+                except Stale:
+                    continue
+                except EpochOver:
+                    await self._epochs.renew(epoch)
+            else:
+                raise _restless()
+            places = self._places([name], epoch)
+        for place in places:
+            await self._durable.wait(place.epoch, place.shard, place.seq)
+        return self._scratch.held(name) is not None
+
+    async def _stand(self, job: Job, verb: Callable[[], T]) -> tuple[Plan[T], list[Place]]:
+        claims = Claims(self._swift, self._truth, self._shares, self._scratch.state)
+        is_fresh = False
+        for _ in range(TRIES):
+            epoch = self._epochs.epoch
+            try:
+                await self._copies(epoch, job, is_fresh=is_fresh)
+                return await self._once(epoch, job, verb, claims)
+            except Stale as moved:
+                await self._moved(job, moved)
+            except EpochOver:
+                self._forget(job)
+                await self._epochs.renew(epoch)
+            except Problem as refused:
+                landed = isinstance(refused, Unavailable) and refused.rule == "store"
+                if is_fresh or landed or not await self._is_outdated(epoch, job):
+                    if not landed:
+                        await claims.refused(epoch)
+                    raise
+            is_fresh = True
+        raise _restless()
+
+    async def _once(
+        self, epoch: str, job: Job, verb: Callable[[], T], claims: Claims
+    ) -> tuple[Plan[T], list[Place]]:
+        plan = self._scratch.plan(job.main, verb)
+        if plan.is_empty:
+            return plan, self._places(job.names, epoch)
+        try:
+            await claims.take(epoch, plan, self._epochs.standing)
+            return plan, await self._commit(epoch, job, plan)
+        except BaseException:
+            self._forget(job, plan.changes)
+            raise
+
+    async def _commit(self, epoch: str, job: Job, plan: Plan[T]) -> list[Place]:
+        shards, places = self._epochs.standing.shards, list[Place]()
+        changes = list(plan.changes)
+        if not changes or changes[-1].txn != job.main:
+            held = self._scratch.held(job.main)
+            changes.append(Change(txn=job.main, version=0 if held is None else held.version, put=()))
+        groups = [
+            (shard, list(group))
+            for shard, group in groupby(changes, key=lambda each: shard_of_name(each.txn, shards))
+        ]
+        for shard, group in groups:
+            is_main = group is groups[-1][1]
+            work = encode(plan.work(changes=group, with_all=is_main, is_root=job.is_root))
+            seq = await self._swift.commit(epoch, shard, group, work, now=plan.now, rules=plan.rules)
+            for change in group:
+                self._scratch.committed(change, seq)
+            places.append(Place(epoch, shard, seq))
+        return places
+
+    async def _copies(self, epoch: str, job: Job, *, is_fresh: bool) -> None:
+        for name in job.names:
+            is_new = job.is_root and name == job.main
+            if is_fresh or (self._scratch.held(name) is None and not is_new):
+                await self._sync(epoch, name)
+        for name in self._scratch.crowded():
+            if name not in job.names and not self._lock(name).locked():
+                self._scratch.forget(name)
+
+    async def _sync(self, epoch: str, name: str) -> None:
+        """Make the copy what everybody sees. Raises Stale, EpochOver, Unavailable."""
+        held = self._scratch.held(name)
+        found = await self._swift.fetch(epoch, name, 0 if held is None else held.version)
+        if isinstance(found, Snapshot):
+            self._scratch.load(found)
+        elif isinstance(found, Absent):
+            self._scratch.forget(name)
+            known = await self._truth.transaction(name)
+            if known is not None:
+                await self._swift.hold(epoch, known, found.evictions)
+                self._scratch.load(known)
+
+    async def _is_outdated(self, epoch: str, job: Job) -> bool:
+        """Whether a refusal came of a copy that others have moved on from."""
+        before = [self._version(name) for name in job.names]
+        try:
+            for name in job.names:
+                await self._sync(epoch, name)
+        except (Stale, EpochOver):
+            return True
+        return before != [self._version(name) for name in job.names]
+
+    async def _moved(self, job: Job, moved: Stale) -> None:
+        self._forget(job)
+        state = self._scratch.state
+        state.high = max(state.high, moved.high)
+        if moved.what == "rules":
+            await self._epochs.reload()
+
+    def _forget(self, job: Job, changes: Sequence[Change] = ()) -> None:
+        for name in {*job.names, *(change.txn for change in changes)}:
+            self._scratch.forget(name)
+
+    def _version(self, name: str) -> int:
+        held = self._scratch.held(name)
+        return 0 if held is None else held.version
+
+    def _places(self, names: Sequence[str], epoch: str) -> list[Place]:
+        shards = self._epochs.standing.shards
+        held = [found for name in names if (found := self._scratch.held(name)) is not None]
+        return [Place(epoch, shard_of_name(each.name, shards), each.seq) for each in held if each.seq]
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        found = self._locks.get(name)
+        if found is None:
+            found = self._locks[name] = asyncio.Lock()
+        return found
+
+
+def _restless() -> Unavailable:
+    return Unavailable(
+        "unavailable", "too many work on this transaction at once", rule="contention", retry_after=0.2
+    )

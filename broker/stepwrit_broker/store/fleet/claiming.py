@@ -1,0 +1,99 @@
+"""What is wider than a transaction, claimed where all brokers claim it, before anything is committed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from stepwrit_broker.core.errors import Refused, Unavailable
+from stepwrit_broker.store.fleet.scratch import Plan
+from stepwrit_broker.store.fleet.seams import Claim, EpochOver, Once, Standing, Swift, Truth
+from stepwrit_broker.store.fleet.state import FleetState
+
+if TYPE_CHECKING:
+    from stepwrit_broker.store.fleet.carrying import Shares
+
+YOUNG_S: Final = 900.0  # within this an epoch may meet proofs that one before it has used
+LONG_S: Final = 300.0  # a proof that lives longer is always looked up
+
+
+class Claims:
+    """The claims of one operation, through all its tries."""
+
+    def __init__(self, swift: Swift, truth: Truth, shares: Shares, state: FleetState) -> None:
+        self._swift, self._truth, self._shares, self._state = swift, truth, shares, state
+        self._taken: list[Claim] = []
+        self._charged = 0
+        self._kinds: dict[bytes, str] = {}
+
+    async def take(self, epoch: str, plan: Plan[Any], standing: Standing) -> None:
+        """Take all, or raise Refused(`replay` | `limit`); then what was taken is given back by `release`."""
+        name = self._state.entropy.bytes(8).hex() if plan.op is None else plan.op.key.hex()
+        self._kinds = {key: each.kind for key, each in plan.wanted.proofs.items()}
+        proofs = [Once(key, name, each.until) for key, each in plan.wanted.proofs.items()]
+        if proofs or plan.wanted.places:
+            await self._claim(epoch, [*proofs, *plan.wanted.places], plan.now)
+        await self._check_used(proofs, plan.now, standing)
+        for what in plan.wanted.charges[self._charged :]:
+            await self._shares.charge(self._state.limits(), what, plan.now)
+            self._charged += 1  # a try that is made again is not charged again
+
+    async def refused(self, epoch: str) -> None:
+        """The operation was refused: it has used nothing up.
+
+        Raises Refused(`replay`) where what it showed before that was used already: that is what happened.
+        """
+        noted = self._state.wanted.proofs
+        try:
+            if noted and not self._taken:
+                self._kinds = {key: each.kind for key, each in noted.items()}
+                name, now = self._state.entropy.bytes(8).hex(), self._state.high
+                await self._claim(epoch, [Once(key, name, each.until) for key, each in noted.items()], now)
+        finally:
+            if self._taken:
+                taken, self._taken = self._taken, []
+                await self.give_back(self._swift, epoch, taken)
+
+    @staticmethod
+    async def give_back(swift: Swift, epoch: str, claims: Sequence[Claim]) -> None:
+        """For speed alone: what is not given back runs out."""
+        try:
+            await swift.release(epoch, claims)
+        except (EpochOver, Unavailable):
+            return
+
+    async def _claim(self, epoch: str, claims: list[Claim], now: float) -> None:
+        stands = await self._swift.claim(epoch, claims, now)
+        fits = [
+            value == (claim.value if isinstance(claim, Once) else claim.member)
+            for claim, value in zip(claims, stands, strict=True)
+        ]
+        self._taken += [claim for claim, fit in zip(claims, fits, strict=True) if fit]
+        for claim, fit in zip(claims, fits, strict=True):
+            if not fit:
+                raise self._refused(claim)
+
+    def _refused(self, claim: Claim) -> Refused:
+        if isinstance(claim, Once):
+            return self._replay(claim.key)
+        in_force = self._state.limits()
+        name = claim.key.partition("\x1f")[0]
+        per = next((each.per for each in in_force.concurrency if each.name == name), ())
+        return Refused(
+            "limit",
+            f"{claim.most} outstanding credentials per {'+'.join(per) or 'broker'}",
+            rule=f"limits v{in_force.version} {name}",
+            retry_after=1.0,
+            who_can_change_it=in_force.owner,
+        )
+
+    async def _check_used(self, proofs: Sequence[Once], now: float, standing: Standing) -> None:
+        """Those that an epoch before this one may have used up: the truth knows."""
+        is_young = now < standing.began_at + YOUNG_S
+        doubtful = [each.key for each in proofs if is_young or each.until - now > LONG_S]
+        if doubtful and await self._truth.used(doubtful):
+            raise self._replay(doubtful[0])
+
+    def _replay(self, key: bytes) -> Refused:
+        kind = self._kinds.get(key, "key")
+        return Refused("replay", f"this {kind} proof was used before", rule=f"proof {kind}")

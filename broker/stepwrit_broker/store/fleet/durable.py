@@ -1,0 +1,77 @@
+"""Who waits until the truth has what they did."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Mapping
+from typing import Final
+
+from stepwrit_broker.core.errors import Unavailable
+
+WAIT_S: Final = 10.0
+
+
+def unknown(reason: str) -> Unavailable:
+    """The error for a write of which nobody knows whether it landed."""
+    return Unavailable("unavailable", f"{reason}; repeat the same operation", rule="store", retry_after=1.0)
+
+
+class Durable:
+    """How far each shard's stream is committed in the epoch under way, and the waiters beyond."""
+
+    def __init__(self, wait_s: float = WAIT_S) -> None:
+        self._wait_s = wait_s
+        self._epoch = ""
+        self._at: dict[int, int] = {}
+        self._waiting: dict[int, list[tuple[int, int, asyncio.Future[None]]]] = {}
+        self._order = itertools.count()
+
+    def begin(self, epoch: str, positions: Mapping[int, int]) -> None:
+        """Another epoch: what was not committed in the one before never will be."""
+        waiting, self._waiting = self._waiting, {}
+        for heap in waiting.values():
+            for _, _, future in heap:
+                if not future.done():
+                    future.set_exception(unknown("the fleet's epoch ended before this was durable"))
+        self._epoch, self._at = epoch, dict(positions)
+
+    def advance(self, epoch: str, positions: Mapping[int, int]) -> None:
+        """The truth has these; an older word changes nothing."""
+        if epoch != self._epoch:
+            return
+        for shard, seq in positions.items():
+            if seq > self._at.get(shard, 0):
+                self._at[shard] = seq
+                self._wake(shard, seq)
+
+    def at(self, shard: int) -> int:
+        """How far a shard is committed."""
+        return self._at.get(shard, 0)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return sum(len(heap) for heap in self._waiting.values())
+
+    async def wait(self, epoch: str, shard: int, seq: int) -> None:
+        """Returns once the truth has it. Raises Unavailable when nobody can tell whether it ever will."""
+        if epoch != self._epoch:
+            raise unknown("the fleet's epoch ended before this was durable")
+        if seq <= self._at.get(shard, 0):
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting.setdefault(shard, []), (seq, next(self._order), future))
+        try:
+            async with asyncio.timeout(self._wait_s):
+                await future
+        except TimeoutError:
+            raise unknown("this is not durable yet") from None
+
+    def _wake(self, shard: int, seq: int) -> None:
+        heap = self._waiting.get(shard, [])
+        while heap and heap[0][0] <= seq:
+            future = heapq.heappop(heap)[2]
+            if not future.done():
+                future.set_result(None)

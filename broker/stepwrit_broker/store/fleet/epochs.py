@@ -1,0 +1,92 @@
+"""One epoch for the whole fleet: found, ended, begun anew; and the rules that every broker follows."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+from stepwrit_broker.core.errors import Unavailable
+from stepwrit_broker.store.fleet.durable import Durable
+from stepwrit_broker.store.fleet.scratch import Scratch
+from stepwrit_broker.store.fleet.seams import EpochOver, Standing, Swift, Told, Truth
+from stepwrit_broker.store.state import EPOCH_BYTES
+
+_TRIES: Final = 8
+
+
+class Drops(Protocol):
+    """What holds something of an epoch."""
+
+    def drop(self) -> None:
+        """Another epoch has begun."""
+        ...
+
+
+async def _nothing() -> None:
+    pass
+
+
+class Epochs:
+    """The epoch that this broker works in."""
+
+    def __init__(self, scratch: Scratch, swift: Swift, truth: Truth, durable: Durable, rates: Drops) -> None:
+        self._scratch, self._swift, self._truth = scratch, swift, truth
+        self._durable, self._rates = durable, rates
+        self._lock = asyncio.Lock()
+        self.standing: Standing
+        self.ruled: Callable[[], Awaitable[None]] = _nothing
+        self.changes = 0
+
+    @property
+    def epoch(self) -> str:
+        """Its name."""
+        return self.standing.epoch
+
+    async def start(self) -> None:
+        """Join the epoch that stands, or begin one where the swift engine does not know it."""
+        await self._adopt(await self._truth.standing())
+        try:
+            await self._swift.rule(self.epoch, self._scratch.state.rules)
+        except EpochOver:
+            await self.renew(self.epoch)
+
+    async def renew(self, over: str) -> None:
+        """This epoch is over: join the next one, or begin it. Raises Unavailable."""
+        async with self._lock:
+            for _ in range(_TRIES):
+                if self.epoch != over:
+                    return
+                standing = await self._truth.standing()
+                if standing.epoch == over:
+                    fresh = self._scratch.state.entropy.bytes(EPOCH_BYTES).hex()
+                    standing = await self._truth.next_epoch(over, fresh)
+                with contextlib.suppress(EpochOver):
+                    await self._swift.begin(standing.epoch)
+                    await self._adopt(standing)
+                    await self._swift.rule(standing.epoch, self._scratch.state.rules)
+                    self.changes += 1
+                    await self._swift.tell(Told("epoch", standing.epoch.encode()))
+                    return
+                over = standing.epoch
+            raise Unavailable("unavailable", "the fleet's epoch changes again and again", rule="epoch")
+
+    async def reload(self) -> None:
+        """The rules as the truth has them, before anything else is decided."""
+        rules = await self._truth.rules()
+        fresh = rules.number > self._scratch.state.rules
+        self._scratch.state.adopt(rules)
+        if fresh:
+            await self.ruled()
+
+    async def _adopt(self, standing: Standing) -> None:
+        rules = await self._truth.rules()
+        positions = await self._truth.positions(standing.epoch)
+        self._scratch.clear()
+        self._rates.drop()
+        self._scratch.state.adopt(rules)
+        self._scratch.state.epoch = standing.epoch
+        self._scratch.state.at(standing.high)
+        self.standing = standing
+        self._durable.begin(standing.epoch, positions)

@@ -1,0 +1,173 @@
+"""Marks, versions and what is said outside any operation: committed to the truth, then put in force.
+
+They need no swift engine. Where it cannot be reached the epoch ends, in the truth: no go-ahead that was
+decided without the new rule can be committed any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+import msgspec
+
+from stepwrit_broker.core.errors import Problem, Unavailable
+from stepwrit_broker.core.marks import Mark
+from stepwrit_broker.core.versions import StoredVersion
+from stepwrit_broker.ports import Happening, MarkCommand, VersionCommand
+from stepwrit_broker.store import ruling
+from stepwrit_broker.store.common import op_key
+from stepwrit_broker.store.fleet.carrying import Carrier
+from stepwrit_broker.store.fleet.epochs import Epochs
+from stepwrit_broker.store.fleet.scratch import Plan, Scratch
+from stepwrit_broker.store.fleet.seams import EpochOver, RuleChange, Swift, Told, Truth, Used
+from stepwrit_broker.store.fleet.state import owing
+from stepwrit_broker.store.state import EPOCH_BYTES
+
+T = TypeVar("T")
+OWED_MAX: Final = 4096
+TRIES: Final = 6
+RULES: Final = "rules"  # no aggregate: what a rule touches of one is not kept
+
+
+class Ruling:
+    """The operator's words, for every broker."""
+
+    def __init__(
+        self, scratch: Scratch, swift: Swift, truth: Truth, epochs: Epochs, carrier: Carrier
+    ) -> None:
+        self._scratch, self._swift, self._truth = scratch, swift, truth
+        self._epochs, self._carrier = epochs, carrier
+        self._lock = asyncio.Lock()
+
+    async def mark(self, command: MarkCommand) -> Mark:
+        """Durable, and in force on every broker, before it returns.
+
+        When the truth cannot be reached a mark to set is in force on this broker, is owed, and the caller
+        gets Unavailable(rule="store") that says so.
+        """
+        state, target = self._scratch.state, command.mark.target
+        owed, before = state.owed, state.marks.get(target)
+        if not command.lift:
+            if len(owed) >= OWED_MAX and target not in owed:
+                raise Unavailable("unavailable", "too many marks wait to become durable", rule="store")
+            owed[target] = command
+            state.marks[target] = owing(before, command)  # here at once, everywhere once durable
+        try:
+            stands = await self._mark(command)
+        except Unavailable as doubt:
+            if command.lift or doubt.rule != "store":
+                self._refused(command, before)
+                raise
+            raise Unavailable(
+                "unavailable",
+                "in force on this broker only; not durable",
+                rule="store",
+                retry_after=1.0,
+                who_can_change_it="the operator",
+            ) from doubt
+        except Problem:
+            self._refused(command, before)
+            raise
+        self._paid(command)
+        return stands
+
+    async def apply(self, command: VersionCommand) -> StoredVersion:
+        """The next version with its marks, in force on every broker when it returns."""
+        return await self._ruled(lambda: ruling.apply(self._scratch.state, command))
+
+    async def record(self, happening: Happening) -> None:
+        """One entry outside any operation."""
+        if happening.txn is not None:
+            await self._carrier.look(happening.txn)
+        plan = self._scratch.plan(RULES, lambda: ruling.record(self._scratch.state, happening))
+        self._scratch.forget(RULES)
+        await self._truth.say(plan.said, plan.kept, plan.salts)
+
+    async def _mark(self, command: MarkCommand) -> Mark:
+        done = await self._truth.operation(op_key(command.op))
+        if done is not None:
+            await self._remember(done.key, done.digest, done.answer, done.at)
+        kind, _, name = command.mark.target.partition(":")
+        txn = name if kind == "txn" else None
+        if kind in ("step", "grant"):
+            txn = await self._truth.whose(f"{kind}s:{name}")
+        if txn is not None:
+            await self._carrier.look(txn)
+        return await self._ruled(lambda: ruling.mark(self._scratch.state, command))
+
+    async def _remember(self, key: bytes, digest: str, answer: str, at: float) -> None:
+        """Let the verb see that this operation was answered."""
+        row = msgspec.msgpack.encode((key, digest, answer, at))
+        self._scratch.state.copy.put(f"ops:{key.hex()}", row)
+        self._scratch.state.copy.touched()
+
+    async def _ruled(self, run: Callable[[], T]) -> T:
+        async with self._lock:
+            for _ in range(TRIES):
+                await self._epochs.reload()
+                plan = self._scratch.plan(RULES, run)
+                self._scratch.forget(RULES)
+                if not (plan.marks or plan.lifted or plan.version or plan.said):
+                    return plan.answer
+                number = await self._truth.rule(self._change(plan))
+                await self._epochs.reload()
+                await self._in_force(number)
+                return plan.answer
+        raise Unavailable("unavailable", "the rules change again and again", rule="store", retry_after=0.5)
+
+    def _change(self, plan: Plan[T]) -> RuleChange:
+        version = plan.version
+        return RuleChange(
+            put=plan.marks,
+            lift=plan.lifted,
+            version=version,
+            expected=None if version is None else version.number - 1,
+            op=plan.op,
+            proofs=tuple(Used(key, each.until) for key, each in plan.wanted.proofs.items()),
+            said=plan.said,
+            kept=plan.kept,
+        )
+
+    async def _in_force(self, number: int) -> None:
+        """When this returns no broker commits anything that was decided before."""
+        for _ in range(TRIES):
+            epoch = self._epochs.epoch
+            try:
+                await self._swift.rule(epoch, number)
+                await self._swift.tell(Told("rules", str(number).encode()))
+                return
+            except EpochOver:
+                await self._renewed(epoch)
+            except Unavailable:
+                fresh = self._scratch.state.entropy.bytes(EPOCH_BYTES).hex()
+                await self._truth.next_epoch(epoch, fresh)
+                return
+        raise Unavailable("unavailable", "the fleet's epoch changes again and again", rule="epoch")
+
+    async def _renewed(self, epoch: str) -> None:
+        try:
+            await self._epochs.renew(epoch)
+        except Unavailable:
+            fresh = self._scratch.state.entropy.bytes(EPOCH_BYTES).hex()
+            await self._truth.next_epoch(epoch, fresh)
+
+    def _paid(self, command: MarkCommand) -> None:
+        owed = self._scratch.state.owed
+        if owed.get(command.mark.target) is command:
+            del owed[command.mark.target]
+
+    def _refused(self, command: MarkCommand, before: Mark | None) -> None:
+        """A refused mark leaves nothing."""
+        state, target = self._scratch.state, command.mark.target
+        self._paid(command)
+        if state.marks.get(target) is command.mark:
+            if before is None:
+                del state.marks[target]
+            else:
+                state.marks[target] = before
+
+    def owed(self) -> Sequence[MarkCommand]:
+        """Marks that are not durable yet."""
+        return list(self._scratch.state.owed.values())

@@ -1,0 +1,104 @@
+"""One broker of the fleet carries the streams into the truth, in their order.
+
+Which one is a matter of liveness alone: two that do it at once contradict each other in the truth, which
+takes each number once, and the head of the log from one value to the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from stepwrit_broker.core.errors import Problem, Unavailable
+from stepwrit_broker.store.fleet.codec import decode
+from stepwrit_broker.store.fleet.durable import Durable
+from stepwrit_broker.store.fleet.epochs import Epochs
+from stepwrit_broker.store.fleet.seams import Contradiction, EpochOver, Numbered, Swift, Told, Truth
+
+LEAD_S: Final = 2.0
+READ_WAIT_S: Final = 0.2
+RETRY_S: Final = 0.3
+TRIM_EVERY_S: Final = 1.0
+
+
+def told_durable(epoch: str, positions: Mapping[int, int]) -> Told:
+    """How far the truth is."""
+    return Told("durable", msgspec.msgpack.encode((epoch, positions)))
+
+
+def read_durable(body: bytes) -> tuple[str, dict[int, int]]:
+    """What `told_durable` wrote."""
+    return msgspec.msgpack.decode(body, type=tuple[str, dict[int, int]])
+
+
+class Sequencer:
+    """`run` until cancelled; see the module."""
+
+    def __init__(
+        self,
+        me: str,
+        swift: Swift,
+        truth: Truth,
+        epochs: Epochs,
+        durable: Durable,
+        *,
+        now: Callable[[], float],
+    ) -> None:
+        self._me, self._swift, self._truth = me, swift, truth
+        self._epochs, self._durable, self._now = epochs, durable, now
+        self._epoch = ""
+        self._at: dict[int, int] = {}
+        self._trimmed_at = 0.0
+        self.leads = False
+        self.committed = 0
+
+    async def run(self) -> None:
+        """Lead whenever nobody else does."""
+        while True:
+            try:
+                await self._turn()
+            except EpochOver:
+                await self._again(self._epoch)
+            except Contradiction:
+                await self._again(self._epoch)
+            except Problem:
+                self.leads, self._epoch = False, ""
+                await asyncio.sleep(RETRY_S)
+
+    async def _turn(self) -> None:
+        self.leads = await self._truth.lead(self._me, LEAD_S)
+        if not self.leads:
+            self._epoch = ""
+            await asyncio.sleep(RETRY_S)
+            return
+        if self._epoch != self._epochs.epoch:
+            epoch = self._epochs.epoch
+            self._at = dict(await self._truth.positions(epoch))
+            self._epoch = epoch
+        batch = await self._swift.read(self._epoch, self._at, READ_WAIT_S)
+        await self._commit(batch)
+
+    async def _commit(self, batch: Sequence[Numbered]) -> None:
+        """Also an empty one: what was said outside the streams is appended then."""
+        await self._truth.commit(self._epoch, [(each, decode(each.work)) for each in batch])
+        if not batch:
+            return
+        fresh = {each.shard: each.seq for each in batch}
+        self._at.update(fresh)
+        self.committed += len(batch)
+        self._durable.advance(self._epoch, fresh)
+        await self._swift.tell(told_durable(self._epoch, fresh))
+        if self._now() - self._trimmed_at >= TRIM_EVERY_S:
+            self._trimmed_at = self._now()
+            await self._swift.trim(self._epoch, self._at)
+
+    async def _again(self, epoch: str) -> None:
+        """What the stream says cannot be: nothing more of this epoch will be believed."""
+        self._epoch = ""
+        try:
+            await self._epochs.renew(epoch)
+        except Unavailable:
+            await asyncio.sleep(RETRY_S)

@@ -1,0 +1,129 @@
+"""The fleet's sweep: transaction by transaction, the same ends as the embedded store's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from stepwrit_broker.core import marks
+from stepwrit_broker.core.errors import Unavailable
+from stepwrit_broker.core.marks import Mark
+from stepwrit_broker.ports import Reaped
+from stepwrit_broker.store import reaping
+from stepwrit_broker.store.common import KEEP_S, step_subjects
+from stepwrit_broker.store.ending import end
+from stepwrit_broker.store.fleet.carrying import Carrier, Job
+from stepwrit_broker.store.fleet.scratch import Scratch
+from stepwrit_broker.store.fleet.seams import Truth
+from stepwrit_broker.store.reading import find_grant, find_step
+
+CHUNK: Final = 200
+_DUE_GRANTS: Final = (
+    "SELECT grants.id FROM grants JOIN steps ON steps.id = grants.step"
+    " WHERE steps.txn = ? AND grants.state = 'issued' AND (grants.expires_at <= ? OR grants.epoch <> ?)"
+)
+_DUE_STEPS: Final = "SELECT id FROM steps WHERE txn = ? AND due <= ? ORDER BY due LIMIT ?"
+_OLD_OP: Final = "DELETE FROM ops WHERE key = ? AND at < ?"
+_LIVE_STEPS: Final = "SELECT id FROM steps WHERE txn = ? AND ended_at = 0 ORDER BY seq"
+_LIVE_GRANTS: Final = (
+    "SELECT grants.id FROM grants JOIN steps ON steps.id = grants.step"
+    " WHERE steps.txn = ? AND grants.state = 'issued'"
+)
+
+
+class Sweeping:
+    """Ends what ran out, and what revocations stop."""
+
+    def __init__(self, scratch: Scratch, truth: Truth, carrier: Carrier) -> None:
+        self._scratch, self._state = scratch, scratch.state
+        self._truth, self._carrier = truth, carrier
+
+    async def reap(self, now: float) -> Reaped:
+        """All that is due; each transaction on its own, so that one in doubt holds up no other."""
+        swept, seen = reaping.nothing(), set[str]()
+        while True:
+            due = [txn for txn in await self._truth.due(now, CHUNK) if txn not in seen]
+            if not due:
+                break
+            for txn in due:
+                seen.add(txn)
+                swept = reaping.total(swept, await self._all(txn, now))
+        gone = await self._truth.purge(self._state.at(now), CHUNK)
+        return reaping.total(swept, Reaped(steps=0, grants=0, purged=gone))
+
+    async def walk(self, now: float) -> Reaped:
+        """Follow new revocations down to all that they end."""
+        swept = reaping.nothing()
+        rules = await self._truth.rules()
+        targets = tuple(name for name in rules.unwalked if rules.marks[name].verb == "revoke")
+        if not targets:
+            return swept
+        new, after = {name: rules.marks[name] for name in targets}, ""
+        while True:
+            txns = await self._truth.live(after, CHUNK)
+            for txn in txns:
+                swept = reaping.total(swept, await self._one(txn, partial(self._stop, txn, new, now)))
+            if len(txns) < CHUNK:
+                break
+            after = txns[-1]
+        await self._truth.walked(targets)
+        return swept
+
+    async def _all(self, txn: str, now: float) -> Reaped:
+        """In small operations, so that a large transaction never stops the others."""
+        swept, more = reaping.nothing(), True
+        while more:
+            one = await self._one(txn, partial(self._sweep, txn, now))
+            swept, more = reaping.total(swept, one), one.steps > 0
+        return swept
+
+    async def _one(self, txn: str, run: Callable[[], Reaped]) -> Reaped:
+        try:
+            return (await self._carrier.run(Job(txn), run)).answer
+        except Unavailable:
+            return reaping.nothing()
+
+    def _sweep(self, txn: str, now: float) -> Reaped:
+        state = self._state
+        at, swept = state.at(now), reaping.nothing()
+        for (name,) in state.conn.execute(_DUE_GRANTS, (txn, at, state.epoch)).fetchall():
+            row = find_grant(state, name)
+            if row is not None and row.record.state == "issued":
+                state.release(name)
+                reaping.end_grant(state, row, _why(row.record.grant.epoch, state.epoch), at)
+                swept = reaping.total(swept, Reaped(steps=0, grants=1, purged=0))
+        found = [row[0] for row in state.conn.execute(_DUE_STEPS, (txn, at, CHUNK)).fetchall()]
+        swept = reaping.total(swept, reaping.sweep_named(state, found, at))
+        self._prune(txn, at)
+        return swept
+
+    def _prune(self, txn: str, at: float) -> None:
+        """Answers that nobody repeats any more; with the transaction itself, all that is left of it."""
+        state, held = self._state, self._scratch.held(txn)
+        is_gone = state.conn.execute("SELECT 1 FROM txns WHERE txn = ?", (txn,)).fetchone() is None
+        for each in () if held is None else tuple(held.fields):
+            table, _, key = each.partition(":")
+            if table == "ops" and not is_gone:
+                state.conn.execute(_OLD_OP, (bytes.fromhex(key), at - KEEP_S))
+            elif is_gone:
+                state.copy.drop(each)
+
+    def _stop(self, txn: str, new: dict[str, Mark], now: float) -> Reaped:
+        state = self._state
+        at, swept = state.at(now), reaping.nothing()
+        for (name,) in state.conn.execute(_LIVE_STEPS, (txn,)).fetchall():
+            found = find_step(state, name)
+            stop = None if found is None else marks.standing(new, step_subjects(found[0]))
+            if found is not None and stop is not None:
+                _, grants = end(
+                    state, found[0], found[1], "revoke", at, ref=stop.ref, facts={"mark": stop.target}
+                )
+                swept = reaping.total(swept, Reaped(steps=1, grants=grants, purged=0))
+        for (name,) in state.conn.execute(_LIVE_GRANTS, (txn,)).fetchall():
+            swept = reaping.total(swept, reaping.stop_grant(state, name, set(new), at))
+        return swept
+
+
+def _why(epoch: str, standing: str) -> str:
+    return "epoch" if epoch != standing else "time"

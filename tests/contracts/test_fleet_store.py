@@ -1,0 +1,172 @@
+"""The fleet's store keeps the Store port's contract, on engines in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from tests.contracts import (
+    store_suite,
+    store_suite_approvals,
+    store_suite_causes,
+    store_suite_deferred,
+    store_suite_ended,
+    store_suite_rules,
+    store_suite_tasks,
+)
+from tests.contracts.store_suite import House
+from tests.fakes import build
+from tests.fakes.entropy import SeededEntropy
+from tests.fakes.fleet import MemorySwift, MemoryTruth
+
+from stepwrit_broker.core.limits import Charge, Limits, charge
+from stepwrit_broker.store.fleet.sequencer import Sequencer
+from stepwrit_broker.store.fleet.store import FleetStore
+
+SHARDS = 4
+
+
+class OneBroker:
+    """Shares of a fleet that is one broker: all of each limit."""
+
+    def __init__(self) -> None:
+        self.counters: dict[str, float] = {}
+
+    async def charge(self, limits: Limits, what: Charge, now: float) -> None:
+        self.counters.update(charge(limits, what, self.counters, now))
+
+    def drop(self) -> None:
+        self.counters.clear()
+
+    def prune(self, now: float) -> None:
+        self.counters = {key: tat for key, tat in self.counters.items() if tat > now}
+
+    def tats(self) -> dict[str, float]:
+        return self.counters
+
+
+class Fleet:
+    """Two engines, and one broker after another."""
+
+    def __init__(self) -> None:
+        self.swift, self.truth = MemorySwift(SHARDS), MemoryTruth(SHARDS)
+        self.entropy = SeededEntropy(3)
+        self.store: FleetStore
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> FleetStore:
+        self.store = FleetStore(self.swift, self.truth, OneBroker(), self.entropy)
+        await self.store.start()
+        self.store.use(build.limits(), lambda: 0)
+        sequencer = Sequencer(
+            "one", self.swift, self.truth, self.store.epochs, self.store.durable, now=lambda: 0.0
+        )
+        self._task = asyncio.create_task(sequencer.run())
+        return self.store
+
+    async def close(self) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def restart(self) -> FleetStore:
+        """As after a fail-over that lost everything swift."""
+        await self.close()
+        self.swift.lose()
+        return await self.open()
+
+
+@asynccontextmanager
+async def opened(_folder: object = None) -> AsyncGenerator[House]:
+    fleet = Fleet()
+    store = await fleet.open()
+    try:
+        yield House(store=store, entries=fleet.truth.entries, restart=fleet.restart)
+    finally:
+        await fleet.close()
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    async with opened() as house:
+        yield house
+
+
+class TestOperations(store_suite.OperationContract):
+    pass
+
+
+class TestOpen(store_suite.OpenContract):
+    pass
+
+
+class TestCauses(store_suite_causes.CauseContract):
+    pass
+
+
+class TestPast(store_suite.PastContract):
+    pass
+
+
+class TestDeclared(store_suite.DeclaredContract):
+    pass
+
+
+class TestAccept(store_suite.AcceptContract):
+    pass
+
+
+class TestDeferred(store_suite_deferred.DeferredContract):
+    pass
+
+
+class TestReserve(store_suite.ReserveContract):
+    pass
+
+
+class TestRedeem(store_suite.RedeemContract):
+    pass
+
+
+class TestMove(store_suite.MoveContract):
+    pass
+
+
+class TestAttend(store_suite_tasks.AttendContract):
+    pass
+
+
+class TestMarks(store_suite_rules.MarkContract):
+    pass
+
+
+class TestVersions(store_suite_rules.VersionContract):
+    pass
+
+
+class TestLedger(store_suite_rules.LedgerContract):
+    pass
+
+
+class TestReap(store_suite_rules.ReapContract):
+    pass
+
+
+class TestEnded(store_suite_ended.EndedContract):
+    fresh = staticmethod(opened)
+
+
+class TestPins(store_suite_rules.PinContract):
+    pass
+
+
+class TestApprovals(store_suite_approvals.ApprovalContract):
+    pass
+
+
+class TestAuthenticators(store_suite_approvals.AuthenticatorContract):
+    pass
