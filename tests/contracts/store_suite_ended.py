@@ -52,24 +52,28 @@ async def grown(house: House, parents: Parents) -> Tree:
     return Tree(steps=steps, parents=parents)
 
 
-class EndedContract:
-    """A store's test gives `fresh`: a house of its own for each example."""
-
-    fresh: Callable[[Path], AbstractAsyncContextManager[House]]
+def cascades() -> Callable[[EndedContract, Parents, int, Stop], None]:
+    """A test over any tree; each store's class makes its own (Hypothesis wants one class for one test)."""
 
     @settings(max_examples=25, deadline=None)
     @given(
         parents=trees, pick=st.integers(min_value=0, max_value=12), how=st.sampled_from(["revoke", "close"])
     )
-    def test_nothing_below_an_end_does_anything_and_everything_else_does(
-        self, parents: Parents, pick: int, how: Stop
-    ) -> None:
+    def test(self: EndedContract, parents: Parents, pick: int, how: Stop) -> None:
         async def run() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 async with type(self).fresh(Path(folder)) as house:
                     await _cascade(house, parents, pick % (len(parents) + 1), how)
 
         asyncio.run(run())
+
+    return test
+
+
+class EndedContract:
+    """A store's test gives `fresh`: a house of its own for each example."""
+
+    fresh: Callable[[Path], AbstractAsyncContextManager[House]]
 
     async def test_who_runs_a_step_is_told_of_its_end_once_it_is_durable(self, house: House) -> None:
         told = heard(house)

@@ -132,6 +132,7 @@ class TestReap(store_suite_rules.ReapContract):
 
 class TestEnded(store_suite_ended.EndedContract):
     fresh = staticmethod(opened)
+    test_nothing_below_an_end_does_anything_and_everything_else_does = store_suite_ended.cascades()
 
 
 class TestCopy(store_suite_rules.CopyContract):
