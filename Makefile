@@ -9,8 +9,12 @@ UV_VERSION := 0.13.9
 JSON ?=
 SPIRE ?=
 PYTEST_ARGS ?=
+SEED ?=
+CALLERS ?=
+# bash counts in SECONDS itself: only what make was given counts
+FAULT_SECONDS := $(SECONDS)
 
-.PHONY: help demo test test-live tools go-tools check bench coverage fmt docs clean
+.PHONY: help demo test test-live tools go-tools check bench faults coverage fmt docs clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,6 +52,9 @@ check: $(VENV)/ready ## lint, types, import rules, spelling
 
 bench: $(VENV)/ready ## cycles per second, latency and CPU against a floor measured in the same run (JSON=1)
 	@$(BIN)/python -m tests.bench $(if $(JSON),--json,)
+
+faults: $(VENV)/ready ## break processes, disks, clocks and networks under load; prove nothing is lost (JSON=1 SEED= SECONDS= CALLERS=)
+	@$(BIN)/python -m tests.faults $(if $(JSON),--json,) $(if $(SEED),--seed $(SEED),) $(if $(FAULT_SECONDS),--seconds $(FAULT_SECONDS),) $(if $(CALLERS),--callers $(CALLERS),)
 
 coverage: $(VENV)/ready ## branch coverage: 100% of core and flows, 95% elsewhere
 	@$(BIN)/coverage erase

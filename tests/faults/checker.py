@@ -95,9 +95,15 @@ def confirmed(told: Told) -> Iterator[Finding]:
     """What a caller was told yes to has its entry."""
     have = {(said["kind"], _name(said)) for said in told.facts}
     for each in _ok(told.run, *_PROVES):
-        name = each.target or (each.grant if each.verb in ("credential", "redeem") else each.step)
+        name = _confirmed_name(each)
         if not any((kind, name) in have for kind in _PROVES[each.verb]):
             yield Finding("lost", f"{each.verb} {name} ref {each.ref}: confirmed by {each.via}, no entry")
+
+
+def _confirmed_name(each: Exchange) -> str:
+    if each.verb in ("revoke", "freeze", "unfreeze"):
+        return each.target
+    return each.grant if each.verb in ("credential", "redeem") else each.step
 
 
 def _name(said: dict[str, Any]) -> str:
@@ -122,6 +128,17 @@ def answers(told: Told) -> Iterator[Finding]:
     for (caller, verb, op), of in named.items():
         if len(of) > 1:
             yield Finding("two_answers", f"{verb} {op} of {caller}: {', '.join(sorted(of))}")
+
+
+def intents(told: Told) -> Iterator[Finding]:
+    """One ID token starts one intent."""
+    begun: dict[str, set[str]] = defaultdict(set)
+    for each in _ok(told.run, "intent"):
+        if each.target:
+            begun[each.target].add(each.step)
+    for token, of in begun.items():
+        if len(of) > 1:
+            yield Finding("double_intent", f"{token}: {', '.join(sorted(of))}")
 
 
 def refusals(told: Told) -> Iterator[Finding]:
@@ -192,5 +209,6 @@ def _ok(run: Run, *verbs: str) -> Iterator[Exchange]:
 
 
 CHECKS: tuple[Check, ...] = (
-    go_aheads, effects, uses, rows, confirmed, marks, answers, refusals, endings, after_revocation,
+    go_aheads, effects, uses, rows, confirmed, marks, answers, intents, refusals, endings,
+    after_revocation,
 )  # fmt: skip

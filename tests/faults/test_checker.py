@@ -151,6 +151,14 @@ PLANTED: dict[str, tuple[Callable[[Run], Run], set[str]]] = {
         also(ask("credential", 1.35, step="stp_a", grant="grt_b", op="credential@1.3")),
         {"two_answers"},
     ),
+    "one ID token with two intents": (
+        both(
+            ledger(opened("stp_root2", 3.0, None)),
+            also(ask("intent", 1.05, step="stp_root", target="id_token:x", op="intent@1.0"),
+                 ask("intent", 3.0, step="stp_root2", target="id_token:x")),
+        ),
+        {"double_intent"},
+    ),
     "an answer that is no refusal": (
         also(ask("open", 3.0, result="odd", status=500, said="Internal Server Error")),
         {"untyped"},

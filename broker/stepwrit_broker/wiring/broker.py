@@ -49,6 +49,7 @@ class Broker:
         self._background: Final = Background(self._stack)
         self._ready = False
         self._jwt_generation: Callable[[], int] = int
+        self.jwt_bundles: JwtBundleWatch | None = None  # only the tls listener asks for them
         self.backing: Backing = self._backing()
         self.identity: WorkloadIdentity
         self.live: Live
@@ -88,7 +89,8 @@ class Broker:
         await self.housed.expiries.load(self.house)
         self.listening = Listening(self._served(), self._stack)
         await self.listening.start()
-        await first_authorities(self.jwt_bundles)
+        if self.jwt_bundles is not None:
+            await first_authorities(self.jwt_bundles)
         self._stack.callback(self.housed.let_go)  # before the listeners drain
         self._work()
         about: dict[str, object] = {"broker": self.settings.broker_id, "epoch": self.store.epoch}

@@ -1,0 +1,83 @@
+"""`python -m tests.faults [--json] [--seed N] [--seconds N]`: break things, then prove that nothing was lost.
+
+See docs/how-to/run-the-fault-harness.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.faults.embedded import Embedded
+from tests.faults.harness import Asked, Outcome, run
+from tests.faults.process import MissingError, build_shim
+from tests.faults.world import World
+
+
+def options(given: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    add = parser.add_argument
+    add("--json", action="store_true", help="one JSON object on stdout")
+    add("--seed", type=int, default=None, help="of the schedule (default: a fresh one, printed)")
+    add("--seconds", type=float, default=60.0, help="how long faults go on (default 60)")
+    add("--callers", type=int, default=64, help="concurrent callers (default 64)")
+    add(
+        "--only", action="append", default=[], metavar="KIND", help="only faults of this kind; again for more"
+    )
+    add("--none", action="store_true", help="no faults: the control")
+    add("--keep", type=Path, default=None, metavar="FOLDER", help="keep logs and the run's record there")
+    return parser.parse_args(given)
+
+
+async def play(asked: argparse.Namespace, seed: int) -> Outcome:
+    folder = Path(tempfile.mkdtemp(prefix="sw-"))  # short: Unix sockets live below it
+    world = World(folder)
+    try:
+        await world.start()
+        topology = Embedded(world, build_shim(folder))
+        kinds = {
+            k: v for k, v in topology.kinds.items() if not asked.none and k in (asked.only or topology.kinds)
+        }
+        wanted = Asked(seed=seed, seconds=asked.seconds, callers=asked.callers, kinds=kinds, say=_say)
+        return await run(world, topology, wanted)
+    finally:
+        await world.stop()
+        if asked.keep is not None:
+            shutil.copytree(
+                folder, asked.keep, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock", "w")
+            )
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def main() -> int:
+    asked = options(sys.argv[1:])
+    seed = random.SystemRandom().randrange(1_000_000) if asked.seed is None else asked.seed
+    _say(f"seed {seed}")
+    try:
+        outcome = asyncio.run(play(asked, seed))
+    except MissingError as missing:
+        _say(f"error: {missing}")
+        return 2
+    for finding in outcome.findings[:50]:
+        _say(f"FOUND {finding.kind}: {finding.what}")
+    numbers = outcome.numbers(seed)
+    if asked.json:
+        print(json.dumps(numbers))
+    else:
+        for name, value in numbers.items():
+            print(f"{name:20} {value}")
+    return 1 if outcome.findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

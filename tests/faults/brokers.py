@@ -1,0 +1,131 @@
+"""Broker processes behind a relay each, and what can be done to them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+import sys
+from pathlib import Path
+
+import httpx2
+from tests.faults.plan import Injection
+from tests.faults.process import Disk, FakeClock, Process, faketime
+from tests.faults.relay import Behaviour, Relay
+from tests.faults.world import World
+
+from stepwrit_broker.dev.ports import steady_port
+
+READY_S = 60.0
+SMALL = 65_536  # bytes; smaller than what a broker has written by then
+
+
+class NotReadyError(RuntimeError):
+    """A broker did not come up; its last words are in the message."""
+
+
+class BrokerUnderTest:
+    """`stepwrit broker --config …` with a relay before it, a shim under its syncs and a clock of its own."""
+
+    def __init__(self, world: World, name: str, shim: Path, more: str = "") -> None:
+        self.name = name
+        self._mtls, self._ops = steady_port(), steady_port()
+        folder = world.config(name, self._mtls, self._ops, more).parent
+        self.disk, self.clock = Disk(folder / "fsync"), FakeClock(folder / "clock")
+        program = Path(sys.executable).with_name("stepwrit")
+        self.process = Process(
+            name,
+            [str(program), "broker", "--config", str(folder / "broker.toml")],
+            log=world.folder / f"{name}.log",
+            environ={
+                "LD_PRELOAD": f"{shim}:{faketime()}",
+                "FAULTS_FSYNC": str(self.disk.path),
+                **self.clock.environ(),
+            },
+        )
+        self.relay = Relay(name, to=("127.0.0.1", self._mtls))
+        self._lock = asyncio.Lock()
+
+    @property
+    def url(self) -> str:
+        """Where callers reach it."""
+        return f"https://127.0.0.1:{self.relay.port}"
+
+    async def start(self) -> None:
+        """Run, and be ready. Raises NotReadyError."""
+        await self.relay.start()
+        await self.ready()
+
+    async def _begin(self) -> None:
+        async with self._lock:
+            if not self.process.pid:
+                await self.process.start()
+
+    async def ready(self) -> None:
+        """Wait until it says so; one that ended by itself is started again, as its supervisor would.
+
+        Raises NotReadyError.
+        """
+        try:
+            async with asyncio.timeout(READY_S), httpx2.AsyncClient() as http:
+                while not await self._is_ready(http):
+                    await asyncio.sleep(0.3)
+        except TimeoutError:
+            raise NotReadyError(f"{self.name} is not ready:\n{self.process.last_words()}") from None
+
+    async def _is_ready(self, http: httpx2.AsyncClient) -> bool:
+        await self._begin()
+        try:
+            return (await http.get(f"http://127.0.0.1:{self._ops}/readyz", timeout=2.0)).status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    async def stop(self) -> None:
+        """An orderly end."""
+        await self.process.end()
+        await self.relay.stop()
+
+    # --- faults
+
+    async def inject(self, fault: Injection) -> str:
+        """Begin it; by what means."""
+        match fault.kind:
+            case "kill_broker":
+                async with self._lock:
+                    await self.process.kill()
+                return "kill -9"
+            case "pause_broker":
+                self.process.send(signal.SIGSTOP)
+                return "SIGSTOP, SIGCONT"
+            case "cut" | "half_open" | "delay" | "drop_replies":
+                self.relay.misbehave(Behaviour(fault.kind, fault.amount))
+                return "relay between callers and broker"
+            case "full_disk":
+                self.process.limit_files(SMALL)
+                return "RLIMIT_FSIZE"
+            case "slow_fsync":
+                self.disk.set(wait_s=fault.amount)
+                return "preloaded shim"
+            case "failed_fsync":
+                self.disk.set(error=errno.EIO)
+                return "preloaded shim (EIO)"
+            case _:
+                assert fault.kind == "clock_jump", fault
+                self.clock.set(fault.amount)
+                return "libfaketime"
+
+    async def heal(self, fault: Injection) -> None:
+        """End it; a broker that was killed, or gave up, is started again. Raises NotReadyError."""
+        match fault.kind:
+            case "pause_broker":
+                self.process.send(signal.SIGCONT)
+            case "cut" | "half_open" | "delay" | "drop_replies":
+                self.relay.heal()
+            case "full_disk":
+                self.process.limit_files(None)
+            case "slow_fsync" | "failed_fsync":
+                self.disk.set()
+            case "clock_jump":
+                self.clock.set(0.0)
+        if not self.process.pid:
+            await self.ready()
