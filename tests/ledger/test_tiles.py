@@ -1,4 +1,4 @@
-"""Tiles of the embedded log: what is published, whole, and nothing beyond."""
+"""Tiles of a log, whatever keeps it: what is published, whole, and nothing beyond."""
 
 import json
 from collections.abc import Iterator
@@ -6,24 +6,27 @@ from pathlib import Path
 
 import pytest
 from tests.ledger.helpers import Ledger
+from tests.rigs.ledgers import PgLedger, cluster, pg_ledger
 
 from stepwrit_broker.core.errors import Unavailable
 from stepwrit_broker.core.merkle import leaf_hash, parse_checkpoint, root_of
 from stepwrit_broker.core.tiles import Tile, parse_bundle, tiles_of
 from stepwrit_broker.flows.tiles import Tiles
-from stepwrit_broker.ledger.tiles import SqliteTiles
+from stepwrit_broker.ledger.tiles import LogTiles
 from stepwrit_broker.ports_ledger import Published
 
 TESSERA = json.loads((Path(__file__).parents[1] / "vectors" / "tlog.json").read_text())["tessera"]
+
+__all__ = ["cluster"]
 
 
 class Shown:
     """A log that shows what was published last."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger | PgLedger) -> None:
         self.ledger = ledger
         self.published: Published | None = None
-        self.log = SqliteTiles(ledger.path, lambda: self.published)
+        self.log = LogTiles(ledger.reader().source, lambda: self.published)
         self.tiles = Tiles(self.log)
 
     def publish(self) -> None:
@@ -34,12 +37,28 @@ class Shown:
         tile = self.tiles.find(name)
         return None if tile is None else self.tiles.content(tile)
 
+    def drop_body(self, upto: int) -> None:
+        if isinstance(self.ledger, Ledger):
+            self.ledger.conn.execute("UPDATE entries SET body = NULL WHERE seq < ?", (upto,))
+        else:
+            self.ledger.execute("DELETE FROM ledger_bodies WHERE seq < $1", upto)
 
-@pytest.fixture
-def shown(ledger: Ledger) -> Iterator[Shown]:
-    made = Shown(ledger)
-    yield made
-    made.log.close()
+    def hole(self, seq: int, node: int) -> None:
+        if isinstance(self.ledger, Ledger):
+            self.ledger.conn.execute("DELETE FROM entries WHERE seq = ?", (seq,))
+            self.ledger.conn.execute("DELETE FROM nodes WHERE idx = ?", (node,))
+        else:
+            self.ledger.execute("DELETE FROM ledger_entries WHERE seq = $1", seq)
+            self.ledger.execute("DELETE FROM ledger_nodes WHERE idx = $1", node)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.live)])
+def shown(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shown]:
+    if request.param == "sqlite":
+        yield Shown(request.getfixturevalue("ledger"))
+    else:
+        with pg_ledger(request.getfixturevalue("cluster"), tmp_path) as ledger:
+            yield Shown(ledger)
 
 
 def test_a_reader_gets_the_root_back_from_tiles_alone(shown: Shown):
@@ -99,7 +118,7 @@ def test_entries_that_were_sealed_are_not_served_and_their_hashes_are(shown: Sho
     shown.ledger.add(600)
     shown.publish()
     assert shown.content("entries/000") is not None
-    shown.ledger.conn.execute("UPDATE entries SET body = NULL WHERE seq < 10")
+    shown.drop_body(10)
     assert shown.content("entries/000") is None
     assert shown.content("entries/001") is not None
     assert shown.content("0/000") is not None
@@ -109,8 +128,7 @@ def test_a_log_with_a_hole_serves_no_short_tile(shown: Shown):
     shown.ledger.add(600)
     shown.publish()
     assert shown.content("0/001") is not None
-    shown.ledger.conn.execute("DELETE FROM entries WHERE seq = 300")
-    shown.ledger.conn.execute("DELETE FROM nodes WHERE idx = 1")
+    shown.hole(300, 1)
     for name in ("0/001", "entries/001", "1/000.p/2"):
         with pytest.raises(Unavailable):
             shown.content(name)

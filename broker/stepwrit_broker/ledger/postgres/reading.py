@@ -22,7 +22,13 @@ from stepwrit_broker.ledger.schema import in_doubt
 
 TIMEOUT_S: Final = 10.0
 CONNECTIONS: Final = 4
-_READ_ONLY: Final = {"default_transaction_read_only": "on", "application_name": "stepwrit ledger"}
+SEARCH_PATH: Final = "stepwrit, public"  # the fleet's own schema; a copy of the log may be in another
+_READ_ONLY: Final = {
+    "default_transaction_read_only": "on",
+    "application_name": "stepwrit ledger",
+    "search_path": SEARCH_PATH,
+    "jit": "off",
+}
 _TROUBLE: Final = (
     PostgresError,
     InterfaceError,

@@ -54,6 +54,9 @@ CREATE OR REPLACE FUNCTION ledger_prepare_month(wanted integer) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE base text; part text;
 BEGIN
+    IF NOT has_table_privilege(session_user, 'ledger_entries', 'INSERT') THEN
+        RAISE EXCEPTION 'only who may append opens months' USING ERRCODE = '42501';
+    END IF;
     IF wanted NOT BETWEEN 197001 AND 999912 OR wanted % 100 NOT BETWEEN 1 AND 12 THEN
         RAISE EXCEPTION 'no month of a ledger: %', wanted;
     END IF;
@@ -72,6 +75,9 @@ CREATE OR REPLACE FUNCTION ledger_drop_bodies(start bigint, upto bigint) RETURNS
 LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE below bigint; whole record; gone bigint := 0; deleted bigint;
 BEGIN
+    IF NOT has_table_privilege(session_user, 'ledger_entries', 'INSERT') THEN
+        RAISE EXCEPTION 'only who may append drops bodies' USING ERRCODE = '42501';
+    END IF;
     SELECT value::bigint INTO below FROM ledger_meta WHERE name = 'dropped_below' FOR UPDATE;
     IF coalesce(below, 0) <> start OR upto <= start THEN
         RAISE EXCEPTION 'bodies were dropped since this export' USING ERRCODE = '55000';

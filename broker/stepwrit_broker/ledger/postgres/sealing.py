@@ -12,7 +12,9 @@ from stepwrit_broker.ledger.postgres.log import Conn, PgLog
 from stepwrit_broker.ledger.schema import in_doubt
 from stepwrit_broker.ports_ledger import Said
 
-LOCK_WAIT: Final = "5s"
+_PATIENCE_S: Final = 600.0  # a month that goes in part is deleted row by row
+_SETTINGS: Final = f"SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '{_PATIENCE_S:.0f}s'"
+_DROP: Final = "SELECT ledger_drop_bodies($1, $2)"
 
 
 async def drop_sealed(conn: Conn, log: PgLog, sealed: Sealed, *, ref: str, at: float) -> int:
@@ -24,8 +26,8 @@ async def drop_sealed(conn: Conn, log: PgLog, sealed: Sealed, *, ref: str, at: f
     body = sealed_body(sealed, ref=ref, at=at)
     try:
         async with conn.transaction():
-            await conn.execute(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'")
-            gone: int = await conn.fetchval("SELECT ledger_drop_bodies($1, $2)", *sealed.span)
+            await conn.execute(_SETTINGS)
+            gone: int = await conn.fetchval(_DROP, *sealed.span, timeout=_PATIENCE_S)
             await log.append(conn, [Said(body, at, KIND, None, ref, None)])
     except asyncpg.LockNotAvailableError as busy:
         raise in_doubt("a reader holds a month's bodies; try again") from busy

@@ -15,9 +15,10 @@ from stepwrit_broker.ledger.report import Span
 from stepwrit_broker.ledger.schema import in_doubt
 from stepwrit_broker.ledger.source import MAX_PAGE, Document, Entry, Noted, Subtree, entry_of
 
+# one look-up a row: joined, the planner would hash a month of bodies for a page of them
+_BODY: Final = "(SELECT b.body FROM ledger_bodies AS b WHERE b.month = e.month AND b.seq = e.seq)"
 _ENTRY: Final = (
-    "SELECT e.seq, e.at, e.kind, e.txn, e.ref, e.tenant, e.leaf, b.body FROM ledger_entries AS e"
-    " LEFT JOIN ledger_bodies AS b ON b.month = e.month AND b.seq = e.seq"
+    f"SELECT e.seq, e.at, e.kind, e.txn, e.ref, e.tenant, e.leaf, {_BODY} FROM ledger_entries AS e"  # noqa: S608  constants
 )
 _AFTER: Final = (
     f"{_ENTRY} WHERE e.seq > $1 AND ($3::text[] IS NULL OR e.kind = ANY($3))"
@@ -52,10 +53,7 @@ _DOCUMENTS: Final = (
 )
 _LEAVES: Final = "SELECT leaf FROM ledger_entries WHERE seq >= $1 AND seq < $2 ORDER BY seq"
 _TOPS: Final = "SELECT hash FROM ledger_nodes WHERE level = $1 AND idx >= $2 AND idx < $3 ORDER BY idx"
-_BODIES: Final = (
-    "SELECT b.body FROM ledger_entries AS e LEFT JOIN ledger_bodies AS b"
-    " ON b.month = e.month AND b.seq = e.seq WHERE e.seq >= $1 AND e.seq < $2 ORDER BY e.seq"
-)
+_BODIES: Final = f"SELECT {_BODY} FROM ledger_entries AS e WHERE e.seq >= $1 AND e.seq < $2 ORDER BY e.seq"  # noqa: S608  constants
 _NODES: Final = (
     "SELECT level, idx, hash FROM ledger_nodes WHERE (level, idx) > ($1, $2) ORDER BY level, idx LIMIT 10000"
 )
