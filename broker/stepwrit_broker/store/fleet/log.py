@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
-
-import asyncpg
+from typing import Any, Protocol
 
 from stepwrit_broker.store.fleet.seams import Kept, Said
+
+Conn = Any  # asyncpg.Connection, or what its pool hands out
 
 
 class FleetLog(Protocol):
@@ -31,14 +31,14 @@ class FleetLog(Protocol):
         """
         ...
 
-    async def append(self, conn: asyncpg.Connection, entries: Sequence[Said]) -> None:
+    async def append(self, conn: Conn, entries: Sequence[Said]) -> None:
         """Number them from the head, hash them, move the head. Raises Contradiction if it moved meanwhile."""
         ...
 
-    async def put_salts(self, conn: asyncpg.Connection, salts: Sequence[tuple[str, bytes]]) -> None:
+    async def put_salts(self, conn: Conn, salts: Sequence[tuple[str, bytes]]) -> None:
         """Keep salts by transaction (or ref). The same again is nothing; another one is a Contradiction."""
         ...
 
-    async def put_kept(self, conn: asyncpg.Connection, kept: Sequence[Kept]) -> None:
+    async def put_kept(self, conn: Conn, kept: Sequence[Kept]) -> None:
         """Keep decision documents under their digests. The same again is nothing."""
         ...

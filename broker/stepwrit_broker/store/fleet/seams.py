@@ -311,7 +311,7 @@ class Truth(Protocol):
         ...
 
     async def transaction(self, txn: str) -> Snapshot | None:
-        """Its rows; seq is 0."""
+        """Its rows; seq is 0. One without rows is still there, with its version."""
         ...
 
     async def whose(self, field: str) -> str | None:
@@ -329,6 +329,9 @@ class Truth(Protocol):
     async def commit(self, epoch: str, batch: Sequence[tuple[Numbered, Work]]) -> None:
         """All or nothing, in order. Raises EpochOver, and Contradiction for a number that does not follow, a
         version that does not follow, a grant, a proof or a root's operation that was used.
+
+        A number that is committed with this very work is nothing more; with another it is a Contradiction.
+        What was said outside the streams is appended with it, also with an empty batch.
         """
         ...
 
@@ -390,8 +393,14 @@ class Truth(Protocol):
         """
         ...
 
+    async def clock_offset(self) -> float:
+        """This engine's clock minus ours, in seconds; more than 5 either way is doubt."""
+        ...
+
     async def due(self, now: float, limit: int) -> Sequence[str]:
-        """Transactions that have a step or credential to be looked at by then, longest due first."""
+        """Transactions that have a step or credential to be looked at by then, longest due first. An
+        outstanding credential of another epoch is due at once.
+        """
         ...
 
     async def live(self, after: str, limit: int) -> Sequence[str]:

@@ -1,0 +1,233 @@
+"""The `Truth` protocol on PostgreSQL."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from stepwrit_broker.core.errors import Malformed
+from stepwrit_broker.core.versions import StoredVersion, VersionKind
+from stepwrit_broker.ports import Clock
+from stepwrit_broker.ports_approval import Sought
+from stepwrit_broker.store.fleet.facts import PostgresFacts
+from stepwrit_broker.store.fleet.log import Conn, FleetLog
+from stepwrit_broker.store.fleet.postgres import facts, schema
+from stepwrit_broker.store.fleet.postgres.committing import commit
+from stepwrit_broker.store.fleet.postgres.folding import Batch
+from stepwrit_broker.store.fleet.postgres.ruling import Ruling
+from stepwrit_broker.store.fleet.postgres.saying import Saying
+from stepwrit_broker.store.fleet.postgres.searching import Searching
+from stepwrit_broker.store.fleet.postgres.session import Connections, Session, connect, trouble
+from stepwrit_broker.store.fleet.seams import (
+    EpochOver,
+    Kept,
+    OpDone,
+    RuleChange,
+    Rules,
+    Said,
+    Snapshot,
+    Standing,
+    Used,
+)
+
+_STANDING: Final = (
+    "SELECT f.epoch, f.nth AS order, f.began_at, f.shards, r.number AS rules FROM fleet f, ruling r"
+)
+_NEXT: Final = (
+    "UPDATE fleet SET epoch = $2, nth = nth + 1, began_at = extract(epoch FROM clock_timestamp())"
+    " WHERE epoch = $1 RETURNING nth, began_at"
+)
+_NOTE: Final = "INSERT INTO epochs (nth, epoch, began_at) VALUES ($1, $2, $3)"
+_ANEW: Final = "UPDATE shards SET epoch = $1, seq = 0"
+_POSITIONS: Final = (
+    "SELECT s.shard, s.seq, f.epoch = $1 AS stands FROM shards s, fleet f WHERE s.epoch = f.epoch"
+)
+_LEAD: Final = (
+    "UPDATE lease SET holder = $1, until = clock_timestamp() + $2::interval"
+    " WHERE holder = $1 OR until < clock_timestamp()"
+)
+_KEEP: Final = "INSERT INTO secrets (name, value) VALUES ('fleet', $1) ON CONFLICT DO NOTHING"
+_EPOCH_CHARS: Final = 32
+
+
+class PostgresTruth:
+    """See the protocol for every promise."""
+
+    def __init__(self, connections: Connections, log: FleetLog, clock: Clock) -> None:
+        self._connections, self._log, self._clock = connections, log, clock
+        self._ruling, self._saying = Ruling(connections, log), Saying(connections, log)
+        self._searching = Searching(connections)
+        self._newest = (0, 0)
+
+    async def standing(self) -> Standing:
+        """What stands now. Raises Unavailable where the database is older than it was."""
+        async with self._connections.use(vital=True) as conn:
+            return await self._standing(conn)
+
+    async def next_epoch(self, over: str, fresh: str) -> Standing:
+        """Waits for a commit under way; after it no commit of the old epoch succeeds."""
+        if len(fresh) != _EPOCH_CHARS or not set(fresh) <= set("0123456789abcdef") or fresh == over:
+            raise Malformed("invalid_request", "an epoch is 32 hex digits, and a new one")
+        async with self._connections.write(vital=True) as conn:
+            row = await conn.fetchrow(_NEXT, over, fresh)
+            if row is not None:
+                await conn.execute(_NOTE, row["nth"], fresh, row["began_at"])
+                await conn.execute(_ANEW, fresh)
+            return await self._standing(conn)
+
+    async def _standing(self, conn: Conn) -> Standing:
+        found = Standing(**dict(await conn.fetchrow(_STANDING)))
+        self._check_forward((found.order, found.rules))
+        return found
+
+    def _check_forward(self, now: tuple[int, int]) -> None:
+        """A database that knows less than it told us was put back from a copy."""
+        if now[0] < self._newest[0] or now[1] < self._newest[1]:
+            raise schema.in_doubt(
+                "the fleet's database is older than it was: a backup was restored, or a standby without all"
+                " commits took over"
+            )
+        self._newest = now
+
+    async def positions(self, epoch: str) -> Mapping[int, int]:
+        """Of every shard. Raises EpochOver."""
+        async with self._connections.use(vital=True) as conn:
+            rows = await conn.fetch(_POSITIONS, epoch)
+        if not rows or not rows[0]["stands"]:
+            raise EpochOver
+        return {row["shard"]: row["seq"] for row in rows}
+
+    async def commit(self, epoch: str, batch: Batch) -> None:
+        """All or nothing; told again it is nothing more."""
+        await commit(self._connections, self._log, epoch, batch)
+
+    async def lead(self, me: str, for_s: float) -> bool:
+        """By the server's clock; 0 seconds give it up."""
+        async with self._connections.use(vital=True) as conn:
+            done: str = await conn.execute(_LEAD, me, dt.timedelta(seconds=for_s))
+        return done == "UPDATE 1"
+
+    async def clock_offset(self) -> float:
+        """The server's clock minus ours, seconds; more than 5 either way is doubt."""
+        async with self._connections.use(vital=True) as conn:
+            return await facts.clock_offset(conn, self._clock)
+
+    async def facts(self) -> PostgresFacts:
+        """What the server says of itself."""
+        async with self._connections.use() as conn:
+            return await facts.facts(conn, self._clock)
+
+    async def transaction(self, txn: str) -> Snapshot | None:
+        """Its rows."""
+        return await self._searching.transaction(txn)
+
+    async def whose(self, field: str) -> str | None:
+        """The transaction of a step, a grant or an approval."""
+        return await self._searching.whose(field)
+
+    async def used(self, keys: Sequence[bytes]) -> frozenset[bytes]:
+        """Which proofs are used up."""
+        return await self._searching.used(keys)
+
+    async def operation(self, key: bytes) -> OpDone | None:
+        """The answer to a root's operation, or a rule's."""
+        return await self._searching.operation(key)
+
+    async def due(self, now: float, limit: int) -> Sequence[str]:
+        """Longest due first."""
+        return await self._searching.due(now, limit)
+
+    async def live(self, after: str, limit: int) -> Sequence[str]:
+        """In the order of their ids."""
+        return await self._searching.live(after, limit)
+
+    async def sought(self, sought: Sought) -> Sequence[str]:
+        """Newest first."""
+        return await self._searching.sought(sought)
+
+    async def waiting(self) -> tuple[int, str | None]:
+        """How many, and the oldest."""
+        return await self._searching.waiting()
+
+    async def asked(
+        self, who: str, tenant: str, initiator: str, tool: str, since: float
+    ) -> tuple[int, int, float]:
+        """What stands against one more approval."""
+        return await self._searching.asked(who, tenant, initiator, tool, since)
+
+    async def rules(self) -> Rules:
+        """What is in force."""
+        return await self._ruling.rules()
+
+    async def rule(self, change: RuleChange) -> int:
+        """Its number."""
+        return await self._ruling.rule(change)
+
+    async def walked(self, targets: Sequence[str]) -> None:
+        """Followed down."""
+        await self._ruling.walked(targets)
+
+    async def version(self, kind: VersionKind, number: int) -> StoredVersion | None:
+        """One version."""
+        return await self._ruling.version(kind, number)
+
+    async def history(self, kind: VersionKind) -> Sequence[StoredVersion]:
+        """Oldest first."""
+        return await self._ruling.history(kind)
+
+    async def say(
+        self, said: Sequence[Said], kept: Sequence[Kept], salts: Sequence[tuple[str, bytes]]
+    ) -> None:
+        """For the sequencer to append."""
+        await self._saying.say(said, kept, salts)
+
+    async def pin(self, key: bytes, jkt: str, until: float, proofs: Sequence[Used]) -> str:
+        """The thumbprint that stands."""
+        return await self._saying.pin(key, jkt, until, proofs)
+
+    async def secret(self, fresh: bytes) -> bytes:
+        """`fresh` at first."""
+        async with self._connections.write(vital=True) as conn:
+            await conn.execute(_KEEP, fresh)
+            found: bytes = await conn.fetchval("SELECT value FROM secrets WHERE name = 'fleet'")
+        return found
+
+    async def purge(self, now: float, limit: int) -> int:
+        """By the server's clock too: what is too old by ours alone stays."""
+        async with self._connections.use() as conn:
+            gone: int = await conn.fetchval("SELECT purge($1, $2)", now, limit)
+        return gone
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        await self._connections.close()
+
+
+async def open_truth(session: Session, log: FleetLog, clock: Clock, *, shards: int) -> PostgresTruth:
+    """Connect, bring the tables up where the role may, and see that they are what this broker knows.
+
+    Raises Unavailable: no server, one too old, a standby, a newer schema, another number of shards.
+    """
+    conn = await connect(session)
+    try:
+        with trouble():
+            await _ready(conn, log, shards)
+    finally:
+        conn.terminate()
+    connections = Connections(session)
+    await connections.open()
+    return PostgresTruth(connections, log, clock)
+
+
+async def _ready(conn: Conn, log: FleetLog, shards: int) -> None:
+    if conn.get_server_version()[:1] < (schema.OLDEST_SERVER // 10000,):
+        raise schema.in_doubt("the fleet's database must be PostgreSQL 14 or newer")
+    if await conn.fetchval("SELECT pg_is_in_recovery()"):
+        raise schema.in_doubt("the fleet's database is a standby: name its primary in the DSN")
+    if await schema.may_migrate(conn):
+        await schema.migrate(conn, log, shards=shards)
+    await schema.check(conn)
+    stands = await conn.fetchval("SELECT shards FROM fleet")
+    if stands != shards:
+        raise schema.in_doubt(f"this fleet has {stands} shards for good; the configuration says {shards}")
