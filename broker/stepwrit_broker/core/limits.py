@@ -6,7 +6,7 @@ GCRA keeps one number per key: the theoretical arrival time (TAT), seconds since
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -185,30 +185,37 @@ def spend(limit: RateLimit, tat: float, now: float) -> Allowed | Denied:
     return Denied(retry_after=early) if early > interval * _SLACK else Allowed(tat=after)
 
 
+def speaking(limits: Limits, what: Charge) -> list[tuple[str, RateLimit]]:
+    """The rate limits that speak of this charge, each with its counter's key.
+
+    Raises Refused(`limit`) where no issuance limit is set at all.
+    """
+    if all(limit.on == "questions" for limit in limits.rates):
+        raise Refused("limit", "no issuance limits are set", rule="limits", who_can_change_it=limits.owner)
+    return [(what.key(limit.name, limit.per), limit) for limit in limits.rates if limit.counts(what)]
+
+
 def charge(limits: Limits, what: Charge, tats: Mapping[str, float], now: float) -> dict[str, float]:
     """The new TATs of every rate limit that speaks of this charge.
 
     Raises Refused(`limit`) naming the limit that is spent for longest; then nothing is to be stored.
     """
-    if all(limit.on == "questions" for limit in limits.rates):
-        raise Refused("limit", "no issuance limits are set", rule="limits", who_can_change_it=limits.owner)
     spent: dict[str, float] = {}
-    worst: tuple[float, RateLimit] | None = None
-    for limit in limits.rates:
-        if not limit.counts(what):
-            continue
-        key = what.key(limit.name, limit.per)
+    waits: list[tuple[float, RateLimit]] = []
+    for key, limit in speaking(limits, what):
         outcome = spend(limit, tats.get(key, 0.0), now)
         if isinstance(outcome, Allowed):
             spent[key] = outcome.tat
-        elif worst is None or outcome.retry_after > worst[0]:
-            worst = (outcome.retry_after, limit)
-    if worst is not None:
-        raise _over(worst[1], worst[0], limits)
+        else:
+            waits.append((outcome.retry_after, limit))
+    if waits:
+        raise over(limits, waits)
     return spent
 
 
-def _over(limit: RateLimit, retry_after: float, limits: Limits) -> Refused:
+def over(limits: Limits, waits: Sequence[tuple[float, RateLimit]]) -> Refused:
+    """The refusal that names the limit which is spent for longest. waits: seconds of each, at least one."""
+    retry_after, limit = max(waits, key=lambda wait: wait[0])
     return Refused(
         "limit",
         f"{limit.text} of {limit.on} per {'+'.join(limit.per) or 'broker'} spent",

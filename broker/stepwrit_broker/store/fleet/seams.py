@@ -21,8 +21,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from stepwrit_broker.core.limits import RateLimit
 from stepwrit_broker.core.marks import Mark
+from stepwrit_broker.core.slices import Ask, Taken
 from stepwrit_broker.core.versions import StoredVersion, VersionKind
 from stepwrit_broker.ports_approval import Sought
 from stepwrit_broker.ports_ledger import Contradiction as Contradiction  # noqa: PLC0414  given on
@@ -153,15 +153,6 @@ class Place(NamedTuple):
 Claim = Once | Place
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leased:
-    """Cells of a rate limit, a broker's own until then. retry_after: seconds, where there are none."""
-
-    cells: int
-    until: float
-    retry_after: float = 0.0
-
-
 class Told(NamedTuple):
     """A message of one broker to all: `durable` (epoch, shard -> seq), `rules` (number), `epoch`, `ended`."""
 
@@ -219,8 +210,16 @@ class Swift(Protocol):
         """Give back what stands with this very value or member."""
         ...
 
-    async def lease(self, epoch: str, limit: RateLimit, key: str, wanted: int, now: float) -> Leased:
-        """Up to `wanted` cells of the limit's bucket `key`; see `core.slices` for what may be had."""
+    async def lease(self, epoch: str, key: str, ask: Ask) -> Taken:
+        """Cells of the rate limit's bucket `key`: `core.slices.take` on the TAT that is stored.
+
+        One script. The clock is the caller's (`ask.now`); there is no high-water time here. A TAT is kept
+        until a minute after it has passed.
+        """
+        ...
+
+    async def give_back(self, epoch: str, key: str, known: float, cells: int, interval: float) -> None:
+        """`core.slices.give_back`: cells that were taken and will never be used, where that still counts."""
         ...
 
     async def rule(self, epoch: str, number: int) -> None:
