@@ -42,10 +42,19 @@ PASS = Behaviour("pass")
 class _Pair:
     """One connection and its other half."""
 
-    source: str
+    port: int
+    who: Callable[[int], str]
     writers: tuple[asyncio.StreamWriter, ...]
     tainted: bool = False
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    name: str = ""
+
+    @property
+    def source(self) -> str:
+        """Who is at the other end; asked again while that is not known."""
+        self.name = self.name or self.who(self.port)
+        return self.name
 
     def reset(self) -> None:
         """An RST, not an orderly end: whoever waits hears of it."""
@@ -112,9 +121,8 @@ class Relay:
         return self._ways.get(source) or self._ways.get(EVERYONE, PASS)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        source = self._who(writer.get_extra_info("peername")[1])
-        pair = _Pair(source, (writer,))
-        how = self._way(source)
+        pair = _Pair(writer.get_extra_info("peername")[1], self._who, (writer,))
+        how = self._way(pair.source if self._ways else "")
         if how.kind == "cut":
             return pair.reset()
         pair.tainted = how.kind in ("half_open", "drop_replies")
@@ -149,7 +157,7 @@ class Relay:
 
     async def _held(self, pair: _Pair, *, is_reply: bool) -> bool:
         """Wait as the behaviour says; False when these bytes go nowhere."""
-        how = self._way(pair.source)
+        how = self._way(pair.source) if self._ways else PASS
         while how.kind == "half_open":
             pair.tainted = True
             await asyncio.sleep(0.05)
