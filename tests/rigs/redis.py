@@ -134,10 +134,11 @@ async def until(holds: Any, what: str, wait_s: float = WAIT_S) -> None:
 
 @asynccontextmanager
 async def redis_server(folder: Path, **settings: object) -> AsyncGenerator[RedisServer]:
-    """One server in its own folder below this one. `port`: to be had again after it was stopped."""
+    """One server in its own folder below this one. `tls="yes"`: TLS alone, with
+    the certificates that other settings name."""
     given = _settings(settings)
-    port = int(given.pop("port", "0") or given.get("tls-port", "0")) or steady_port()
-    if "tls-port" in given:
+    port = int(given.pop("port", "0")) or steady_port()
+    if given.pop("tls", "no") == "yes":
         given |= {"port": "0", "tls-port": str(port)}
     server = RedisServer(folder / f"redis-{port}", port, given)
     try:

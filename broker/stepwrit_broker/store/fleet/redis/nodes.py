@@ -1,0 +1,185 @@
+"""Which server has a slot, and the one connection to it that commands share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, Protocol, cast
+
+from redis.crc import key_slot
+from redis.exceptions import RedisError
+
+from stepwrit_broker.core.errors import Unavailable
+from stepwrit_broker.store.fleet.redis.trouble import misplaced
+from stepwrit_broker.store.fleet.redis.url import Address, Mode, Place
+from stepwrit_broker.store.fleet.redis.wire import Login, Wire
+
+
+class Finder(Protocol):
+    """Says where a slot is."""
+
+    async def find(self, tag: str) -> Address:
+        """The primary that has this hash tag. Raises Unavailable(rule="store")."""
+        ...
+
+    async def all(self) -> Sequence[Address]:
+        """Every primary."""
+        ...
+
+    def forget(self) -> None:
+        """What is known may be wrong."""
+        ...
+
+
+class _One:
+    def __init__(self, address: Address) -> None:
+        self._address = address
+
+    async def find(self, tag: str) -> Address:
+        del tag  # all are there
+        return self._address
+
+    async def all(self) -> Sequence[Address]:
+        return [self._address]
+
+    def forget(self) -> None:
+        pass
+
+
+class _BySentinels:
+    """Asked at every connecting, in order, until one names a primary."""
+
+    def __init__(self, place: Place, login: Login) -> None:
+        self._place, self._login = place, login
+
+    async def find(self, tag: str) -> Address:
+        del tag  # all are there
+        for address in self._place.hosts:
+            named = await asked(address, self._login, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._place.name)
+            if named:
+                return named[0].decode(), int(named[1])
+        raise misplaced(f"no Sentinel names a primary {self._place.name!r}")
+
+    async def all(self) -> Sequence[Address]:
+        return [await self.find("")]
+
+    def forget(self) -> None:
+        pass
+
+
+class _ByCluster:
+    """By the cluster's own table of slots, read again after any doubt."""
+
+    def __init__(self, place: Place, login: Login) -> None:
+        self._place, self._login = place, login
+        self._table: list[tuple[int, int, Address]] = []
+
+    async def find(self, tag: str) -> Address:
+        slot = key_slot(tag.encode())
+        for low, high, address in await self._ranges():
+            if low <= slot <= high:
+                return address
+        self.forget()
+        raise misplaced(f"no node of the cluster has slot {slot}")
+
+    async def all(self) -> Sequence[Address]:
+        return sorted({address for _, _, address in await self._ranges()})
+
+    def forget(self) -> None:
+        self._table = []
+
+    async def _ranges(self) -> list[tuple[int, int, Address]]:
+        for address in self._place.hosts if not self._table else ():
+            said = await asked(address, self._login, "CLUSTER", "SLOTS")
+            if said:
+                self._table = [
+                    (low, high, ((node[0] or b"").decode() or address[0], int(node[1])))
+                    for low, high, node, *_ in said
+                ]
+                break
+        if not self._table:
+            raise misplaced("no node of the cluster tells its slots")
+        return self._table
+
+
+async def asked(address: Address, login: Login, *words: str) -> list[Any]:
+    """One answer on a connection of its own; empty when there is none."""
+    try:
+        wire = await Wire.open(address, login, looks=False)
+    except Unavailable:
+        return []
+    try:
+        return cast("list[Any]", await wire.call(*words) or [])
+    except (RedisError, Unavailable):
+        return []
+    finally:
+        await wire.close()
+
+
+def _finder(place: Place, login: Login, sentinel: Login) -> Finder:
+    if place.mode == "sentinel":
+        return _BySentinels(place, sentinel)
+    return _ByCluster(place, login) if place.mode == "cluster" else _One(place.hosts[0])
+
+
+class Nodes:
+    """The connections of one broker. mode: how the servers are found."""
+
+    def __init__(self, place: Place, login: Login, sentinel: Login) -> None:
+        self.mode: Final[Mode] = place.mode
+        self.place, self.login, self.sentinel = place, login, sentinel
+        self._finder = _finder(place, login, sentinel)
+        self._wires: dict[tuple[str, Address | None], Wire] = {}
+        self._opening = asyncio.Lock()
+        self._is_closed = False
+
+    async def wire(self, tag: str, use: str = "") -> Wire:
+        """The connection for this hash tag. use: commands of another use have another connection.
+
+        Raises Unavailable(rule="store").
+        """
+        wire = self._wires.get((use, await self._place(tag)))
+        if wire is not None and wire.is_open:
+            return wire
+        async with self._opening:
+            return await self._reopened(tag, use)
+
+    async def _place(self, tag: str) -> Address | None:
+        return await self._finder.find(tag) if self.mode == "cluster" else None
+
+    async def _reopened(self, tag: str, use: str) -> Wire:
+        key = (use, await self._place(tag))
+        if (wire := self._wires.get(key)) is not None:
+            if wire.is_open:
+                return wire
+            del self._wires[key]
+            self._finder.forget()
+            key = (use, await self._place(tag))
+        self._wires[key] = wire = await self.open(await self.where(tag))
+        return wire
+
+    async def where(self, tag: str) -> Address:
+        """The primary of this hash tag. Raises Unavailable(rule="store")."""
+        return await self._finder.find(tag)
+
+    async def open(self, address: Address) -> Wire:
+        """A connection to a primary, of the caller's own. Raises Unavailable(rule="store")."""
+        if self._is_closed:
+            raise misplaced("its connections are closed")
+        wire = await Wire.open(address, self.login)
+        if wire.role == "master":
+            return wire
+        await wire.close()
+        self._finder.forget()
+        raise misplaced(f"{address[0]}:{address[1]} is no primary")
+
+    async def primaries(self) -> Sequence[Address]:
+        """Every primary. Raises Unavailable(rule="store")."""
+        return await self._finder.all()
+
+    async def close(self) -> None:
+        """Let go of all of them."""
+        self._is_closed = True
+        wires, self._wires = list(self._wires.values()), {}
+        for wire in wires:
+            await wire.close()
