@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from tests.contracts import (
@@ -22,30 +23,13 @@ from tests.fakes import build
 from tests.fakes.entropy import SeededEntropy
 from tests.fakes.fleet import MemorySwift, MemoryTruth
 
-from stepwrit_broker.core.limits import Charge, Limits, charge
+from stepwrit_broker.store.fleet.rates import Rates
 from stepwrit_broker.store.fleet.sequencer import Sequencer
 from stepwrit_broker.store.fleet.store import FleetStore
 
 SHARDS = 4
-
-
-class OneBroker:
-    """Shares of a fleet that is one broker: all of each limit."""
-
-    def __init__(self) -> None:
-        self.counters: dict[str, float] = {}
-
-    async def charge(self, limits: Limits, what: Charge, now: float) -> None:
-        self.counters.update(charge(limits, what, self.counters, now))
-
-    def drop(self) -> None:
-        self.counters.clear()
-
-    def prune(self, now: float) -> None:
-        self.counters = {key: tat for key, tat in self.counters.items() if tat > now}
-
-    def tats(self) -> dict[str, float]:
-        return self.counters
+A_MOMENT_S = 1.0
+"""How long a fail-over takes, in which limits fill a little: the suites' clock stands still meanwhile."""
 
 
 class Fleet:
@@ -58,7 +42,8 @@ class Fleet:
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> FleetStore:
-        self.store = FleetStore(self.swift, self.truth, OneBroker(), self.entropy)
+        self.rates = Rates(self.swift)
+        self.store = FleetStore(self.swift, self.truth, self.rates, self.entropy)
         await self.store.start()
         self.store.use(build.limits(), lambda: 0)
         sequencer = Sequencer(
@@ -77,7 +62,10 @@ class Fleet:
         """As after a fail-over that lost everything swift."""
         await self.close()
         self.swift.lose()
-        return await self.open()
+        store = await self.open()
+        standing = store.epochs.standing
+        self.rates.drop(replace(standing, began_at=standing.began_at - A_MOMENT_S))
+        return store
 
 
 @asynccontextmanager

@@ -233,8 +233,10 @@ def test_a_new_epoch_gives_no_second_burst_and_a_fresh_fleet_has_its_first() -> 
     asked = [_late(0.0, 10, 0.0, 0.0), _late(0.3, 10, 0.0, 0.0, epoch=1), _late(0.7, 10, 0.0, 0.0, epoch=1)]
     uses = _play(HOT, asked, [START + 0.1])
     assert [round(at - START, 1) for at in uses] == [0.0] * 10 + [0.3] * 2 + [0.7] * 4
-    assert fills_since(1, START) == 0.0
-    assert fills_since(2, START) == START + SKEW_S
+    assert fills_since(1, START, START + 9) == 0.0
+    assert fills_since(2, START, 0.0) == 0.0  # nothing was ever used
+    assert fills_since(2, START, START - 9) == START - 9
+    assert fills_since(2, START, START + 9) == START + SKEW_S  # a broker that came later
 
 
 @settings(max_examples=200)

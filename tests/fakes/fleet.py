@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from stepwrit_broker.core.errors import Conflict, Refused
-from stepwrit_broker.core.limits import Allowed, RateLimit, spend
 from stepwrit_broker.core.marks import Mark
+from stepwrit_broker.core.slices import Ask, Taken, give_back, take
 from stepwrit_broker.core.versions import StoredVersion, VersionKind
 from stepwrit_broker.ports_approval import Sought
 from stepwrit_broker.store.fleet.seams import (
@@ -22,7 +22,6 @@ from stepwrit_broker.store.fleet.seams import (
     Contradiction,
     EpochOver,
     Kept,
-    Leased,
     Numbered,
     Once,
     OpDone,
@@ -169,18 +168,20 @@ class MemorySwift:
             else:
                 self.places.get(claim.key, {}).pop(claim.member, None)
 
-    async def lease(self, epoch: str, limit: RateLimit, key: str, wanted: int, now: float) -> Leased:
+    async def lease(self, epoch: str, key: str, ask: Ask) -> Taken:
         await asyncio.sleep(0)
         self._check(epoch)
-        cells, retry = 0, 0.0
-        for _ in range(wanted):
-            outcome = spend(limit, self.tats.get(key, 0.0), now)
-            if not isinstance(outcome, Allowed):
-                retry = outcome.retry_after
-                break
-            self.tats[key] = outcome.tat
-            cells += 1
-        return Leased(cells=cells, until=now + 1.0, retry_after=0.0 if cells else retry)
+        taken = take(self.tats.get(key), ask)
+        if taken.cells:
+            self.tats[key] = taken.tat
+        return taken
+
+    async def give_back(self, epoch: str, key: str, known: float, cells: int, interval: float) -> None:
+        await asyncio.sleep(0)
+        self._check(epoch)
+        tat = give_back(self.tats.get(key), known, cells, interval)
+        if tat is not None:
+            self.tats[key] = tat
 
     async def rule(self, epoch: str, number: int) -> None:
         await asyncio.sleep(0)

@@ -30,7 +30,13 @@ HOT = replace(RATE, count=1000, period_s=1.0, burst=1000)
 
 
 def _standing(epoch: str = "e1", order: int = 1, began_at: float = START) -> Standing:
-    return Standing(epoch=epoch, order=order, began_at=began_at, rules=0, shards=1)
+    return Standing(epoch=epoch, order=order, began_at=began_at, rules=0, shards=1, high=began_at + 100.0)
+
+
+def _broker(buckets: MemoryBuckets, standing: Standing) -> Rates:
+    rates = Rates(buckets)
+    rates.drop(standing)
+    return rates
 
 
 def _of(*rates: RateLimit) -> Limits:
@@ -39,7 +45,7 @@ def _of(*rates: RateLimit) -> Limits:
 
 def _fleet(count: int = 1) -> tuple[MemoryBuckets, list[Rates]]:
     buckets = MemoryBuckets("e1")
-    return buckets, [Rates(buckets, _standing()) for _ in range(count)]
+    return buckets, [_broker(buckets, _standing()) for _ in range(count)]
 
 
 async def _passes(rates: Rates, limits: Limits, now: float, what: Charge = A) -> bool:
@@ -258,7 +264,7 @@ class _Fleet:
                 if len(self.epochs) == epoch:  # a later epoch does not take the commit
                     self.uses.append((epoch, at))
             if self.random.random() < 0.02:
-                self.brokers[broker] = Rates(self.buckets, self.standing())  # died; another began
+                self.brokers[broker] = _broker(self.buckets, self.standing())  # died; another began
             if self.random.random() < 0.004:
                 self.epochs.append(self.now)
                 self.buckets.begin(self.standing().epoch)
@@ -286,5 +292,21 @@ async def test_a_fleet_of_brokers_never_lets_more_pass_than_the_limit(
         for last in range(first, len(uses)):
             assert last - first + 1 <= burst + (uses[last] - began) / interval + 2e-3
     fleet.buckets.before = fleet.buckets.after = MemoryBuckets("").before
-    fresh = Rates(fleet.buckets, fleet.standing())
+    fresh = _broker(fleet.buckets, fleet.standing())
     assert await _passes(fresh, _of(fleet.limit), fleet.now + 2.0 + interval * (burst + 1))
+
+
+async def test_shares_that_are_worth_nothing_are_forgotten() -> None:
+    _, (rates,) = _fleet()
+    assert await _passes(rates, LIMITS, START)
+    assert rates.tats() == {"r\x1fa": START + 6.0}
+    rates.prune(START + 5.9)
+    assert rates.tats()
+    rates.prune(START + 6.0)
+    assert rates.tats() == {}
+
+
+async def test_before_the_first_epoch_nothing_is_had() -> None:
+    buckets, _ = _fleet()
+    with pytest.raises(EpochOver):
+        await Rates(buckets).charge(LIMITS, A, START)

@@ -20,9 +20,10 @@ seconds, an observer with one clock may count e / T cells more, which is why a b
 not let in (`SKEW_S`). The time of a use is the one that its operation has in the ledger.
 
 A new epoch forgets every TAT. A bucket that it has not seen starts as if all its burst had just been spent
-when the epoch began (`since`): TAT = since + burst * T. Uses before were at most burst + (since - s) / T, and
-those after are at most (t - since) / T: together the same promise. An operation that was charged in the old
-epoch cannot be committed in the new one, so that no cell outlives its epoch.
+when the epoch began (`fills_since`): TAT = since + burst * T. Uses before were at most
+burst + (since - s) / T
+and those after are at most (t - since) / T: together the same promise. An operation that was charged in the
+old epoch cannot be committed in the new one, so that no cell outlives its epoch.
 
 Cells given back count as never taken only while nothing else has moved the TAT: else the refill that came
 meanwhile would be counted twice.
@@ -127,9 +128,12 @@ def next_wanted(pace: Pace, slice_: Slice, now: float) -> int:
     return most if need >= most * elapsed else max(1, math.floor(need / elapsed))
 
 
-def fills_since(order: int, began_at: float) -> float:
-    """From when on an epoch's buckets fill. order: 1 for a fleet's first, which finds them full."""
-    return 0.0 if order <= 1 else began_at + SKEW_S
+def fills_since(order: int, began_at: float, high: float) -> float:
+    """From when on an epoch's buckets fill: the last time at which anything of an earlier one can have been
+    used. order: 1 for a fleet's first. high: the latest time of any work that was committed by the beginning
+    or later, 0 for none: then the buckets are full.
+    """
+    return 0.0 if order <= 1 or high <= 0 else min(began_at + SKEW_S, high)
 
 
 def question(limit: RateLimit, wanted: int, since: float, now: float) -> Ask:

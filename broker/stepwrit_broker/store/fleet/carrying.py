@@ -17,7 +17,16 @@ from stepwrit_broker.store.fleet.codec import encode
 from stepwrit_broker.store.fleet.durable import Durable
 from stepwrit_broker.store.fleet.epochs import Epochs
 from stepwrit_broker.store.fleet.scratch import Plan, Scratch
-from stepwrit_broker.store.fleet.seams import Absent, Change, EpochOver, Snapshot, Stale, Swift, Truth
+from stepwrit_broker.store.fleet.seams import (
+    Absent,
+    Change,
+    EpochOver,
+    Snapshot,
+    Stale,
+    Standing,
+    Swift,
+    Truth,
+)
 from stepwrit_broker.store.fleet.tables import shard_of_name
 
 T = TypeVar("T")
@@ -31,8 +40,8 @@ class Shares(Protocol):
         """Spend one cell of every rate limit that speaks of this. Raises Refused(`limit`)."""
         ...
 
-    def drop(self) -> None:
-        """Another epoch has begun."""
+    def drop(self, standing: Standing) -> None:
+        """Another epoch has begun: this one."""
         ...
 
     def prune(self, now: float) -> None:

@@ -23,7 +23,7 @@ class Claims:
     def __init__(self, swift: Swift, truth: Truth, shares: Shares, state: FleetState) -> None:
         self._swift, self._truth, self._shares, self._state = swift, truth, shares, state
         self._taken: list[Claim] = []
-        self._charged = 0
+        self._charged, self._charged_in = 0, ""
         self._kinds: dict[bytes, str] = {}
 
     async def take(self, epoch: str, plan: Plan[Any], standing: Standing) -> None:
@@ -34,6 +34,8 @@ class Claims:
         if proofs or plan.wanted.places:
             await self._claim(epoch, [*proofs, *plan.wanted.places], plan.now)
         await self._check_used(proofs, plan.now, standing)
+        if epoch != self._charged_in:  # what an epoch gave is good in that one alone
+            self._charged, self._charged_in = 0, epoch
         for what in plan.wanted.charges[self._charged :]:
             await self._shares.charge(self._state.limits(), what, plan.now)
             self._charged += 1  # a try that is made again is not charged again

@@ -19,8 +19,8 @@ _TRIES: Final = 8
 class Drops(Protocol):
     """What holds something of an epoch."""
 
-    def drop(self) -> None:
-        """Another epoch has begun."""
+    def drop(self, standing: Standing) -> None:
+        """Another epoch has begun: this one."""
         ...
 
 
@@ -84,7 +84,7 @@ class Epochs:
         rules = await self._truth.rules()
         positions = await self._truth.positions(standing.epoch)
         self._scratch.clear()
-        self._rates.drop()
+        self._rates.drop(standing)
         self._scratch.state.adopt(rules)
         self._scratch.state.epoch = standing.epoch
         self._scratch.state.at(standing.high)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, Protocol
 
@@ -50,7 +50,7 @@ class _Lease:
 @dataclass(slots=True, eq=False)
 class _Share:
     """What the broker has of one bucket, and knows of it. empty_until: none is to be had before. troubles:
-    how many questions went unanswered.
+    how many questions went unanswered. tat: where the bucket stood when it last answered.
     """
 
     limit: RateLimit
@@ -58,6 +58,7 @@ class _Share:
     leases: list[_Lease] = field(default_factory=list)
     pace: Pace = field(default_factory=lambda: Pace(wanted=1, at=0.0, used=0))
     empty_until: float = 0.0
+    tat: float = 0.0
     troubles: int = 0
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -104,16 +105,26 @@ class _Cell(NamedTuple):
 class Rates:
     """What this broker may still let pass in this epoch. One event loop; not for threads."""
 
-    def __init__(self, buckets: Buckets, standing: Standing) -> None:
+    def __init__(self, buckets: Buckets) -> None:
         self._buckets = buckets
         self._tasks: set[asyncio.Task[None]] = set()
-        self.drop(standing)
+        self._epoch, self._since = "", 0.0  # no engine knows it: nothing is had before `drop`
+        self._shares: OrderedDict[str, _Share] = OrderedDict()
 
     def drop(self, standing: Standing) -> None:
         """Begin the epoch: forget what was had of the one before."""
         self._epoch = standing.epoch
-        self._since = slices.fills_since(standing.order, standing.began_at)
-        self._shares: OrderedDict[str, _Share] = OrderedDict()
+        self._since = slices.fills_since(standing.order, standing.began_at, standing.high)
+        self._shares = OrderedDict()
+
+    def prune(self, now: float) -> None:
+        """Forget the shares that are worth nothing any more."""
+        for key in [key for key, share in self._shares.items() if share.tat <= now and not share.good(now)]:
+            del self._shares[key]
+
+    def tats(self) -> Mapping[str, float]:
+        """What this broker last heard of each bucket."""
+        return {key: share.tat for key, share in self._shares.items()}
 
     async def charge(self, limits: Limits, what: Charge, now: float) -> None:
         """Spend one cell of every rate limit that speaks of this, or of none.
@@ -184,6 +195,7 @@ class Rates:
         except Unavailable:
             share.troubles += 1
             raise
+        share.tat = taken.tat
         if taken.retry_after:
             share.empty_until = now + taken.retry_after
         if not taken.cells:
