@@ -182,6 +182,23 @@ async def test_a_wiped_server_knows_no_epoch(tmp_path: Path, opener: Opener) -> 
             await commit(swift, change(txn(0), 1))
 
 
+async def test_many_callers_of_a_dead_server_wait_together(tmp_path: Path) -> None:
+    async with redis_server(tmp_path) as server:
+        swift = RedisSwift.of(server.url, fleet="prod", shards=SHARDS, timeout_s=2)
+        await until(lambda: _begins(swift), "begin")
+        server.pause()  # it listens, and answers nobody
+        ends = await asyncio.gather(*(swift.fetch(ONE, txn(0), 0) for _ in range(64)), return_exceptions=True)
+        assert all(isinstance(end, Unavailable) for end in ends)
+        waiting = [asyncio.create_task(swift.fetch(ONE, txn(at % SHARDS), 0)) for at in range(64)]
+        await asyncio.sleep(0)
+        assert len(swift.nodes._opening) <= 1
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(end, Unavailable) for end in ends)
+        server.resume()
+        await reached(swift, ONE)
+        await swift.close()
+
+
 async def test_a_silent_server_is_not_waited_for_and_asked_anew(tmp_path: Path) -> None:
     async with redis_server(tmp_path) as server:
         swift = RedisSwift.of(server.url, fleet="prod", shards=SHARDS, timeout_s=0.2)
@@ -215,6 +232,8 @@ async def test_keys_of_an_epoch_that_is_over_are_swept(tmp_path: Path, opener: O
         await swift.claim(ONE, [Once(b"k" * 16, "me", NOW + 60)], NOW)
         async with server.client() as client:
             await client.set("{other:00}:x:y", "stays")
+            await client.set("{prod:ff}:x:y", "of no shard of ours")
+            await client.set("{prod:zz}:x:y", "nobody's")
             assert await client.keys(f"*{ONE}*")
             await swift.begin(TWO)
             await commit(swift, change(txn(0)), epoch=TWO)

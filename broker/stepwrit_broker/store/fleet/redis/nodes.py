@@ -58,7 +58,7 @@ class _BySentinels:
             named = await asked(address, self._login, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._place.name)
             if named:
                 return named[0].decode(), int(named[1])
-        raise misplaced(f"no Sentinel names a primary {self._place.name!r}")
+        raise misplaced("no Sentinel names its primary")
 
     async def all(self) -> Sequence[Address]:
         return [await self.find("")]
@@ -80,7 +80,7 @@ class _ByCluster:
             if low <= slot <= high:
                 return address
         self.forget()
-        raise misplaced(f"no node of the cluster has slot {slot}")
+        raise misplaced("no node of the cluster has this slot")
 
     async def all(self) -> Sequence[Address]:
         return sorted({address for _, _, address in await self._ranges()})
@@ -130,7 +130,7 @@ class Nodes:
         self.place, self.login, self.sentinel = place, login, sentinel
         self._finder = _finder(place, login, sentinel)
         self._wires: dict[tuple[str, Address | None], Wire] = {}
-        self._opening = asyncio.Lock()
+        self._opening: dict[tuple[str, Address | None], asyncio.Task[Wire]] = {}
         self._is_closed = False
 
     async def wire(self, tag: str, use: str = "") -> Wire:
@@ -138,25 +138,35 @@ class Nodes:
 
         Raises Unavailable(rule="store").
         """
-        wire = self._wires.get((use, await self._place(tag)))
+        key = (use, await self._place(tag))
+        wire = self._wires.get(key)
         if wire is not None and wire.is_open:
             return wire
-        async with self._opening:
-            return await self._reopened(tag, use)
+        opening = self._opening.get(key)
+        if opening is None:  # whoever comes meanwhile shares its end, also when it fails
+            opening = self._opening[key] = asyncio.create_task(self._reopened(tag, use))
+            opening.add_done_callback(lambda done: self._opened(key, done))
+        return await asyncio.shield(opening)
+
+    def _opened(self, key: tuple[str, Address | None], done: asyncio.Task[Wire]) -> None:
+        self._opening.pop(key, None)
+        if not done.cancelled():
+            done.exception()  # looked at, where nobody waits for it any more
 
     async def _place(self, tag: str) -> Address | None:
         return await self._finder.find(tag) if self.mode == "cluster" else None
 
     async def _reopened(self, tag: str, use: str) -> Wire:
-        key = (use, await self._place(tag))
-        if (wire := self._wires.get(key)) is not None:
-            if wire.is_open:
-                return wire
-            del self._wires[key]
+        if self._wires.pop((use, await self._place(tag)), None) is not None:
             self._finder.forget()
-            key = (use, await self._place(tag))
-        self._wires[key] = wire = await self.open(await self.where(tag))
-        return wire
+        wire = await self.open(await self.where(tag))
+        key = (use, wire.address if self.mode == "cluster" else None)
+        other = self._wires.get(key)
+        if other is None or not other.is_open:
+            self._wires[key] = wire
+            return wire
+        await wire.close()
+        return other
 
     async def where(self, tag: str) -> Address:
         """The primary of this hash tag. Raises Unavailable(rule="store")."""
@@ -171,7 +181,7 @@ class Nodes:
             return wire
         await wire.close()
         self._finder.forget()
-        raise misplaced(f"{address[0]}:{address[1]} is no primary")
+        raise misplaced("the server that is named is no primary")
 
     async def primaries(self) -> Sequence[Address]:
         """Every primary. Raises Unavailable(rule="store")."""
@@ -180,6 +190,10 @@ class Nodes:
     async def close(self) -> None:
         """Let go of all of them."""
         self._is_closed = True
+        opening = list(self._opening.values())
+        for task in opening:
+            task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
         wires, self._wires = list(self._wires.values()), {}
         for wire in wires:
             await wire.close()

@@ -12,7 +12,7 @@ from stepwrit_broker.store.fleet.redis import scripts
 from stepwrit_broker.store.fleet.redis.running import Runner, together
 from stepwrit_broker.store.fleet.redis.trouble import refused
 from stepwrit_broker.store.fleet.redis.wire import Wire, Word
-from stepwrit_broker.store.fleet.seams import Numbered
+from stepwrit_broker.store.fleet.seams import EpochOver, Numbered
 
 MOST: Final = 256  # works of one shard in one answer
 _FIRST_PAUSE_S: Final = 0.001
@@ -24,22 +24,33 @@ class Streams:
 
     def __init__(self, runner: Runner) -> None:
         self._runner, self._keys = runner, runner.keys
+        self._reader: Wire | None = None
 
     async def read(self, epoch: str, after: Mapping[int, int], wait_s: float) -> Sequence[Numbered]:
         """As `Swift.read`. Raises EpochOver where nothing comes and the epoch does not stand."""
         if not after:
             return []
-        wait = self._poll if self._runner.nodes.mode == "cluster" else self._block
-        found = await wait(epoch, after, wait_s)
+        if self._runner.nodes.mode == "cluster":
+            found = await self._poll(epoch, after, wait_s)
+        else:
+            found = await self._block(epoch, after, wait_s)
         if not found:
-            await together(self._stands(epoch, shard) for shard in after)
+            await self._check(epoch, after)
         return found
+
+    async def _check(self, epoch: str, after: Mapping[int, int]) -> None:
+        try:
+            await together(self._stands(epoch, shard) for shard in after)
+        except EpochOver:
+            if self._reader is not None:
+                self._reader.retire()  # the server that it waits on may be the primary no more
+            raise
 
     async def _stands(self, epoch: str, shard: int) -> None:
         await self._runner.run(scripts.STANDING, shard, epoch, [])
 
     async def _block(self, epoch: str, after: Mapping[int, int], wait_s: float) -> list[Numbered]:
-        wire = await self._runner.nodes.wire("", "read")
+        self._reader = wire = await self._runner.nodes.wire("", "read")
         block = ("BLOCK", max(1, round(wait_s * 1000))) if wait_s > 0 else ()
         return await self._asked(wire, epoch, after, block, wait_s)
 

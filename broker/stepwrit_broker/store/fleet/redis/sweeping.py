@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, cast
 
 from redis.exceptions import ResponseError
@@ -14,6 +15,7 @@ from stepwrit_broker.store.fleet.redis.wire import Wire
 from stepwrit_broker.store.fleet.seams import EpochOver
 
 _BATCH: Final = 500
+_SHARD: Final = re.compile(r"[0-9a-f]{2}\Z")
 
 
 async def sweep(runner: Runner, epoch: str) -> int:
@@ -35,7 +37,7 @@ async def _sweep(runner: Runner, epoch: str, address: Address) -> int:
     try:
         while True:
             cursor, names = await _scanned(wire, cursor, runner.keys.fleet)
-            for shard, old in _by_shard(names, epoch).items():
+            for shard, old in _by_shard(names, runner.keys.shards, epoch).items():
                 begins = runner.keys.of(shard, epoch, "")
                 swept += (await runner.run(scripts.SWEEP, shard, epoch, old, begins))[0]
             if cursor == b"0":
@@ -49,10 +51,11 @@ async def _scanned(wire: Wire, cursor: bytes, fleet: str) -> tuple[bytes, list[b
     return cast("tuple[bytes, list[bytes]]", tuple(cast("list[Any]", said)))
 
 
-def _by_shard(names: list[bytes], epoch: str) -> dict[int, list[str]]:
+def _by_shard(names: list[bytes], shards: int, epoch: str) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {}
     for name in (raw.decode(errors="replace") for raw in names):
         tag, _, rest = name[1:].partition("}:")
-        if rest.partition(":")[0] != epoch:
-            found.setdefault(int(tag[-2:], 16), []).append(name)
+        shard = int(tag[-2:], 16) if _SHARD.match(tag[-2:]) else shards
+        if shard < shards and rest.partition(":")[0] != epoch:
+            found.setdefault(shard, []).append(name)
     return found
