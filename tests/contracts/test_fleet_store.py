@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -24,7 +23,6 @@ from tests.fakes.entropy import SeededEntropy
 from tests.fakes.fleet import MemorySwift, MemoryTruth
 
 from stepwrit_broker.store.fleet.rates import Rates
-from stepwrit_broker.store.fleet.sequencer import Sequencer
 from stepwrit_broker.store.fleet.store import FleetStore
 
 SHARDS = 4
@@ -39,24 +37,20 @@ class Fleet:
         self.swift, self.truth = MemorySwift(SHARDS), MemoryTruth(SHARDS)
         self.entropy = SeededEntropy(3)
         self.store: FleetStore
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Future[None]] = []
 
     async def open(self) -> FleetStore:
         self.rates = Rates(self.swift)
-        self.store = FleetStore(self.swift, self.truth, self.rates, self.entropy)
+        self.store = FleetStore(self.swift, self.truth, self.rates, self.entropy, me="one", now=lambda: 0.0)
         await self.store.start()
         self.store.use(build.limits(), lambda: 0)
-        sequencer = Sequencer(
-            "one", self.swift, self.truth, self.store.epochs, self.store.durable, now=lambda: 0.0
-        )
-        self._task = asyncio.create_task(sequencer.run())
+        self._tasks = [asyncio.ensure_future(run()) for run in self.store.runs()]
         return self.store
 
     async def close(self) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def restart(self) -> FleetStore:
         """As after a fail-over that lost everything swift."""

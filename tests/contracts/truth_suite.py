@@ -137,6 +137,13 @@ async def refusal(call: Awaitable[object]) -> str:
 
 
 class EpochContract:
+    async def test_the_latest_time_of_all_works_outlives_the_epoch(self, house):
+        assert (await house.truth.standing()).high == 0.0
+        await house.put(Work(at=NOW + 5, changes=()), Work(at=NOW, changes=()))
+        epoch = await house.epoch()
+        await house.other.next_epoch(epoch, "a" * 32)
+        assert (await house.other.standing()).high == NOW + 5
+
     async def test_one_epoch_follows_another_once(self, house):
         first = await house.truth.standing()
         assert (first.shards, first.rules, len(first.epoch)) == (SHARDS, 0, 32)

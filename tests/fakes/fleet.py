@@ -249,11 +249,17 @@ def _changed(found: Snapshot | None, change: Change, seq: int) -> Snapshot:
 
 
 class MemoryTruth:
-    """The `Truth` protocol."""
+    """The `Truth` protocol. An epoch counts as begun `ago_s` before the latest time: a test's clock stands
+    still, and the rate limits of a new epoch are empty at first.
+    """
+
+    ago_s = 600.0
 
     def __init__(self, shards: int) -> None:
         self._standing = Standing(epoch="00" * 16, order=1, began_at=0.0, rules=0, shards=shards)
         self._positions: dict[int, int] = {}
+        self._works: dict[tuple[int, int], bytes] = {}
+        self._leader, self._leads_until = "", 0.0
         self._txns: dict[str, Snapshot] = {}
         self._whose: dict[str, str] = {}
         self._uses: set[str] = set()
@@ -281,8 +287,8 @@ class MemoryTruth:
         await asyncio.sleep(0)
         if self._standing.epoch == over:
             old = self._standing
-            self._standing = replace(old, epoch=fresh, order=old.order + 1, began_at=old.high)
-            self._positions = {}
+            self._standing = replace(old, epoch=fresh, order=old.order + 1, began_at=old.high - self.ago_s)
+            self._positions, self._works = {}, {}
         return self._standing
 
     async def positions(self, epoch: str) -> Mapping[int, int]:
@@ -305,8 +311,12 @@ class MemoryTruth:
         if epoch != self._standing.epoch:
             raise EpochOver
         for numbered, work in batch:
-            if numbered.seq != self._positions.get(numbered.shard, 0) + 1:
-                raise Contradiction(f"number {numbered.seq} does not follow")
+            at = self._positions.get(numbered.shard, 0)
+            if numbered.seq <= at and self._works.get(numbered[:2]) == numbered.work:
+                continue  # told again
+            if numbered.seq != at + 1:
+                raise Contradiction(f"number {numbered.seq} does not follow {at}")
+            self._works[numbered[:2]] = numbered.work
             self._positions[numbered.shard] = numbered.seq
             self._land(work)
             self._standing = replace(self._standing, high=max(self._standing.high, work.at))
@@ -477,6 +487,10 @@ class MemoryTruth:
 
     async def lead(self, me: str, for_s: float) -> bool:
         await asyncio.sleep(0)
+        now = asyncio.get_running_loop().time()
+        if me != self._leader and now < self._leads_until:
+            return False
+        self._leader, self._leads_until = me, now + for_s
         return True
 
     async def secret(self, fresh: bytes) -> bytes:

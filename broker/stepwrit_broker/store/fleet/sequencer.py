@@ -7,31 +7,20 @@ takes each number once, and the head of the log from one value to the next.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
-
-import msgspec
 
 from stepwrit_broker.core.errors import Problem, Unavailable
 from stepwrit_broker.store.fleet.codec import decode
 from stepwrit_broker.store.fleet.durable import Durable
 from stepwrit_broker.store.fleet.epochs import Epochs
-from stepwrit_broker.store.fleet.seams import Contradiction, EpochOver, Numbered, Swift, Told, Truth
+from stepwrit_broker.store.fleet.sealed import Seal
+from stepwrit_broker.store.fleet.seams import Contradiction, EpochOver, Numbered, Swift, Truth
 
 LEAD_S: Final = 2.0
 READ_WAIT_S: Final = 0.2
 RETRY_S: Final = 0.3
 TRIM_EVERY_S: Final = 1.0
-
-
-def told_durable(epoch: str, positions: Mapping[int, int]) -> Told:
-    """How far the truth is."""
-    return Told("durable", msgspec.msgpack.encode((epoch, positions)))
-
-
-def read_durable(body: bytes) -> tuple[str, dict[int, int]]:
-    """What `told_durable` wrote."""
-    return msgspec.msgpack.decode(body, type=tuple[str, dict[int, int]])
 
 
 class Sequencer:
@@ -47,6 +36,7 @@ class Sequencer:
         *,
         now: Callable[[], float],
     ) -> None:
+        self.seal: Seal
         self._me, self._swift, self._truth = me, swift, truth
         self._epochs, self._durable, self._now = epochs, durable, now
         self._epoch = ""
@@ -90,7 +80,7 @@ class Sequencer:
         self._at.update(fresh)
         self.committed += len(batch)
         self._durable.advance(self._epoch, fresh)
-        await self._swift.tell(told_durable(self._epoch, fresh))
+        await self._swift.tell(self.seal.durable(self._epoch, fresh))
         if self._now() - self._trimmed_at >= TRIM_EVERY_S:
             self._trimmed_at = self._now()
             await self._swift.trim(self._epoch, self._at)

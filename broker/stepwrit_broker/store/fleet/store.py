@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
@@ -40,10 +40,13 @@ from stepwrit_broker.store.disk import Headroom
 from stepwrit_broker.store.fleet.carrying import Carrier, Job, Shares
 from stepwrit_broker.store.fleet.durable import Durable
 from stepwrit_broker.store.fleet.epochs import Epochs
+from stepwrit_broker.store.fleet.hearing import Hearing
 from stepwrit_broker.store.fleet.people import FleetApprovals
 from stepwrit_broker.store.fleet.ruling import Ruling
 from stepwrit_broker.store.fleet.scratch import Plan, Scratch
+from stepwrit_broker.store.fleet.sealed import Seal
 from stepwrit_broker.store.fleet.seams import EpochOver, Once, Swift, Truth, Used
+from stepwrit_broker.store.fleet.sequencer import Sequencer
 from stepwrit_broker.store.fleet.state import FleetState
 from stepwrit_broker.store.fleet.sweeping import Sweeping
 from stepwrit_broker.store.past import NO_PAST, find_past
@@ -54,12 +57,24 @@ WHOSE_HELD: Final = 65_536
 SHED_RECORDS_AT: Final = 512
 WAITING_MAX: Final = 8192
 EPOCH_TRIES: Final = 4
+SECRET_BYTES: Final = 32
 
 
 class FleetStore:
-    """Made by `start`; every promise is the port's."""
+    """Every promise is the port's. me: this broker's name among the others. `start` comes first; `runs` are
+    its workers, without which nothing becomes durable.
+    """
 
-    def __init__(self, swift: Swift, truth: Truth, shares: Shares, entropy: Entropy) -> None:
+    def __init__(
+        self,
+        swift: Swift,
+        truth: Truth,
+        shares: Shares,
+        entropy: Entropy,
+        *,
+        me: str,
+        now: Callable[[], float],
+    ) -> None:
         self._swift, self._truth, self._shares = swift, truth, shares
         self._state = FleetState(entropy)
         self._scratch = Scratch(self._state)
@@ -69,6 +84,16 @@ class FleetStore:
         self._carrier.done = self._done
         self._ruling = Ruling(self._scratch, swift, truth, self.epochs, self._carrier)
         self._sweeping = Sweeping(self._scratch, truth, self._carrier)
+        self.sequencer: Final = Sequencer(me, swift, truth, self.epochs, self.durable, now=now)
+        self.hearing: Final = Hearing(
+            me,
+            swift,
+            truth,
+            self.epochs,
+            self.durable,
+            ended=self.told,
+            rules=lambda: self._state.rules,
+        )
         self._whose: OrderedDict[str, str] = OrderedDict()
         self._tell: Tell = lambda _: None
         self._marked: Callable[[], None] = lambda: None
@@ -79,7 +104,17 @@ class FleetStore:
 
     async def start(self) -> None:
         """Join the fleet's epoch, or begin one; with every mark and version in place."""
+        secret = await self._truth.secret(self._state.entropy.bytes(SECRET_BYTES))
+        self.sequencer.seal = self.hearing.seal = Seal(secret)
         await self.epochs.start()
+
+    def runs(self) -> list[Callable[[], Awaitable[None]]]:
+        """Its workers; each runs until cancelled."""
+        return [self.sequencer.run, *self.hearing.runs()]
+
+    def set_ruled(self, ruled: Callable[[], Awaitable[None]]) -> None:
+        """Called when other rules are in force than before, before anything is decided under them."""
+        self.epochs.ruled = ruled
 
     @property
     def epoch(self) -> str:
@@ -316,6 +351,7 @@ class FleetStore:
             for row in change.put:
                 self._remember(row.field, change.txn)
         self.told(plan.ended)
+        self.hearing.tell_ended(plan.ended)
 
     async def _open_root(self, command: OpenCommand) -> StepRecord:
         """The operation's own transaction is claimed first: a repeat comes with another name for it."""

@@ -52,7 +52,7 @@ WITH moved AS (
     DELETE FROM rows r USING unnest($11::text[], $12::text[]) AS u(txn, field)
     WHERE r.txn = u.txn AND r.field = u.field
 ), placed AS (
-    UPDATE shards s SET epoch = $13, seq = u.last
+    UPDATE shards s SET epoch = $13, seq = u.last, high = greatest(s.high, $28)
     FROM unnest($14::integer[], $15::bigint[]) AS u(shard, last) WHERE s.shard = u.shard
 ), noted AS (
     INSERT INTO works (nth, shard, first, last, digests)
@@ -190,7 +190,7 @@ def _arrays(fold: Fold, fresh: Mapping[int, Stretch], stands: tuple[str, int]) -
         [seq for _, _, seq in fold.uses], [each.key for each in fold.proofs],
         [each.until for each in fold.proofs], [each.key for each in fold.ops],
         [each.digest for each in fold.ops], [each.answer for each in fold.ops],
-        [each.at for each in fold.ops],
+        [each.at for each in fold.ops], fold.at,
     ]  # fmt: skip
 
 

@@ -29,8 +29,10 @@ CREATE TABLE ruling (one boolean PRIMARY KEY DEFAULT true CHECK (one), number bi
 CREATE TABLE lease (
     one boolean PRIMARY KEY DEFAULT true CHECK (one), holder text NOT NULL, until timestamptz NOT NULL
 ) WITH (fillfactor = 10);
-CREATE TABLE shards (shard integer PRIMARY KEY, epoch text NOT NULL, seq bigint NOT NULL)
-    WITH (fillfactor = 20);
+CREATE TABLE shards (
+    shard integer PRIMARY KEY, epoch text NOT NULL, seq bigint NOT NULL,
+    high double precision NOT NULL DEFAULT 0
+) WITH (fillfactor = 20);
 CREATE TABLE works (
     nth bigint NOT NULL, shard integer NOT NULL, last bigint NOT NULL, first bigint NOT NULL,
     digests bytea NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (nth, shard, last)

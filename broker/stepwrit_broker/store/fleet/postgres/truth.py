@@ -32,7 +32,8 @@ from stepwrit_broker.store.fleet.seams import (
 )
 
 _STANDING: Final = (
-    "SELECT f.epoch, f.nth AS order, f.began_at, f.shards, r.number AS rules FROM fleet f, ruling r"
+    "SELECT f.epoch, f.nth AS order, f.began_at, f.shards, r.number AS rules,"
+    " (SELECT coalesce(max(high), 0) FROM shards) AS high FROM fleet f, ruling r"
 )
 _NEXT: Final = (
     "UPDATE fleet SET epoch = $2, nth = nth + 1, began_at = extract(epoch FROM clock_timestamp())"

@@ -1,0 +1,100 @@
+"""What the brokers of a fleet tell each other, and the looking-up that makes up for what was not heard."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from stepwrit_broker.core.errors import Problem, Unavailable
+from stepwrit_broker.store.fleet.durable import Durable
+from stepwrit_broker.store.fleet.epochs import Epochs
+from stepwrit_broker.store.fleet.sealed import Ends, Seal
+from stepwrit_broker.store.fleet.seams import EpochOver, Swift, Told, Truth
+
+LOOK_EVERY_S: Final = 0.25
+RECONNECT_S: Final = 0.3
+OUTGOING_MAX: Final = 4096
+
+
+class Hearing:
+    """Three workers: `listen`, `look`, `send`; each runs until cancelled."""
+
+    def __init__(
+        self,
+        me: str,
+        swift: Swift,
+        truth: Truth,
+        epochs: Epochs,
+        durable: Durable,
+        *,
+        ended: Callable[[Ends], None],
+        rules: Callable[[], int],
+    ) -> None:
+        self.seal: Seal
+        self._me, self._swift, self._truth = me, swift, truth
+        self._epochs, self._durable = epochs, durable
+        self._ended, self._rules = ended, rules
+        self._outgoing: asyncio.Queue[Ends] = asyncio.Queue(OUTGOING_MAX)
+
+    def runs(self) -> list[Callable[[], Awaitable[None]]]:
+        """The workers."""
+        return [self.listen, self.look, self.send]
+
+    def tell_ended(self, ended: Ends) -> None:
+        """To be sent soon; what does not fit is not sent, and heard of at the next sign of life."""
+        if ended and not self._outgoing.full():
+            self._outgoing.put_nowait(ended)
+
+    async def listen(self) -> None:
+        """Hear the others."""
+        while True:
+            try:
+                async for told in self._swift.listen():
+                    await self._heard(told)
+            except (Problem, EpochOver, ValueError, msgspec.MsgspecError):
+                pass  # the next look makes up for it
+            await asyncio.sleep(RECONNECT_S)
+
+    async def look(self) -> None:
+        """Look at what should have been heard: what stands, and the positions while anybody waits."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                await self._look()
+            except (Problem, EpochOver):
+                continue
+
+    async def send(self) -> None:
+        """Tell the others of steps that ended here."""
+        while True:
+            ended = await self._outgoing.get()
+            try:
+                await self._swift.tell(self.seal.ended(self._me, ended))
+            except Unavailable:
+                await asyncio.sleep(RECONNECT_S)
+
+    async def _look(self) -> None:
+        standing, epoch = await self._truth.standing(), self._epochs.epoch
+        if standing.epoch != epoch:
+            await self._epochs.renew(epoch)
+            return
+        if standing.rules > self._rules():
+            await self._epochs.reload()
+        if self._durable.waiting:
+            self._durable.advance(epoch, await self._truth.positions(epoch))
+
+    async def _heard(self, told: Told) -> None:
+        match told.kind:
+            case "durable" if (word := self.seal.read_durable(told)) is not None:
+                self._durable.advance(*word)
+            case "rules" if int(told.body) > self._rules():
+                await self._epochs.reload()
+            case "epoch" if told.body.decode() != self._epochs.epoch:
+                await self._look()
+            case "ended" if (end := self.seal.read_ended(told)) is not None and end[0] != self._me:
+                self._ended(end[1])
+            case _:
+                pass

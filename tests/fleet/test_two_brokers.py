@@ -1,0 +1,214 @@
+"""Several brokers on one fleet's engines in memory: what one did, another knows; nothing is spent twice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.contracts.test_fleet_store import SHARDS
+from tests.fakes import build
+from tests.fakes.build import Maker
+from tests.fakes.clock import START
+from tests.fakes.entropy import SeededEntropy
+from tests.fakes.fleet import MemorySwift, MemoryTruth
+
+from stepwrit_broker.core.errors import Problem, Refused, Unavailable
+from stepwrit_broker.core.step import StepRecord
+from stepwrit_broker.store.fleet.rates import Rates
+from stepwrit_broker.store.fleet.seams import Told
+from stepwrit_broker.store.fleet.store import FleetStore
+
+
+@dataclass
+class Fleet:
+    """Brokers that start and stop on the same engines."""
+
+    swift: MemorySwift = field(default_factory=lambda: MemorySwift(SHARDS))
+    truth: MemoryTruth = field(default_factory=lambda: MemoryTruth(SHARDS))
+    make: Maker = field(default_factory=lambda: Maker(now=START))
+    tasks: list[asyncio.Future[None]] = field(default_factory=list)
+    stores: list[FleetStore] = field(default_factory=list)
+
+    async def broker(self) -> FleetStore:
+        number = len(self.stores)
+        store = FleetStore(
+            self.swift,
+            self.truth,
+            Rates(self.swift),
+            SeededEntropy(number + 5),
+            me=f"broker {number}",
+            now=lambda: 0.0,
+        )
+        await store.start()
+        store.use(build.limits(), lambda: 0)
+        self.tasks += [asyncio.ensure_future(run()) for run in store.runs()]
+        self.stores.append(store)
+        self.make.epoch = store.epoch
+        return store
+
+    async def close(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    async def accepted(self, store: FleetStore, other: FleetStore) -> StepRecord:
+        """Opened here, accepted there."""
+        root = await store.open(self.make.open(self.make.root_step()))
+        child = await other.open(self.make.open(self.make.child_step(root)))
+        return (await store.accept(self.make.accept(child)))[0]
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[Fleet]:
+    made = Fleet()
+    yield made
+    await made.close()
+
+
+async def code(call: object) -> str:
+    try:
+        await call  # type: ignore[misc]
+    except Problem as problem:
+        return problem.code
+    return "done"
+
+
+async def test_each_hop_of_a_step_may_come_to_another_broker(fleet: Fleet) -> None:
+    one, two = await fleet.broker(), await fleet.broker()
+    record = await fleet.accepted(one, two)
+    reserved = await two.reserve(fleet.make.reserve(fleet.make.grant(record)))
+    redeem = fleet.make.redeem(reserved.grant)
+    assert (await one.redeem(redeem))[0].state == "redeemed"
+    assert (await two.redeem(redeem))[0].state == "redeemed", "the same operation is answered by any"
+    assert await code(two.redeem(fleet.make.redeem(reserved.grant))) == "replay"
+    assert (await two.move(fleet.make.move(record, "close"))).record.life.state == "done"
+    assert await code(one.move(fleet.make.move(record, "wait"))) == "already_done"
+    assert [entry["kind"] for entry in fleet.truth.entries()].count("grant.redeemed") == 1
+
+
+async def test_a_refusal_never_comes_of_an_old_copy(fleet: Fleet) -> None:
+    one, two = await fleet.broker(), await fleet.broker()
+    record = await fleet.accepted(one, two)
+    waiting = fleet.make.move(record, "wait")
+    await one.move(waiting)  # two still has it as opened
+    again = await two.accept(fleet.make.accept(record, round=2))
+    assert again[0].life.round == 2
+
+
+async def test_a_root_that_is_repeated_elsewhere_is_the_same_root(fleet: Fleet) -> None:
+    one, two = await fleet.broker(), await fleet.broker()
+    command = fleet.make.open(fleet.make.root_step())
+    first = await one.open(command)
+    again = replace(command, step=fleet.make.root_step(), proofs=())
+    assert await two.open(again) == first
+    fleet.swift.lose()
+    assert await code(two.open(again)) in ("unavailable", "done")
+    assert await one.open(again) == first
+    other = replace(again, op=replace(again.op, digest="another"))
+    assert await code(two.open(other)) == "operation_reused"
+
+
+async def test_a_proof_is_good_once_on_all_brokers_and_in_all_epochs(fleet: Fleet) -> None:
+    one, two = await fleet.broker(), await fleet.broker()
+    command = fleet.make.open(fleet.make.root_step())
+    await one.open(command)
+    stolen = fleet.make.open(fleet.make.root_step(), proofs=command.proofs)
+    assert await code(two.open(stolen)) == "replay"
+    fleet.swift.lose()
+    await two.open(fleet.make.open(fleet.make.root_step()))
+    assert await code(two.open(stolen)) == "replay"
+
+
+async def test_a_mark_stops_every_broker_before_it_is_acknowledged(fleet: Fleet) -> None:
+    one, two = await fleet.broker(), await fleet.broker()
+    record = await fleet.accepted(one, two)
+    grant = (await two.reserve(fleet.make.reserve(fleet.make.grant(record)))).grant
+    await one.mark(fleet.make.mark(f"step:{record.step.id}"))
+    assert await code(two.redeem(fleet.make.redeem(grant))) == "revoked"
+
+
+async def test_the_brake_works_without_the_swift_engine(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = await fleet.broker(), await fleet.broker()
+    record = await fleet.accepted(one, two)
+    grant = (await two.reserve(fleet.make.reserve(fleet.make.grant(record)))).grant
+
+    async def gone(*_: object) -> None:
+        raise Unavailable("unavailable", "no connection", rule="store")
+
+    with monkeypatch.context() as cut:
+        cut.setattr(MemorySwift, "rule", gone)
+        mark = await one.mark(fleet.make.mark(f"step:{record.step.id}"))
+    assert mark.verb == "revoke"
+    assert await code(two.redeem(fleet.make.redeem(grant))) in ("revoked", "unavailable")
+    assert await code(one.redeem(fleet.make.redeem(grant))) in ("revoked", "unavailable")
+    assert not any(entry["kind"] == "grant.redeemed" for entry in fleet.truth.entries())
+
+
+async def test_a_forged_word_brings_no_answer_forward(fleet: Fleet) -> None:
+    one = await fleet.broker()
+    root = await one.open(fleet.make.open(fleet.make.root_step()))
+    fleet.tasks[0].cancel()  # nobody carries anything to the truth any more
+    child = asyncio.ensure_future(one.open(fleet.make.open(fleet.make.child_step(root))))
+    await asyncio.sleep(0.05)
+    true = one.sequencer.seal.durable(one.epoch, dict.fromkeys(range(SHARDS), 99))
+    await fleet.swift.tell(Told("durable", b"\0" * 32 + true.body[32:]))
+    await asyncio.sleep(0.05)
+    assert not child.done()
+    await fleet.swift.tell(true)
+    assert (await child).step.parent == root.step.id
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(min_value=0, max_value=2**32))
+def test_a_credential_is_spent_once_whoever_is_asked_and_whatever_is_lost(seed: int) -> None:
+    """Three brokers, each credential shown to all at once, the swift engine emptied at any moment."""
+
+    async def run() -> None:
+        fleet, chance = Fleet(), random.Random(seed)
+        brokers = [await fleet.broker() for _ in range(3)]
+        spent: list[str] = []
+        try:
+            for _ in range(3):
+                await _shown_to_all(fleet, brokers, chance, spent)
+        finally:
+            await fleet.close()
+        told = [entry["grant"] for entry in fleet.truth.entries() if entry["kind"] == "grant.redeemed"]
+        assert len(set(told)) == len(told)
+        assert len(set(spent)) == len(spent)
+        assert set(spent) <= set(told), "no go-ahead without its entry"
+
+    asyncio.run(run())
+
+
+async def _shown_to_all(
+    fleet: Fleet, brokers: list[FleetStore], chance: random.Random, spent: list[str]
+) -> None:
+    try:
+        record = await fleet.accepted(chance.choice(brokers), chance.choice(brokers))
+        fleet.make.epoch = chance.choice(brokers).epoch
+        at = chance.choice(brokers)
+        grant = (await at.reserve(fleet.make.reserve(fleet.make.grant(record)))).grant
+    except (Refused, Unavailable):
+        return  # the epoch ended under it
+
+    async def show(broker: FleetStore) -> None:
+        await asyncio.sleep(chance.random() / 500)
+        try:
+            await broker.redeem(fleet.make.redeem(grant))
+        except Problem:
+            return
+        spent.append(grant.id)
+
+    async def lose() -> None:
+        await asyncio.sleep(chance.random() / 300)
+        if chance.random() < 0.5:
+            fleet.swift.lose()
+
+    await asyncio.gather(*(show(chance.choice(brokers)) for _ in range(6)), lose())
