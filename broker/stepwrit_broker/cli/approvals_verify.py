@@ -13,16 +13,17 @@ from rich.text import Text
 
 from stepwrit_broker.approvals.audit import Audit, Audited, Documents, Verdict
 from stepwrit_broker.cli.failures import REFUSED, fail
-from stepwrit_broker.cli.ledgers import anchor_of, usual_anchor
+from stepwrit_broker.cli.ledgers import anchor_of, usual_anchor, verify_at
 from stepwrit_broker.cli.locate import Json, config_of
-from stepwrit_broker.cli.offline import Database, Key, database, public_key
+from stepwrit_broker.cli.offline import Database, Dsn, Key, named, place, public_key
 from stepwrit_broker.cli.output import NO, YES, harmless, out, print_json, say, when
 from stepwrit_broker.ledger.documents import DocumentFiles
 from stepwrit_broker.ledger.exported import entries_in
 from stepwrit_broker.ledger.report import Report
 from stepwrit_broker.ledger.source import Entry
-from stepwrit_broker.ledger.verify import verify_database, verify_export_file
-from stepwrit_broker.ledger.view import SqliteLedgerView, logged
+from stepwrit_broker.ledger.verify import verify_export_file
+from stepwrit_broker.ledger.view import LogView, logged
+from stepwrit_broker.ledger.where import open_source
 from stepwrit_broker.ports import LoggedEntry
 
 _SIGNS: Final[dict[Verdict, tuple[str, str]]] = {
@@ -53,6 +54,7 @@ def verify(
         str | None, typer.Argument(metavar="[APPROVAL]", help="One of them: its id, or its ref.")
     ] = None,
     db: Database = None,
+    dsn: Dsn = None,
     export: Annotated[
         list[Path] | None,
         typer.Option(
@@ -86,9 +88,9 @@ def verify(
         files = DocumentFiles(tuple(documents or ()))
         found = _audited(map(logged, entries), files, issuer, is_whole=_is_whole(spans))
     else:
-        path, anchor = database(db), anchor_of(usual_anchor(db))
-        _check_whole([(str(path), verify_database(path, vkey, anchor=anchor))])
-        with closing(SqliteLedgerView(path)) as view:
+        where, anchor = place(db, dsn), anchor_of(usual_anchor(db) if dsn is None else None)
+        _check_whole([(named(where), verify_at(where, vkey, anchor=anchor))])
+        with closing(LogView(open_source(where))) as view:
             found = _audited(_known(view), view, issuer, is_whole=True)
     found = [each for each in found if name in (None, each.approval, each.ref)]
     if name is not None and not found:
@@ -115,7 +117,7 @@ def _is_whole(spans: Sequence[tuple[int, Path]]) -> bool:
     return True
 
 
-def _known(view: SqliteLedgerView) -> Iterator[LoggedEntry]:
+def _known(view: LogView) -> Iterator[LoggedEntry]:
     sealed = 0
     for each in view.every():
         sealed += each.facts is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 from stepwrit_broker.cli.client import asking
 from stepwrit_broker.cli.failures import REFUSED
 from stepwrit_broker.cli.locate import At, Json, Reason
-from stepwrit_broker.cli.offline import Database, Key, database, local_files, public_key
+from stepwrit_broker.cli.offline import Database, Dsn, Key, local_files, named, place, public_key
 from stepwrit_broker.cli.output import NO, YES, examples, out, print_json, print_pairs, say
 from stepwrit_broker.cli.proofs import (
     EntryFile,
@@ -28,15 +29,15 @@ from stepwrit_broker.core.merkle import parse_checkpoint, verify_inclusion
 from stepwrit_broker.ledger import keys
 from stepwrit_broker.ledger.anchor import Anchor, AnchorFile
 from stepwrit_broker.ledger.documents import export_documents
-from stepwrit_broker.ledger.elsewhere import Elsewhere
+from stepwrit_broker.ledger.elsewhere import NOWHERE, Elsewhere
 from stepwrit_broker.ledger.export import dropped_below, export_range
 from stepwrit_broker.ledger.exported import open_by_key
 from stepwrit_broker.ledger.notes import parse_vkey
 from stepwrit_broker.ledger.parquet import write_parquet
 from stepwrit_broker.ledger.reader import LogReader
 from stepwrit_broker.ledger.report import Report, Span
-from stepwrit_broker.ledger.sqlite_source import SqliteSource, open_reader
-from stepwrit_broker.ledger.verify import verify_database, verify_export_file
+from stepwrit_broker.ledger.verify import verify_database, verify_export_file, verify_log
+from stepwrit_broker.ledger.where import is_dsn, open_source
 
 app = typer.Typer(
     help="The append-only record of every hop: verify, prove, export, seal.", no_args_is_help=True
@@ -48,11 +49,13 @@ app = typer.Typer(
         "stepwrit ledger verify --db stepwrit.db --key log.vkey --anchor log.anchor",
         "stepwrit ledger verify --export 2026-10.jsonl --export 2026-11.jsonl",
         "stepwrit ledger verify --db stepwrit.db --key log.vkey --witness witness.vkey --checkpoint head.txt",
+        "stepwrit ledger verify --database postgresql://reader@db/stepwrit --key log.vkey --anchor a.json",
         "stepwrit ledger verify --proof entry-1041.json.tlog-proof --key log.vkey --witness witness.vkey",
     )
 )
 def verify(
     db: Database = None,
+    dsn: Dsn = None,
     export: Annotated[
         list[Path] | None,
         typer.Option(
@@ -90,15 +93,15 @@ def verify(
         verify_proof_file(proof, entry, public_key(key), witness_keys(witness), quorum, as_json=as_json)
         return
     vkey, exports = public_key(key), tuple(export or ())
-    if db is None and exports:
+    if db is None and dsn is None and exports:
         held = None if anchor is None else anchor_of(anchor)
         reports = {str(path): verify_export_file(path, vkey, anchor=held) for path in exports}
     else:
-        held, path = anchor_of(anchor or usual_anchor(db)), database(db)  # the anchor first: the log may grow
+        # the anchor first: the log may grow
+        held, where = anchor_of(anchor or (usual_anchor(db) if dsn is None else None)), place(db, dsn)
         kept = tuple(each.read_text(encoding="utf-8") for each in checkpoint or ())
         elsewhere = Elsewhere(checkpoints=kept, witnesses=witness_keys(witness), quorum=quorum)
-        report = verify_database(path, vkey, exports=exports, anchor=held, elsewhere=elsewhere)
-        reports = {str(path): report}
+        reports = {named(where): verify_at(where, vkey, exports, held, elsewhere)}
     if as_json:
         print_json({path: _as_json(report) for path, report in reports.items()})
     else:
@@ -106,6 +109,20 @@ def verify(
             _verdict(name, report)
     if not all(report.ok for report in reports.values()):
         raise typer.Exit(REFUSED)
+
+
+def verify_at(
+    where: str,
+    vkey: str,
+    exports: tuple[Path, ...] = (),
+    anchor: Anchor | None = None,
+    elsewhere: Elsewhere = NOWHERE,
+) -> Report:
+    """The report on a file or a fleet's database."""
+    if not is_dsn(where):
+        return verify_database(Path(where), vkey, exports=exports, anchor=anchor, elsewhere=elsewhere)
+    opened = partial(open_source, where)
+    return verify_log(opened, named(where), vkey, exports=exports, anchor=anchor, elsewhere=elsewhere)
 
 
 def usual_anchor(db: Path | None) -> Path | None:
@@ -211,6 +228,7 @@ app.command(epilog=examples("stepwrit ledger prove 7Q2K9MZX4D --into evidence"))
 def export(
     file: Annotated[Path, typer.Argument(help="A new file.")],
     db: Database = None,
+    dsn: Dsn = None,
     key: Key = None,
     first: Annotated[
         int | None, typer.Option("--first", min=0, help="First entry. Default: the oldest here.")
@@ -231,7 +249,7 @@ def export(
 ) -> None:
     """Write a range of the log to a file that proves itself. Reads the database; nothing changes in it."""
     verifier = parse_vkey(public_key(key))
-    with closing(SqliteSource(open_reader(database(db)))) as source:
+    with closing(open_source(place(db, dsn))) as source:
         newest = LogReader(source).newest_checkpoint()
         signed = open_by_key(newest, verifier).size if newest else 0
         span = Span(dropped_below(source) if first is None else first, signed if upto is None else upto)

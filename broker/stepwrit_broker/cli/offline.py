@@ -11,6 +11,7 @@ from stepwrit.errors import ConfigurationError
 from stepwrit_broker.cli.locate import config_of, dev_folder
 from stepwrit_broker.ledger import keys
 from stepwrit_broker.ledger.notes import parse_vkey
+from stepwrit_broker.ledger.where import is_dsn, redacted
 
 Database = Annotated[
     Path | None,
@@ -20,6 +21,15 @@ Database = Annotated[
         exists=True,
         dir_okay=False,
         help="The broker's database. Default: that of broker.toml, then that of a development broker.",
+    ),
+]
+Dsn = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        metavar="DSN",
+        help="A fleet's database instead of a file: postgresql://reader@host/stepwrit. Keep the password in "
+        "PGPASSFILE: what stands on a command line is seen by all. A role that may only read is enough.",
     ),
 ]
 Key = Annotated[
@@ -60,6 +70,22 @@ def database(given: Path | None) -> Path:
     if not found.exists():
         raise ConfigurationError(f"there is no database at {found}")
     return found
+
+
+def place(given: Path | None, dsn: str | None) -> str:
+    """The file or the DSN to read, for `open_source`. Raises ConfigurationError."""
+    if dsn is None:
+        return str(database(given))
+    if given is not None:
+        raise ConfigurationError("give --db for a file or --database for a fleet's, not both")
+    if not is_dsn(dsn):
+        raise ConfigurationError("--database is a DSN such as postgresql://reader@host/stepwrit")
+    return dsn
+
+
+def named(where: str) -> str:
+    """A file or a DSN as it may be shown: without what opens it."""
+    return redacted(where) if is_dsn(where) else where
 
 
 def public_key(given: str | None) -> str:

@@ -12,12 +12,13 @@ import typer
 
 from stepwrit_broker.cli.failures import REFUSED
 from stepwrit_broker.cli.locate import Json
-from stepwrit_broker.cli.offline import Database, database
+from stepwrit_broker.cli.offline import Database, Dsn, place
 from stepwrit_broker.cli.output import YES, print_json, say
 from stepwrit_broker.cli.policy_changes import tell_asked, tell_changes
 from stepwrit_broker.cli.policy_texts import OpaUrl, folder_policy
 from stepwrit_broker.flows.replay import replay, replay_json
-from stepwrit_broker.ledger.view import SqliteLedgerView
+from stepwrit_broker.ledger.view import LogView
+from stepwrit_broker.ledger.where import open_source
 from stepwrit_broker.registry.units import seconds
 
 
@@ -50,6 +51,7 @@ def run_replay(
         ),
     ],
     db: Database = None,
+    dsn: Dsn = None,
     since: Since = None,
     first: Annotated[
         int,
@@ -68,7 +70,7 @@ def run_replay(
     documents that are not those that the ledger names.
     """
     policy = folder_policy(candidate)
-    with closing(SqliteLedgerView(database(db))) as ledger:
+    with closing(LogView(open_source(place(db, dsn)))) as ledger:
         found = policy.asked(
             lambda engine: replay(ledger, engine.decide, first=first, since=since or 0.0), opa
         )

@@ -2,6 +2,7 @@
 listener.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -210,7 +211,11 @@ def _versions(router: APIRouter, ports: AdminPorts) -> None:
         """All versions, oldest first; of policies also with which known impact each was put in force."""
         check_sees_all(ports.house, who)
         versions = await ports.house.store.history(kind)
-        return [{**_version(each, doc=False), "impact": _impact(ports.ledger, each)} for each in versions]
+        told = [await asyncio.to_thread(_impact, ports.ledger, each) for each in versions]
+        return [
+            {**_version(each, doc=False), "impact": impact}
+            for each, impact in zip(versions, told, strict=True)
+        ]
 
     @router.post("/{kind}/apply")
     async def apply(kind: VersionKind, body: ApplyBody, who: Asking) -> dict[str, object]:
@@ -303,7 +308,8 @@ def _ledger(router: APIRouter, ports: AdminPorts) -> None:
     @router.get("/explain/{name}")
     async def story(name: str, who: Asking) -> dict[str, object]:
         """The whole chain behind a ref, a transaction, or a step or credential that the store still knows."""
-        return explain(ports.ledger, await _transaction_of(ports, name), who.tenant)
+        txn = await _transaction_of(ports, name)
+        return await asyncio.to_thread(explain, ports.ledger, txn, who.tenant)
 
     @router.get("/ledger/tail")
     def tail(
@@ -321,7 +327,7 @@ def _ledger(router: APIRouter, ports: AdminPorts) -> None:
     async def head(who: Asking) -> dict[str, object]:  # noqa: ARG001
         """Sign what is committed now and show it."""
         note = await ports.checkpoint()
-        return {**ports.ledger.head(), "checkpoint": note}
+        return {**await asyncio.to_thread(ports.ledger.head), "checkpoint": note}
 
     @router.get("/ledger/proof/{seq}")
     def proof(seq: int, who: Asking) -> dict[str, object]:  # noqa: ARG001

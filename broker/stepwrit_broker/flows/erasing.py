@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 from stepwrit_broker.core.errors import Malformed, Refused
 from stepwrit_broker.core.ids import is_id, is_ref
 from stepwrit_broker.flows.house import House
 from stepwrit_broker.flows.revoke import REASON_MAX, Operator
-from stepwrit_broker.ports import LedgerView
+from stepwrit_broker.ports import LedgerView, LoggedEntry
 from stepwrit_broker.ports_ledger import EraseCommand, Erased, Eraser
 
 
@@ -21,10 +24,7 @@ async def erase(
     """
     if not reason.strip() or len(reason) > REASON_MAX:
         raise Malformed("invalid_request", f"reason: 1 to {REASON_MAX} characters")
-    if is_id("txn", name):
-        entries = [each for each in ledger.of_txn(name) if operator.tenant in (None, each.tenant)]
-    else:
-        entries = list(ledger.by_ref(name, operator.tenant)) if is_ref(name) else []
+    entries = await asyncio.to_thread(_entries, ledger, name, operator.tenant)
     if not entries:
         raise Refused("not_found", "nothing is recorded under this name")
     command = EraseCommand(
@@ -37,3 +37,9 @@ async def erase(
         now=house.clock.now(),
     )
     return await eraser.erase(command)
+
+
+def _entries(ledger: LedgerView, name: str, tenant: str | None) -> Sequence[LoggedEntry]:
+    if is_id("txn", name):
+        return [each for each in ledger.of_txn(name) if tenant in (None, each.tenant)]
+    return ledger.by_ref(name, tenant) if is_ref(name) else ()

@@ -8,7 +8,7 @@ from inside; an anchor (or a witness) shows it, and without one the report says 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,31 +76,43 @@ def verify_database(
 
     Raises: NoteRefused for a vkey that is none; everything about the file is a finding.
     """
+    return verify_log(
+        lambda: _source(path), path.name, vkey, exports=exports, anchor=anchor, elsewhere=elsewhere
+    )
+
+
+def verify_log(
+    opened: Callable[[], LogSource],
+    name: str,
+    vkey: str,
+    *,
+    exports: Sequence[Path] = (),
+    anchor: Anchor | None = None,
+    elsewhere: Elsewhere = NOWHERE,
+) -> Report:
+    """Verify what a source holds at one moment, as `verify_database` does. name: what findings call it."""
     verifier = parse_vkey(vkey)
     given = [verify_export(export, verifier) for export in exports]
     try:
-        with closing(_open(path)) as conn:
-            if conn.execute(_TABLES).fetchone()[0] != 4:
-                raise ValueError("the log's tables are not here")
-            return verify_source(SqliteSource(conn), verifier, given, anchor, elsewhere)
+        with closing(opened()) as source, source.still() as still:
+            return _Verification(still, verifier, given, anchor, elsewhere).report()
     except (sqlite3.Error, Problem, TypeError, ValueError) as error:
         detail = error.reason if isinstance(error, Problem) else str(error)
-        finding = Finding(kind="unreadable", seq=None, detail=f"{path.name}: {detail}")
+        finding = Finding(kind="unreadable", seq=None, detail=f"{name}: {detail}")
         return Report(
             origin=verifier.name, size=0, root=b"", signed_size=0, signed_at=None, findings=(finding,)
         )
 
 
-def verify_source(
-    source: LogSource,
-    verifier: NoteVerifier,
-    exports: Sequence[Seen],
-    anchor: Anchor | None,
-    elsewhere: Elsewhere,
-) -> Report:
-    """Verify what a source holds at one moment. Raises what it raises where it cannot be read."""
-    with source.still() as still:
-        return _Verification(still, verifier, exports, anchor, elsewhere).report()
+def _source(path: Path) -> LogSource:
+    conn = _open(path)
+    try:
+        if conn.execute(_TABLES).fetchone()[0] != 4:
+            raise ValueError("the log's tables are not here")
+    except BaseException:
+        conn.close()
+        raise
+    return SqliteSource(conn)
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -139,6 +151,8 @@ class _Verification:
             walk.step(entry)
         for level, index in walk.node_keys():
             walk.find("node_changed", index << level, f"subtree ({level}, {index}) has no such leaves")
+        if self._source.size() != walk.expected:
+            walk.find("gap", walk.expected, f"the head says {self._source.size()} entries")
         newest = self._compare_checkpoints()
         self._compare_anchor()
         self._compare_exports()

@@ -23,7 +23,8 @@ from stepwrit_broker.core.answer import answer_of
 from stepwrit_broker.core.errors import Malformed, Problem, Unavailable
 from stepwrit_broker.core.verdict import Asking, Question
 from stepwrit_broker.flows.replay import replay, replay_json
-from stepwrit_broker.ledger.view import SqliteLedgerView
+from stepwrit_broker.ledger.view import LogView
+from stepwrit_broker.ledger.where import open_source
 from stepwrit_broker.policy.opa import Opa
 from stepwrit_broker.policy.opa_http import OpaServer
 from stepwrit_broker.ports import PolicyEngine
@@ -82,7 +83,7 @@ async def _one(engine: PolicyEngine, question: Question) -> Json | None:
 async def replayed(engine: PolicyEngine, frame: Json) -> Json:
     """The recorded decisions, asked again within the bounds. Raises Unavailable."""
     ends = elapsed_s() + frame["seconds"]
-    with closing(SqliteLedgerView(Path(frame["db"]))) as ledger:
+    with closing(LogView(open_source(frame["db"]))) as ledger:
         first = max(0, int(str(ledger.head()["size"])) - frame["entries"])
         found = await replay(
             ledger,

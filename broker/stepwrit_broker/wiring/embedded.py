@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
 
+from stepwrit_broker.ledger.cosignature import Cosigned
+from stepwrit_broker.ledger.sqlite_source import SqliteSource, open_reader
 from stepwrit_broker.ledger.tiles import SqliteTiles
 from stepwrit_broker.ledger.view import SqliteLedgerView
+from stepwrit_broker.ledger.witness.kept import keep
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import Clock, Entropy
+from stepwrit_broker.ports_ledger import Published
 from stepwrit_broker.store.disk import Disk
 from stepwrit_broker.store.sqlite import SqliteStore
 from stepwrit_broker.store.start import open_store, own_secret
@@ -17,6 +22,28 @@ from stepwrit_broker.wiring.backing import Recorder
 from stepwrit_broker.wiring.ledgering import Ledgering, signer
 from stepwrit_broker.wiring.settings import BrokerSettings
 from stepwrit_broker.wiring.witnessing import Witnessing, quorum_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedLog:
+    """The embedded log, as witnesses are shown it."""
+
+    store: SqliteStore
+    ledgering: Ledgering
+    source: SqliteSource
+
+    def signed(self) -> Published | None:
+        """The newest checkpoint."""
+        return self.ledgering.signed()
+
+    async def sign(self) -> str:
+        """Sign what is committed; the note."""
+        return await self.ledgering.sign(self.store)
+
+    async def keep(self, size: int, made: Cosigned) -> None:
+        """In a transaction of its own."""
+        origin = self.ledgering.log.origin or ""
+        await self.store.within(partial(keep, origin=origin, size=size, made=made))
 
 
 class EmbeddedBacking:
@@ -50,8 +77,7 @@ class EmbeddedBacking:
         self._stack.callback(self.ledger.close)
         self.witnessing = Witnessing(
             settings,
-            store=store,
-            ledgering=self.ledgering,
+            log=self._witnessed(),
             clock=self._clock,
             metrics=self._metrics,
             stack=self._stack,
@@ -62,6 +88,11 @@ class EmbeddedBacking:
         self._stack.callback(self.tiles.close)
         await self.witnessing.first()
         self._stack.push_async_callback(self._sign_last)
+
+    def _witnessed(self) -> EmbeddedLog:
+        source = SqliteSource(open_reader(self._settings.store_path))
+        self._stack.callback(source.close)
+        return EmbeddedLog(store=self.store, ledgering=self.ledgering, source=source)
 
     async def _open_store(self) -> None:
         settings = self._settings

@@ -12,20 +12,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from stepwrit_broker.core.errors import Malformed, Problem, Unavailable
+from stepwrit_broker.ledger.cosignature import Cosigned
 from stepwrit_broker.ledger.reader import LogReader
-from stepwrit_broker.ledger.sqlite_source import SqliteSource, open_reader
-from stepwrit_broker.ledger.witness.kept import keep
+from stepwrit_broker.ledger.source import LogSource
 from stepwrit_broker.ledger.witness.remote import Contradicted, NotCosigned, RemoteWitness, WitnessClient
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import Clock
 from stepwrit_broker.ports_ledger import Published
-from stepwrit_broker.store.sqlite import SqliteStore
-from stepwrit_broker.wiring.ledgering import Ledgering
 from stepwrit_broker.wiring.settings import BrokerSettings
 
 BEAT_S: Final = 30.0  # an unchanged checkpoint is cosigned anew, which shows that the witness is there
@@ -54,6 +52,27 @@ class _Standing:
     doubt: str = ""
 
 
+class WitnessedLog(Protocol):
+    """The log that is shown to witnesses."""
+
+    @property
+    def source(self) -> LogSource:
+        """Reads it, from any thread."""
+        ...
+
+    def signed(self) -> Published | None:
+        """The newest checkpoint that is durable and anchored; None before the first."""
+        ...
+
+    async def sign(self) -> str:
+        """Sign what is committed; the note."""
+        ...
+
+    async def keep(self, size: int, made: Cosigned) -> None:
+        """Keep a cosignature on the checkpoint of this size, durably."""
+        ...
+
+
 class Witnessing:
     """The witnesses of `settings`; without any, what is signed is published and nothing is ever in doubt."""
 
@@ -61,18 +80,15 @@ class Witnessing:
         self,
         settings: BrokerSettings,
         *,
-        store: SqliteStore,
-        ledgering: Ledgering,
+        log: WitnessedLog,
         clock: Clock,
         metrics: Metrics,
         stack: AsyncExitStack,
     ) -> None:
         """Raises Malformed for a CA file that cannot be used."""
-        self._settings, self._store, self._ledgering = settings, store, ledgering
+        self._settings, self._log = settings, log
         self._clock, self._metrics = clock, metrics
-        self._source: Final = SqliteSource(open_reader(settings.store_path))
-        stack.callback(self._source.close)
-        self._reader = LogReader(self._source)
+        self._reader = LogReader(log.source)
         self._reading = asyncio.Lock()
         self._all: list[_Standing] = [self._standing(each, stack) for each in settings.witnesses]
         self._published: Published | None = None
@@ -93,7 +109,7 @@ class Witnessing:
         except (OSError, ValueError) as bad:
             raise Malformed("invalid_request", f"witness {remote.name}: {bad}") from bad
         stack.push_async_callback(client.aclose)
-        return _Standing(client, at=self._source.cosigned_at(remote.verifier.vkey))
+        return _Standing(client, at=self._log.source.cosigned_at(remote.verifier.vkey))
 
     async def _prove(self, first: int, second: int) -> tuple[bytes, ...]:
         async with self._reading:  # one connection, a few hundred rows
@@ -103,15 +119,15 @@ class Witnessing:
         """Ask each of them once, before anything is served; nobody is waited for longer than FIRST_S."""
         if not self._all:
             return
-        await self._ledgering.sign(self._store)  # an empty log too: a witness may know of a fuller one
+        await self._log.sign()  # an empty log too: a witness may know of a fuller one
         asked = [asyncio.ensure_future(self._ask(each)) for each in self._all]
         _, late = await asyncio.wait(asked, timeout=FIRST_S)
         for each in late:
             each.cancel()
         await asyncio.gather(*asked, return_exceptions=True)
-        signed = self._ledgering.signed()
+        signed = self._log.signed()
         if signed is not None:
-            self._publish(signed)
+            await self._publish(signed)
 
     def runs(self) -> list[Callable[[], Awaitable[None]]]:
         """One worker for each; it runs until cancelled."""
@@ -134,7 +150,7 @@ class Witnessing:
         """What to cosign: the newest, but no other before this one has its quorum or took TARGET_S."""
         target = self._target
         if target is None or self._has_quorum(target) or now - self._target_since > TARGET_S:
-            newest = self._ledgering.signed()
+            newest = self._log.signed()
             if newest is not None and (target is None or newest.size != target.size):
                 self._target, self._target_since = newest, now
         return self._target
@@ -148,8 +164,7 @@ class Witnessing:
             return True
         try:
             made = await one.client.cosign(signed)
-            origin = self._ledgering.log.origin or ""
-            await self._store.within(partial(keep, origin=origin, size=signed.size, made=made))
+            await self._log.keep(signed.size, made)
         except Contradicted as other:
             await self._doubt(one, str(other))
         except (NotCosigned, Problem) as bad:
@@ -157,13 +172,14 @@ class Witnessing:
         else:
             one.at, one.size, one.failing, one.doubt = float(made.at), signed.size, "", ""
             self._metrics.witness_asked(one.client.remote.name, "cosigned")
-            self._publish(signed)
+            await self._publish(signed)
         return not one.failing
 
-    def _publish(self, signed: Published) -> None:
+    async def _publish(self, signed: Published) -> None:
         """Never backwards; a later cosignature on the same checkpoint is shown too."""
         vkeys = [each.client.remote.verifier.vkey for each in self._all]
-        found = self._source.newest_with(vkeys, self.quorum, signed.size)
+        async with self._reading:
+            found = await asyncio.to_thread(self._log.source.newest_with, vkeys, self.quorum, signed.size)
         if found is not None and (self._published is None or found.size >= self._published.size):
             self._published = Published(*found)
 
@@ -186,7 +202,7 @@ class Witnessing:
 
     def published(self) -> Published | None:
         """The newest checkpoint with its quorum; without witnesses, the newest signed and anchored one."""
-        return self._published if self._all else self._ledgering.signed()
+        return self._published if self._all else self._log.signed()
 
     def age(self) -> float:
         """Seconds since a quorum of witnesses last cosigned, by their times; 0 without witnesses.
