@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 from tests.fakes.clock import FakeClock
-from tests.ledger.helpers import KEY
+from tests.ledger.helpers import KEY, SEED
 from tests.rigs.ledgers import AT, Cluster, PgLedger, cluster, pg_ledger
 from tests.witness.helpers import W1
 from typer.testing import CliRunner
@@ -23,6 +24,7 @@ from stepwrit_broker.ledger.cosignature import cosigned
 from stepwrit_broker.ledger.elsewhere import Elsewhere
 from stepwrit_broker.ledger.export import dropped_below, export_range, first_from, seal_and_export
 from stepwrit_broker.ledger.exported import entries_in, verify_export
+from stepwrit_broker.ledger.keys import create
 from stepwrit_broker.ledger.parquet import write_parquet
 from stepwrit_broker.ledger.postgres.checkpoint import keep
 from stepwrit_broker.ledger.postgres.log import PgLog
@@ -265,6 +267,27 @@ def test_brokers_sign_in_turn_and_whoever_has_seen_more_stops(filled: PgLedger, 
             again.guard("redeem")
     filled.run(set_back.broker("two").admit())  # it has seen no more than the copy has
     two.guard("open")
+
+
+def test_an_adoption_goes_on_under_a_new_name_on_record(filled: PgLedger, tmp_path: Path):
+    key = tmp_path / "log.key"
+    create(key, origin=KEY.name, seed=SEED)
+    given = ["store", "adopt", "--database", filled.dsn, "--key", str(key), "--reason", "restored"]
+    given += ["--anchor", str(tmp_path / "anchor.json")]
+    assert "nothing to adopt" in CliRunner().invoke(app, given).output
+    anchor = filled.anchor.read()
+    assert anchor is not None
+    filled.anchor.put(replace(anchor, size=1000))
+    assert CliRunner().invoke(app, given).exit_code != 0
+    assert filled.size == 900
+    done = CliRunner().invoke(app, [*given, "--yes-i-lost-entries"])
+    assert (done.exit_code, filled.size) == (0, 901)
+    report = verified(filled)
+    assert (report.ok, report.origin.startswith(f"{KEY.name}/")) == (True, True)
+    filled.run(Brokers(filled, tmp_path).broker("anchor").admit())
+    filled.add(3)
+    filled.sign()
+    assert verified(filled).ok
 
 
 def _other(ledger: PgLedger, dsn: str) -> PgLedger:

@@ -13,8 +13,9 @@ import typer
 from stepwrit_broker.cli.client import asking
 from stepwrit_broker.cli.failures import REFUSED, fail
 from stepwrit_broker.cli.locate import At, Json, Reason
-from stepwrit_broker.cli.offline import Database, database, local_files
+from stepwrit_broker.cli.offline import Database, Dsn, database, local_files, place
 from stepwrit_broker.cli.output import NO, YES, examples, out, print_json, say
+from stepwrit_broker.cli.stores_fleet import adopt_fleet, reached
 from stepwrit_broker.clock import SystemClock, SystemEntropy
 from stepwrit_broker.core import ids
 from stepwrit_broker.core.merkle import root_at
@@ -38,6 +39,7 @@ from stepwrit_broker.ledger.exported import open_by_key
 from stepwrit_broker.ledger.notes import NoteSigner
 from stepwrit_broker.ledger.schema import node_getter
 from stepwrit_broker.ledger.sqlite_log import SqliteLog
+from stepwrit_broker.ledger.where import open_source
 from stepwrit_broker.store.schema import FileLock, connect
 from stepwrit_broker.store.schema import check as check_file
 
@@ -86,6 +88,7 @@ def check(
 def adopt(
     reason: Reason,
     db: Database = None,
+    dsn: Dsn = None,
     anchor: Annotated[
         Path | None,
         typer.Option("--anchor", metavar="FILE", help="Its anchor. Default: as broker.toml says."),
@@ -112,29 +115,42 @@ def adopt(
 ) -> None:
     """Go on with a database that its anchor has outrun: one that was restored, or that lost entries.
 
-    The broker must be stopped. The log goes on under a new name that commits to the old head, so nobody can
-    later pretend that nothing was lost. Revocations and uses made since the copy are lost: revoke again.
+    The broker, or every broker of a fleet, must be stopped. The log goes on under a new name that commits to
+    the old head, so nobody can later pretend that nothing was lost. Revocations and uses made since the copy
+    are lost: revoke again.
     """
     files = local_files()
     at, signer = anchor or (files.anchor if files else None), key or (files.key if files else None)
     if at is None or signer is None:
         fail("say --anchor FILE and --key FILE (there is no broker.toml here to name them)")
+    held, signing = AnchorFile(at), keys.load(signer)
+    lost = held.read()
+    if checkpoint is not None:
+        lost = _seen(checkpoint.read_text(encoding="utf-8"), signing, lost)
+    if dsn is not None:
+        with closing(open_source(place(db, dsn))) as source:
+            is_wanted = _is_wanted(reached(source), lost, is_sure=is_sure)
+        if is_wanted:
+            adopt_fleet(dsn, signing, held, lost, reason)
+        return
     with _held(database(db)) as (conn, log):
-        held = AnchorFile(at)
-        lost = held.read()
-        if checkpoint is not None:
-            lost = _seen(checkpoint.read_text(encoding="utf-8"), keys.load(signer), lost)
-        verdict = check_anchor(
-            Reached(origin=log.origin, size=log.size, root_at=lambda size: root_at(size, node_getter(conn))),
-            lost,
+        found = Reached(
+            origin=log.origin, size=log.size, root_at=lambda size: root_at(size, node_getter(conn))
         )
-        if isinstance(verdict, AnchorHolds):
-            say(f"nothing to adopt: the database goes on from its anchor ({log.size} entries)")
-            return
-        say(_meaning(verdict))
-        if not is_sure:
-            fail(f"nothing was changed; to go on with what is here, say {LOST}")
-        _adopt(conn, log, keys.load(signer), held, lost, reason)
+        if _is_wanted(found, lost, is_sure=is_sure):
+            _adopt(conn, log, signing, held, lost, reason)
+
+
+def _is_wanted(found: Reached, lost: Anchor | None, *, is_sure: bool) -> bool:
+    """Whether there is something to adopt, told in either case. Fails while the operator is not sure."""
+    verdict = check_anchor(found, lost)
+    if isinstance(verdict, AnchorHolds):
+        say(f"nothing to adopt: the database goes on from its anchor ({found.size} entries)")
+        return False
+    say(_meaning(verdict))
+    if not is_sure:
+        fail(f"nothing was changed; to go on with what is here, say {LOST}")
+    return True
 
 
 def _seen(note: str, key: NoteSigner, anchor: Anchor | None) -> Anchor | None:

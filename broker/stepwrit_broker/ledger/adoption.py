@@ -18,7 +18,7 @@ from stepwrit_broker.ledger.anchor import Anchor
 from stepwrit_broker.ledger.schema import in_doubt
 from stepwrit_broker.ledger.sqlite_log import SqliteLog, TreeHead
 
-_KIND: Final = "log.adopted"
+KIND: Final = "log.adopted"
 _EPOCH: Final = re.compile(r"[A-Za-z0-9._-]{8,64}\Z")
 
 
@@ -51,7 +51,7 @@ def adoption_body(adoption: Adoption, *, ref: str, at: float) -> bytes:
         and {"epoch": lost.epoch, "origin": lost.origin, **_head(TreeHead(lost.size, lost.root))},
         "reason": adoption.reason,
     }
-    return encode(_KIND, ref, at, {"adopted": members})
+    return encode(KIND, ref, at, {"adopted": members})
 
 
 def adopt(
@@ -76,7 +76,7 @@ def adopt(
         old_origin=log.origin, new_origin=new_origin(base, epoch), kept=log.head, lost=lost, reason=reason
     )
     body = adoption_body(adoption, ref=ref, at=at)
-    log.append(conn, body=body, at=at, kind=_KIND, txn=None, ref=ref, tenant=None)
+    log.append(conn, body=body, at=at, kind=KIND, txn=None, ref=ref, tenant=None)
     log.rename(conn, adoption.new_origin)
     return adoption
 

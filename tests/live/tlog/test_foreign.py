@@ -19,16 +19,21 @@ from pathlib import Path
 import httpx2
 import pytest
 from tests.fakes.stage import Stage
+from tests.rigs.ledgers import Cluster, cluster, pg_ledger
 
 from stepwrit_broker.core.merkle import EMPTY_ROOT, Checkpoint, parse_checkpoint
 from stepwrit_broker.core.tiles import Tile, tiles_of
 from stepwrit_broker.core.tlog import PROOF_HEAD
 from stepwrit_broker.dev.tools import find
+from stepwrit_broker.flows.tiles import Tiles
 from stepwrit_broker.ledger.cosignature import CosignatureVerifier, cosigned
 from stepwrit_broker.ledger.notes import sign_note
+from stepwrit_broker.ledger.tiles import LogTiles
 from stepwrit_broker.ledger.witness.remote import RemoteWitness
+from stepwrit_broker.ports_ledger import Published
 
 pytestmark = pytest.mark.live
+__all__ = ["cluster"]
 NAME = "litewitness.example/w1"
 
 
@@ -127,6 +132,35 @@ async def test_a_foreign_checker_finds_the_tiles_whole(tmp_path: Path) -> None:
         assert "checkpoint claims" in fsck(tmp_path, key), "it does look"
 
 
+def test_a_foreign_checker_finds_a_fleets_tiles_whole(cluster: Cluster, tmp_path: Path) -> None:
+    with pg_ledger(cluster, tmp_path) as ledger:
+        ledger.add(70_000)  # a tile of tiles of tiles
+        signed = ledger.sign()
+        shown = Published(signed.checkpoint.size, signed.note)
+        tiles = Tiles(LogTiles(ledger.source, lambda: shown))
+        (tmp_path / "checkpoint").write_text(shown.note)
+        for each in with_bundles(shown.size):
+            write_tile(tmp_path, each, tiles.content(each) or b"")
+    key = tmp_path / "log.vkey"
+    key.write_text(ledger.key.verifier.vkey)
+    assert "Successfully fsck'd" in fsck(tmp_path, key)
+    other = Checkpoint(origin=ledger.key.name, size=shown.size, root=b"\x01" * 32)
+    (tmp_path / "checkpoint").write_text(sign_note(other.text(), [ledger.key]))
+    assert "checkpoint claims" in fsck(tmp_path, key), "it does look"
+
+
+def with_bundles(size: int) -> list[Tile]:
+    """All tiles of a log, the bundles of entries among them."""
+    tiles = list(tiles_of(size))
+    return [*tiles, *(Tile(level=None, index=at.index, width=at.width) for at in tiles if at.level == 0)]
+
+
+def write_tile(folder: Path, tile: Tile, content: bytes) -> None:
+    file = folder / "tile" / tile.path()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+
+
 def fsck(folder: Path, key: Path) -> str:
     """What it says; its exit code is 0 whatever it finds."""
     command = [str(find("fsck")), "--ui=false", f"--storage_url=file://{folder}/", f"--public_key={key}"]
@@ -140,14 +174,10 @@ async def served(stage: Stage, folder: Path) -> int:
         note = (await http.get("/tlog/checkpoint")).text
         (folder / "checkpoint").write_text(note)
         size = parse_checkpoint(note.partition("\n\n")[0] + "\n").size
-        tiles = tiles_of(size)
-        bundles = [Tile(level=None, index=each.index, width=each.width) for each in tiles if each.level == 0]
-        for each in [*tiles, *bundles]:
+        for each in with_bundles(size):
             answer = await http.get(f"/tlog/tile/{each.path()}")
             assert answer.status_code == 200, each.path()
-            file = folder / "tile" / each.path()
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(answer.content)
+            write_tile(folder, each, answer.content)
     return size
 
 
