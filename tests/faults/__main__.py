@@ -12,18 +12,26 @@ import random
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from tests.faults.embedded import Embedded
-from tests.faults.harness import Asked, Outcome, run
+from tests.faults.embedded import embedded
+from tests.faults.fleet import thin_fleet
+from tests.faults.harness import Asked, Outcome, Topology, run
 from tests.faults.process import MissingError, build_shim
-from tests.faults.world import World
+
+TOPOLOGIES: dict[str, Callable[[Path, Path], AbstractAsyncContextManager[Topology]]] = {
+    "fleet": thin_fleet,
+    "embedded": embedded,
+}
 
 
 def options(given: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     add = parser.add_argument
     add("--json", action="store_true", help="one JSON object on stdout")
+    add("--topology", choices=sorted(TOPOLOGIES), default="fleet", help="what to run (default fleet)")
     add("--seed", type=int, default=None, help="of the schedule (default: a fresh one, printed)")
     add("--seconds", type=float, default=60.0, help="how long faults go on (default 60)")
     add("--callers", type=int, default=64, help="concurrent callers (default 64)")
@@ -37,21 +45,20 @@ def options(given: list[str]) -> argparse.Namespace:
 
 async def play(asked: argparse.Namespace, seed: int) -> Outcome:
     folder = Path(tempfile.mkdtemp(prefix="sw-"))  # short: Unix sockets live below it
-    world = World(folder)
     try:
-        await world.start()
-        topology = Embedded(world, build_shim(folder))
-        kinds = {
-            k: v for k, v in topology.kinds.items() if not asked.none and k in (asked.only or topology.kinds)
-        }
-        wanted = Asked(seed=seed, seconds=asked.seconds, callers=asked.callers, kinds=kinds, say=_say)
-        return await run(world, topology, wanted)
+        async with TOPOLOGIES[asked.topology](folder, build_shim(folder)) as topology:
+            unwanted = topology.kinds.keys() if asked.none else topology.kinds.keys() - set(asked.only)
+            kinds = {
+                k: how
+                for k, how in topology.kinds.items()
+                if k not in unwanted or not (asked.only or asked.none)
+            }
+            wanted = Asked(seed=seed, seconds=asked.seconds, callers=asked.callers, kinds=kinds, say=_say)
+            return await run(folder, topology, wanted)
     finally:
-        await world.stop()
         if asked.keep is not None:
-            shutil.copytree(
-                folder, asked.keep, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock", "w")
-            )
+            skipped = shutil.ignore_patterns("*.sock", "w")
+            shutil.copytree(folder, asked.keep, dirs_exist_ok=True, ignore=skipped)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -24,27 +24,27 @@ class NotReadyError(RuntimeError):
     """A broker did not come up; its last words are in the message."""
 
 
-class BrokerUnderTest:
-    """`stepwrit broker --config …` with a relay before it, a shim under its syncs and a clock of its own."""
+class Served:
+    """A process that serves callers, with a relay before it, a shim under its syncs and a clock of its own.
 
-    def __init__(self, world: World, name: str, shim: Path, more: str = "") -> None:
+    port: where it listens itself. more: further environment.
+    """
+
+    def __init__(self, folder: Path, name: str, command: list[str], port: int, shim: Path) -> None:
         self.name = name
-        self._mtls, self._ops = steady_port(), steady_port()
-        folder = world.config(name, self._mtls, self._ops, more).parent
-        self.disk, self.clock = Disk(folder / "fsync"), FakeClock(folder / "clock")
-        program = Path(sys.executable).with_name("stepwrit")
+        own = folder / name
+        own.mkdir(exist_ok=True)
+        self.disk, self.clock = Disk(own / "fsync"), FakeClock(own / "clock")
+        preload = {"LD_PRELOAD": f"{shim}:{faketime()}", "FAULTS_FSYNC": str(self.disk.path)}
         self.process = Process(
-            name,
-            [str(program), "broker", "--config", str(folder / "broker.toml")],
-            log=world.folder / f"{name}.log",
-            environ={
-                "LD_PRELOAD": f"{shim}:{faketime()}",
-                "FAULTS_FSYNC": str(self.disk.path),
-                **self.clock.environ(),
-            },
+            name, command, log=folder / f"{name}.log", environ={**preload, **self.clock.environ()}
         )
-        self.relay = Relay(name, to=("127.0.0.1", self._mtls))
+        self.relay = Relay(name, to=("127.0.0.1", port))
         self._lock = asyncio.Lock()
+
+    async def is_ready(self) -> bool:
+        """Whether it says so now."""
+        raise NotImplementedError
 
     @property
     def url(self) -> str:
@@ -67,18 +67,13 @@ class BrokerUnderTest:
         Raises NotReadyError.
         """
         try:
-            async with asyncio.timeout(READY_S), httpx2.AsyncClient() as http:
-                while not await self._is_ready(http):
+            async with asyncio.timeout(READY_S):
+                await self._begin()
+                while not await self.is_ready():
                     await asyncio.sleep(0.3)
+                    await self._begin()
         except TimeoutError:
             raise NotReadyError(f"{self.name} is not ready:\n{self.process.last_words()}") from None
-
-    async def _is_ready(self, http: httpx2.AsyncClient) -> bool:
-        await self._begin()
-        try:
-            return (await http.get(f"http://127.0.0.1:{self._ops}/readyz", timeout=2.0)).status_code == 200
-        except httpx2.TransportError:
-            return False
 
     async def stop(self) -> None:
         """An orderly end."""
@@ -129,3 +124,22 @@ class BrokerUnderTest:
                 self.clock.set(0.0)
         if not self.process.pid:
             await self.ready()
+
+
+class BrokerUnderTest(Served):
+    """`stepwrit broker --config …`."""
+
+    def __init__(self, world: World, name: str, shim: Path, more: str = "") -> None:
+        mtls, self._ops = steady_port(), steady_port()
+        config = world.config(name, mtls, self._ops, more)
+        program = Path(sys.executable).with_name("stepwrit")
+        super().__init__(world.folder, name, [str(program), "broker", "--config", str(config)], mtls, shim)
+
+    async def is_ready(self) -> bool:
+        """`/readyz`."""
+        try:
+            async with httpx2.AsyncClient() as http:
+                said = await http.get(f"http://127.0.0.1:{self._ops}/readyz", timeout=2.0)
+        except httpx2.TransportError:
+            return False
+        return said.status_code == 200

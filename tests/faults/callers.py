@@ -62,8 +62,10 @@ class Crowd:
     stopping: asyncio.Event
     pause_s: float
 
+    make: type[Asker] = Asker
+
     def asker(self, name: str, path: str) -> Asker:
-        return Asker(name=name, ways=self.ways[path], book=self.book)
+        return self.make(name=name, ways=self.ways[path], book=self.book)
 
     async def rest(self, most: float) -> None:
         await asyncio.sleep(self.chance.uniform(0.0, most))
@@ -115,11 +117,14 @@ async def again(crowd: Crowd, once: Callable[[str], Awaitable[Said]], within_s: 
 class Caller:
     """An agent and its server, one cycle after the other."""
 
+    place: type[Place] = Place
+    server = "ledger"
+
     def __init__(self, crowd: Crowd, name: str) -> None:
         self._crowd, self._name = crowd, name
         self._agent = crowd.asker(name, AGENT)
         self._server = crowd.asker(name, SERVER)
-        self._places = [Place(crowd, path) for path in PLACES]
+        self._places = [self.place(crowd, path) for path in PLACES]
 
     async def live(self) -> None:
         """Until it is time to stop."""
@@ -173,7 +178,7 @@ class Caller:
         about = {
             "txn": opened.exchange.txn,
             "step": opened.exchange.step,
-            "covered": (f"tool:ledger/{tool}",),
+            "covered": (f"tool:{self.server}/{tool}",),
         }
         if not (await self._accept(opened, about)).ok:
             return

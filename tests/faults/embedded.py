@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 from tests.faults.brokers import BrokerUnderTest
-from tests.faults.observed import Entry, FinalState
+from tests.faults.observed import Entry, FinalState, SeenCheckpoint
 from tests.faults.plan import Bounds, Injection, Kinds
-from tests.faults.world import CREDENTIAL_S, World
+from tests.faults.watching import Look, checkpoint_of
+from tests.faults.wire import Ways
+from tests.faults.world import CREDENTIAL_S, OPERATOR, ROLES, World
 
 from stepwrit_broker.core.grant import LIVE
 
@@ -30,9 +34,10 @@ BROKER_KINDS: dict[str, Bounds] = {
 class Embedded:
     """Starts, hurts, heals and reads one broker."""
 
-    is_epoch_fresh, held_s = True, 0.0
+    is_epoch_fresh = True
 
     def __init__(self, world: World, shim: Path) -> None:
+        self._world = world
         self._file = world.folder / "b1" / "stepwrit.db"
         self.brokers = {"b1": BrokerUnderTest(world, "b1", shim)}
         self.kinds: Kinds = {kind: (bounds, ("b1",)) for kind, bounds in BROKER_KINDS.items()}
@@ -55,6 +60,28 @@ class Embedded:
         for broker in self.brokers.values():
             await broker.stop()
 
+    def callers(self) -> tuple[str, dict[str, Any]]:
+        """The module that calls, and what it has to know."""
+        urls = {name: broker.url for name, broker in self.brokers.items()}
+        sockets = {path: self._world.socket(path) for path in ROLES}
+        return "tests.faults.callers", {"brokers": urls, "sockets": sockets, "oidc": self._world.issuer.url}
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncGenerator[Look]:
+        """Looks at the checkpoints that all brokers show."""
+        urls = {name: broker.url for name, broker in self.brokers.items()}
+        ways = Ways(OPERATOR, self._world.socket(OPERATOR), urls)
+        await ways.start()
+
+        async def look(name: str) -> SeenCheckpoint | None:
+            status, note = await ways.ask(name, b"GET /tlog/checkpoint HTTP/1.1\r\nhost: broker\r\n\r\n")
+            return checkpoint_of(name, note.decode()) if status == 200 else None
+
+        try:
+            yield look
+        finally:
+            await ways.stop()
+
     async def live(self) -> int:
         """How many credentials have not ended yet."""
         with closing(sqlite3.connect(f"file:{self._file}?mode=ro", uri=True)) as conn:
@@ -75,3 +102,14 @@ class Embedded:
                 steps=dict(conn.execute("SELECT id, state FROM steps")),
                 marks=dict(conn.execute("SELECT target, verb FROM marks")),
             )
+
+
+@asynccontextmanager
+async def embedded(folder: Path, shim: Path) -> AsyncGenerator[Embedded]:
+    """With its identities."""
+    world = World(folder)
+    await world.start()
+    try:
+        yield Embedded(world, shim)
+    finally:
+        await world.stop()

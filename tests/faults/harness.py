@@ -7,35 +7,45 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from tests.faults.brokers import BrokerUnderTest
+from tests.faults.brokers import Served
 from tests.faults.checker import check
 from tests.faults.observed import Entry, Fault, FinalState, Run, SeenCheckpoint, Terms, write
 from tests.faults.plan import Injection, Kinds, schedule
 from tests.faults.process import REPO
 from tests.faults.told import Finding
-from tests.faults.wire import CutError, Ways
-from tests.faults.world import AGENT, LIMITS, OPERATOR, PLACES, SERVER, TIMES, World
-
-from stepwrit_broker.core.merkle import parse_checkpoint
+from tests.faults.watching import Look
+from tests.faults.wire import CutError
+from tests.faults.world import LIMITS, TIMES
 
 PROCESSES = 2
 DOUBLE = ("double_go_ahead", "double_effect", "double_entry", "double_action", "double_intent")
-ROLES = (AGENT, SERVER, OPERATOR, *PLACES)
+Callers = asyncio.subprocess.Process
 
 
 class Topology(Protocol):
     """What is run, hurt, healed and read."""
 
-    brokers: dict[str, BrokerUnderTest]
     kinds: Kinds
     is_epoch_fresh: bool
-    held_s: float
+
+    @property
+    def brokers(self) -> Mapping[str, Served]:
+        """By name."""
+        ...
+
+    def callers(self) -> tuple[str, dict[str, Any]]:
+        """The module that calls, and what it has to know."""
+        ...
+
+    def watching(self) -> AbstractAsyncContextManager[Look]:
+        """Looks at the checkpoints that all brokers show."""
+        ...
 
     @property
     def settle_s(self) -> float:
@@ -115,16 +125,16 @@ class Outcome:
         }  # fmt: skip
 
 
-async def run(world: World, topology: Topology, asked: Asked) -> Outcome:
+async def run(folder: Path, topology: Topology, asked: Asked) -> Outcome:
     """The whole of it; the topology is started and stopped here."""
     began = time.time()
     plan = schedule(asked.seed, asked.seconds, asked.kinds)
     for each in plan:
         asked.say(each.text)
     await topology.start()
-    crowd = [await _start_callers(world, topology, asked, n) for n in range(min(PROCESSES, asked.callers))]
+    crowd = [await _start_callers(folder, topology, asked, n) for n in range(min(PROCESSES, asked.callers))]
     seen: list[SeenCheckpoint] = []
-    watch = asyncio.create_task(_watch(world, topology, seen))
+    watch = asyncio.create_task(_watch(topology, seen))
     try:
         faults = await _hurt(topology, plan, asked)
         await _quiet(topology, crowd)
@@ -134,26 +144,25 @@ async def run(world: World, topology: Topology, asked: Asked) -> Outcome:
         await asyncio.gather(*(_gone(each) for each in crowd))
     await topology.stop()
     entries, state = await topology.read()
-    terms = Terms(limits=LIMITS, times=TIMES, is_epoch_fresh=topology.is_epoch_fresh, held_s=topology.held_s)
-    found = _read(world.folder, [*faults, *seen, *entries, state, terms])
+    terms = Terms(
+        limits=LIMITS, times=TIMES, is_epoch_fresh=topology.is_epoch_fresh, held_s=_apart(topology, plan)
+    )
+    found = _read(folder, [*faults, *seen, *entries, state, terms])
     return Outcome(run=found, plan=plan, findings=check(found), seconds=time.time() - began)
 
 
-async def _start_callers(
-    world: World, topology: Topology, asked: Asked, n: int
-) -> asyncio.subprocess.Process:
-    """One process of callers, once it has its identities."""
+async def _start_callers(folder: Path, topology: Topology, asked: Asked, n: int) -> Callers:
+    """One process of callers, once it is ready."""
     share = asked.callers // PROCESSES + (n < asked.callers % PROCESSES)
+    module, more = topology.callers()
     given = {
-        "folder": str(world.folder), "name": f"c{n}", "callers": share, "operator": n == 0,
-        "seed": asked.seed * 10 + n,
-        "brokers": {name: broker.url for name, broker in topology.brokers.items()}, "oidc": world.issuer.url,
-        "sockets": {path: world.socket(path) for path in ROLES}, "pause_s": asked.pause_s,
+        "folder": str(folder), "name": f"c{n}", "callers": share, "operator": n == 0,
+        "seed": asked.seed * 10 + n, "pause_s": asked.pause_s, **more,
     }  # fmt: skip
-    path = world.folder / f"c{n}.json"
+    path = folder / f"c{n}.json"
     path.write_text(json.dumps(given))
     pipe = asyncio.subprocess.PIPE
-    command = [sys.executable, "-m", "tests.faults.callers", str(path)]
+    command = [sys.executable, "-m", module, str(path)]
     process = await asyncio.create_subprocess_exec(*command, cwd=REPO, stdin=pipe, stdout=pipe)
     assert process.stdout is not None
     assert await process.stdout.readline() == b"ready\n", "the callers did not start; see above"
@@ -197,26 +206,22 @@ async def _gone(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-async def _watch(world: World, topology: Topology, seen: list[SeenCheckpoint]) -> None:
+async def _watch(topology: Topology, seen: list[SeenCheckpoint]) -> None:
     """Whatever checkpoint any broker shows, twice a second."""
-    ways = Ways(OPERATOR, world.socket(OPERATOR), {name: each.url for name, each in topology.brokers.items()})
-    await ways.start()
-    raw = b"GET /tlog/checkpoint HTTP/1.1\r\nhost: broker\r\n\r\n"
-    try:
+    async with topology.watching() as look:
         while True:
             for name in topology.brokers:
                 with suppress(CutError):
-                    status, note = await ways.ask(name, raw)
-                    if status == 200:
-                        seen.append(_checkpoint(name, note.decode()))
+                    found = await look(name)
+                    if found is not None:
+                        seen.append(found)
             await asyncio.sleep(0.5)
-    finally:
-        await ways.stop()
 
 
-def _checkpoint(via: str, note: str) -> SeenCheckpoint:
-    read = parse_checkpoint(note.partition("\n\n")[0] + "\n")
-    return SeenCheckpoint(at=time.time(), via=via, origin=read.origin, size=read.size, root=read.root.hex())
+def _apart(topology: Topology, plan: Sequence[Injection]) -> float:
+    """By how much two brokers' clocks differed at most: an observer may count so much more of a rate."""
+    jumps = [0.0, *(each.amount for each in plan if each.kind == "clock_jump")]
+    return max(jumps) - min(jumps) if len(topology.brokers) > 1 else 0.0
 
 
 def _read(folder: Path, parts: Sequence[object]) -> Run:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.faults.embedded import Embedded
+from tests.faults.fleet import thin_fleet
 from tests.faults.harness import Asked, Outcome, run
 from tests.faults.process import build_shim
 from tests.faults.world import World
@@ -38,13 +39,21 @@ def proved(outcome: Outcome) -> None:
 
 async def test_the_embedded_broker_under_faults(world: World) -> None:
     topology = Embedded(world, build_shim(world.folder))
-    proved(await run(world, topology, Asked(seed=SEED, seconds=30.0, callers=16, kinds=topology.kinds)))
+    proved(
+        await run(world.folder, topology, Asked(seed=SEED, seconds=30.0, callers=16, kinds=topology.kinds))
+    )
 
 
 async def test_without_faults_nothing_is_cut(world: World) -> None:
     topology = Embedded(world, build_shim(world.folder))
-    outcome = await run(world, topology, Asked(seed=SEED, seconds=5.0, callers=8, kinds={}))
+    outcome = await run(world.folder, topology, Asked(seed=SEED, seconds=5.0, callers=8, kinds={}))
     assert outcome.findings == []
     numbers = outcome.numbers(SEED)
     assert numbers["cut"] == 0
     assert numbers["redeemed"] == numbers["effects"] != 0
+
+
+async def test_a_fleet_under_faults(tmp_path: Path) -> None:
+    async with thin_fleet(tmp_path, build_shim(tmp_path)) as topology:
+        asked = Asked(seed=SEED, seconds=30.0, callers=16, kinds=topology.kinds)
+        proved(await run(tmp_path, topology, asked))

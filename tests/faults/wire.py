@@ -140,10 +140,14 @@ class Asker:
         sent = time.time()
         base = {"caller": self.name, "via": via, "verb": verb, "op": op, "sent": sent, **about}
         try:
-            status, raw = await self.ways.ask(via, post(path, body, op, proof=proof, kind=kind))
+            status, raw = await self._exchanged(via, path, body, op, proof=proof, kind=kind)
         except CutError as cut:
             return self._noted(Exchange(**base, saw=time.time(), result="cut", said=str(cut)))
         return self._judged(base, status, raw)
+
+    async def _exchanged(self, via: str, path: str, body: bytes, op: str, *, proof: str, kind: str) -> Answer:
+        """Status and body. Raises CutError."""
+        return await self.ways.ask(via, post(path, body, op, proof=proof, kind=kind))
 
     def _judged(self, base: dict[str, Any], status: int, raw: bytes) -> Said:
         base = {**base, "saw": time.time(), "status": status}
