@@ -22,6 +22,7 @@ from stepwrit_broker.config_approvals import ApprovalsTable
 from stepwrit_broker.config_checks import meaning
 from stepwrit_broker.config_docs import reference, schema
 from stepwrit_broker.config_federation import FederationSource
+from stepwrit_broker.config_fleet import FleetTable
 from stepwrit_broker.config_notices import MailTable, WebhookSource
 from stepwrit_broker.config_opa import OpaTable
 from stepwrit_broker.config_reader import Means, Reader, overlay
@@ -237,6 +238,7 @@ class Config:
     listen: Listen = field(default_factory=Listen)
     proxy: ProxyTable = field(default_factory=ProxyTable)
     store: Store = field(default_factory=Store)
+    fleet: FleetTable = field(default_factory=FleetTable)
     ledger: Ledger = field(default_factory=Ledger)
     files: Files = field(default_factory=Files)
     policy: PolicyTable = field(default_factory=PolicyTable)

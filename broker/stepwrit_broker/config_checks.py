@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from stepwrit.digest import DigestError, normalise_url
 from stepwrit_broker.config_approvals import approvals_problems
 from stepwrit_broker.config_federation import federation_problems
+from stepwrit_broker.config_fleet import fleet_problems
 from stepwrit_broker.config_notices import notice_problems
 from stepwrit_broker.config_opa import opa_problems
 from stepwrit_broker.config_sign_in import sign_in_problems
@@ -41,6 +42,7 @@ def meaning(config: Config) -> Iterator[str]:
     yield from _proxy(config)
     yield from federation_problems(config.trust_domain, config.federation)
     yield from _addresses(config.listen)
+    yield from fleet_problems(config.fleet)
     yield from opa_problems(config.opa)
     yield from approvals_problems(config.approvals)
     yield from notice_problems(config.mail, config.webhook)
