@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import functools
 import os
 import shutil
@@ -216,7 +217,8 @@ async def postgres_server(
 
 async def _end(server: PostgresServer) -> None:
     for pid in server.backends():  # a test may have left one stopped
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # it went meanwhile
+            os.kill(pid, signal.SIGCONT)
     server.process.send_signal(signal.SIGCONT)
     try:
         await asyncio.wait_for(server.stop(signal.SIGQUIT), 10)

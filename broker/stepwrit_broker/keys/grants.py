@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from stepwrit.wire_chain import TYP_ID_JAG
-from stepwrit_broker.keys.keyring import Keyring
+from stepwrit_broker.keys.keyring import Keys
 
 
 class OwnGrants:
     """The signer of `typ oauth-id-jag+jwt`. `kid` begins with `gr-`."""
 
-    def __init__(self, ring: Keyring) -> None:
+    def __init__(self, ring: Keys) -> None:
         self._ring = ring
 
     def sign(self, plan: str, now: float) -> str:

@@ -17,7 +17,7 @@ from stepwrit.tokens import ClaimError, CredentialClaims, StepToken
 from stepwrit.verify import verify_step_token
 from stepwrit.wire import LEEWAY_S, TYP_CREDENTIAL, TYP_STEP_TOKEN
 from stepwrit_broker.core.errors import Refused, Unproven
-from stepwrit_broker.keys.keyring import Keyring
+from stepwrit_broker.keys.keyring import Keys
 from stepwrit_broker.ports import Presented, ProofUse
 
 REMEMBERED = 16_384
@@ -43,7 +43,7 @@ class _Made(Generic[_T]):
 class OwnStepTokens:
     """The StepTokens port."""
 
-    def __init__(self, ring: Keyring, *, issuer: str, trust_domain: str) -> None:
+    def __init__(self, ring: Keys, *, issuer: str, trust_domain: str) -> None:
         self._ring, self._issuer, self._trust_domain = ring, issuer, trust_domain
         self._made: _Made[StepToken] = _Made()
 
@@ -94,7 +94,7 @@ class OwnStepTokens:
 class OwnCredentials:
     """The Credentials port."""
 
-    def __init__(self, ring: Keyring, *, issuer: str) -> None:
+    def __init__(self, ring: Keys, *, issuer: str) -> None:
         self._ring, self._issuer = ring, issuer
         self._made: _Made[str] = _Made()
 

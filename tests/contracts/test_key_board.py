@@ -1,0 +1,46 @@
+"""The board of key statements: in memory, and in a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from tests.contracts.key_board_suite import NOW, KeyBoardSuite, posted
+from tests.fakes.keyboard import MemoryKeyBoard
+from tests.rigs.postgres import postgres_server
+
+from stepwrit_broker.core.errors import Unavailable
+from stepwrit_broker.keys.board import PgKeyBoard, open_board
+
+
+class TestInMemory(KeyBoardSuite):
+    @pytest.fixture
+    def board(self) -> MemoryKeyBoard:
+        return MemoryKeyBoard()
+
+
+@pytest.mark.live
+class TestInPostgres(KeyBoardSuite):
+    @pytest_asyncio.fixture
+    async def board(self) -> AsyncIterator[PgKeyBoard]:
+        async with postgres_server() as server:
+            made = await open_board(server.dsn)
+            yield made
+            await made.close()
+
+
+@pytest.mark.live
+async def test_brokers_that_start_together_share_one_table_and_doubt_is_said() -> None:
+    async with postgres_server() as server:
+        boards = await asyncio.gather(*(open_board(server.dsn) for _ in range(4)))
+        await boards[0].post(posted(), NOW)
+        assert list(await boards[3].posted(NOW)) == [posted()]
+    with pytest.raises(Unavailable) as doubt:
+        await boards[0].posted(NOW)
+    assert doubt.value.rule == "store"
+    with pytest.raises(Unavailable):
+        await open_board(server.dsn)
+    for each in boards:
+        await each.close()
