@@ -74,6 +74,15 @@ class Listen:
     admin_uids: Annotated[
         tuple[int, ...], Means(text="Who may use `admin` beside root and the broker's own uid.", least=0)
     ] = ()
+    drain_s: Annotated[
+        float,
+        Means(
+            text="How long it still serves, unready, once it is told to stop: what stands before several "
+            "brokers notices by `/readyz`. A second signal ends it.",
+            unit="seconds",
+            least=0.0,
+        ),
+    ] = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,7 @@ def admin_ports(
         checkpoint=backing.sign,
         backup=backing.store.backup,
         seal=seal,
-        eraser=backing.store,
+        eraser=backing.eraser,
         keys=KeySignatures(),
         witnesses=backing.witnesses,
         about={

@@ -13,11 +13,12 @@ from stepwrit_broker.core.limits import Limits
 from stepwrit_broker.ports import Clock, Entropy, Evidence, Happening, LedgerView, Reaped, Store
 from stepwrit_broker.ports_approval import ApprovalStore
 from stepwrit_broker.ports_ended import Tell
+from stepwrit_broker.ports_fleet import KeyBoard
 from stepwrit_broker.ports_ledger import Eraser, TileLog
 from stepwrit_broker.store.disk import Headroom
 
 
-class BrokerStore(Store, Eraser, Protocol):
+class BrokerStore(Store, Protocol):
     """The store as the wiring needs it, beyond what the verbs call."""
 
     @property
@@ -42,14 +43,6 @@ class BrokerStore(Store, Eraser, Protocol):
 
     def use(self, limits: Limits, bundles: Callable[[], int]) -> None:
         """Hand over compiled limits, best before their version is applied; `bundles`: their generation."""
-        ...
-
-    def heed(
-        self, *, ended: Tell, marked: Callable[[], None], ruled: Callable[[], None] = lambda: None
-    ) -> None:
-        """ended: is told of steps that end under those who run them. marked: of a revocation to be followed:
-        `walk` does. ruled: that marks or versions have changed, whoever changed them.
-        """
         ...
 
     def set_guard(self, guard: Callable[[str], None]) -> None:
@@ -95,6 +88,16 @@ class Backing(Protocol):
         ...
 
     @property
+    def eraser(self) -> Eraser:
+        """Erases what is kept beside the log."""
+        ...
+
+    @property
+    def board(self) -> KeyBoard | None:
+        """Where brokers state their keys; None for a broker that stands alone."""
+        ...
+
+    @property
     def secret(self) -> bytes:
         """32 bytes that all brokers on this backing share, and nobody else: never shown."""
         ...
@@ -108,6 +111,12 @@ class Backing(Protocol):
         """Nothing is served before this returns. What it opened ends with the broker's stack.
 
         Raises Unavailable for what must not be served from.
+        """
+        ...
+
+    def heed(self, *, ended: Tell, marked: Callable[[], None], ruled: Callable[[], None]) -> None:
+        """ended: is told of steps that end under those who run them. marked: of a revocation to be followed:
+        `walk` does. ruled: that marks or versions have changed, whoever changed them; MUST NOT wait.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -13,18 +14,14 @@ from stepwrit.identity import WorkloadIdentity
 from stepwrit.jwt_bundles import JwtBundleWatch
 from stepwrit_broker.attest.bundles import AuthoritySource, BundleSource
 from stepwrit_broker.attest.federation.trust import PooledIdentity
-from stepwrit_broker.attest.peers import OverMtls, PeerKeys
+from stepwrit_broker.attest.statements import SvidKeyStatements
 from stepwrit_broker.clock import SystemClock, SystemEntropy
 from stepwrit_broker.edge.listeners import Listener
-from stepwrit_broker.edge.nonces import Nonces
-from stepwrit_broker.flows.advice import Adviser
 from stepwrit_broker.flows.house import House, requester_of
 from stepwrit_broker.flows.settings import Live
-from stepwrit_broker.flows.tiles import Tiles
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import LedgerView
 from stepwrit_broker.wiring import health
-from stepwrit_broker.wiring.administering import admin_ports
 from stepwrit_broker.wiring.background import Background, Chores
 from stepwrit_broker.wiring.backing import Backing, BrokerStore
 from stepwrit_broker.wiring.documents import OperatorDocuments
@@ -33,10 +30,13 @@ from stepwrit_broker.wiring.federating import FOLDER, Federating, one_source_eac
 from stepwrit_broker.wiring.files import OperatorFiles
 from stepwrit_broker.wiring.housing import Housed, Parts, housed
 from stepwrit_broker.wiring.identify import first_authorities, identified
-from stepwrit_broker.wiring.listening import Listening, Served
+from stepwrit_broker.wiring.listening import Listening
 from stepwrit_broker.wiring.opa import opa_of
+from stepwrit_broker.wiring.publishing import is_broker, published
 from stepwrit_broker.wiring.rehearsing import rehearsal_of
+from stepwrit_broker.wiring.serving import served
 from stepwrit_broker.wiring.settings import BrokerSettings
+from stepwrit_broker.wiring.working import Work
 
 
 class Broker:
@@ -48,6 +48,7 @@ class Broker:
         self._stack = AsyncExitStack()
         self._background: Final = Background(self._stack)
         self._ready = False
+        self.draining = False
         self._jwt_generation: Callable[[], int] = int
         self.jwt_bundles: JwtBundleWatch | None = None  # only the tls listener asks for them
         self.backing: Backing = self._backing()
@@ -75,6 +76,17 @@ class Broker:
             raise
         return self
 
+    async def drain(self, seconds: float, hurry: asyncio.Event | None = None) -> None:
+        """Unready from now on, and still serving: what stands before the brokers has so long to notice.
+
+        Whoever is held is answered, and every answer closes its connection. hurry: ends the wait.
+        """
+        self.draining = True
+        self.housed.let_go()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await (hurry or asyncio.Event()).wait()
+
     async def __aexit__(self, *_: object) -> None:
         """Unready first, then drain, then let go."""
         self._ready = False
@@ -86,8 +98,9 @@ class Broker:
         self._federate()
         await self._settle()
         self.housed = housed(self._parts())
+        await self._publish()
         await self.housed.expiries.load(self.house)
-        self.listening = Listening(self._served(), self._stack)
+        self.listening = Listening(served(self), self._stack)
         await self.listening.start()
         if self.jwt_bundles is not None:
             await first_authorities(self.jwt_bundles)
@@ -171,39 +184,27 @@ class Broker:
             published=self._published,
         )
 
+    async def _publish(self) -> None:
+        """In a fleet: no key is used before the others know it."""
+        board, made = self.backing.board, self.housed
+        if board is None:
+            return
+        statements = SvidKeyStatements(
+            self.identity,
+            self.bundles,
+            home=self.settings.trust_domain,
+            issuer=self.settings.issuer,
+            is_broker=is_broker(self.live, self.store, self.settings.broker_id),
+        )
+        self._background.keep(
+            (await published(board, statements, made.own_keys, made.others, self.clock)).run
+        )
+
     def _published(self, kid: str, thumbprint: str) -> None:
         told: dict[str, object] = {"kid": kid, "thumbprint": thumbprint}
         self._background.spawn(partial(self.backing.say, "key.published", told))
 
-    def _served(self) -> Served:
-        made = self.housed
-        return Served(
-            settings=self.settings,
-            clock=self.clock,
-            metrics=self.metrics,
-            store=self.store,
-            live=self.live,
-            house=made.house,
-            signals=made.signals,
-            peers=PeerKeys(OverMtls(self.pooled), self.metrics.peer_keys),
-            adviser=Adviser(house=made.house, recorder=made.answers),
-            identity=self.pooled,
-            bundles=self.bundles,
-            authorities=self._authorities,
-            nonces=Nonces(self.backing.secret),
-            feed=made.newsroom,
-            rings=made.rings,
-            admin=admin_ports(
-                self.settings, self.backing, made.house, self.live, self.metrics, self.rehearsal
-            ),
-            tiles=Tiles(self.backing.tiles),
-            sign_ins=made.sign_ins,
-            ready=self._not_ready,
-            health=self._health,
-            doubts=self.backing.doubts,
-        )
-
-    def _authorities(self) -> AuthoritySource:
+    def authorities(self) -> AuthoritySource:
         """The JWT authorities, watched from now on."""
         watch = self.jwt_bundles = JwtBundleWatch(self.settings.spiffe_socket)
         self._jwt_generation = lambda: watch.current().generation
@@ -252,10 +253,13 @@ class Broker:
         """What the verbs work with."""
         return self.housed.house
 
-    def _not_ready(self) -> str | None:
+    def not_ready(self) -> str | None:
+        """Why this process is not, or None."""
+        if self.draining:
+            return "draining"
         return self.backing.not_ready() if self._ready else "starting or stopping"
 
-    def _health(self) -> dict[str, object]:
+    def health(self) -> dict[str, object]:
         """Dependencies in doubt are told here and in metrics, never by unreadiness."""
         return {
             **self.backing.health(),
@@ -282,20 +286,16 @@ class Broker:
         )
 
     def _work(self) -> None:
-        settings, background, made = self.settings, self._background, self.housed
-        chores = self.chores = self._chores()
-        background.every(settings.reap_every_s, chores.reap)
-        marked, ruled = asyncio.Event(), asyncio.Event()
-        made.heed(self.store, marked=marked, ruled=ruled)
-        background.when(marked, chores.walk)
-        background.when(ruled, self.live.load)
-        background.every(settings.checkpoint_every_s, self.backing.checkpoint)
-        background.every(settings.watch_every_s, self.files.watch)
-        background.every(10.0, chores.flush)
-        background.every(2.0, chores.gauge)
-        background.every(1.0, self.federating.gauge)
+        self.chores = self._chores()
         self.federating.say = self.backing.say
-        background.every(1.0, self.backing.gauge)
-        for run in (*self.backing.runs(), *self.federating.runs(), *made.notifying.runs()):
-            background.keep(run)
-        background.spawn(self.rehearsal.shadow.resume)
+        Work(
+            settings=self.settings,
+            background=self._background,
+            backing=self.backing,
+            live=self.live,
+            files=self.files,
+            housed=self.housed,
+            chores=self.chores,
+            federating=self.federating,
+            rehearsal=self.rehearsal,
+        ).begin()

@@ -82,6 +82,7 @@ def settings_of(config: Config) -> BrokerSettings:
         ops=_address(listen.ops),
         admin=Path(listen.admin.removeprefix("unix:")),
         admin_uids=frozenset(listen.admin_uids),
+        drain_s=listen.drain_s,
         oidc=tuple(
             Issuer(issuer=each.issuer, algorithms=tuple(each.algorithms), jwks_url=each.jwks_url or None)
             for each in config.oidc
@@ -220,15 +221,20 @@ def log_to_stderr(config: Config) -> None:
 
 
 async def serve(settings: BrokerSettings) -> None:
-    """Serve until SIGINT or SIGTERM; then drain."""
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    """Serve until SIGINT or SIGTERM; then drain. A second one ends the drain."""
+    stop, hurry, loop = asyncio.Event(), asyncio.Event(), asyncio.get_running_loop()
+
+    def told() -> None:
+        (hurry if stop.is_set() else stop).set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, told)
     async with Broker(settings) as broker:
         _log.info("serving", mtls=broker.mtls_url, ops=broker.ops.url, admin=str(settings.admin))
         await stop.wait()
-        _log.info("stopping")
+        _log.info("stopping", drain_s=settings.drain_s)
+        await broker.drain(settings.drain_s, hurry)
 
 
 def run(path: Path) -> None:

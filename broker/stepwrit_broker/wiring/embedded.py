@@ -14,6 +14,8 @@ from stepwrit_broker.ledger.view import SqliteLedgerView
 from stepwrit_broker.ledger.witness.kept import keep
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import Clock, Entropy
+from stepwrit_broker.ports_ended import Tell
+from stepwrit_broker.ports_fleet import KeyBoard
 from stepwrit_broker.ports_ledger import Published
 from stepwrit_broker.store.disk import Disk
 from stepwrit_broker.store.sqlite import SqliteStore
@@ -60,6 +62,7 @@ class EmbeddedBacking:
     ) -> None:
         self._settings, self._clock, self._entropy = settings, clock, entropy
         self._metrics, self._stack = metrics, stack
+        self.board: KeyBoard | None = None
         self.store: SqliteStore
         self.ledger: SqliteLedgerView
         self.tiles: SqliteTiles
@@ -115,6 +118,15 @@ class EmbeddedBacking:
         """Nothing that was served stays outside a checkpoint at a clean end."""
         if self.ledgering.log.size:
             await self.sign()
+
+    @property
+    def eraser(self) -> SqliteStore:
+        """The store itself."""
+        return self.store
+
+    def heed(self, *, ended: Tell, marked: Callable[[], None], ruled: Callable[[], None]) -> None:
+        """From now on these are told."""
+        self.store.heed(ended=ended, marked=marked, ruled=ruled)
 
     @property
     def vkey(self) -> str:

@@ -20,17 +20,19 @@ from stepwrit_broker.flows.house import House
 from stepwrit_broker.flows.refusals import RefusalRecorder
 from stepwrit_broker.flows.settings import Live
 from stepwrit_broker.keys.grants import OwnGrants
-from stepwrit_broker.keys.keyring import Keyring
+from stepwrit_broker.keys.keyring import Keyring, Keys
 from stepwrit_broker.keys.sealing import AesSealer
 from stepwrit_broker.keys.tokens import OwnCredentials, OwnStepTokens
+from stepwrit_broker.keys.union import StatedKeys, UnionRing
 from stepwrit_broker.kinds.action_token import ActionToken
 from stepwrit_broker.kinds.id_jag import IdJag
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import Clock, Entropy, KindPort
 from stepwrit_broker.ports_approval import Notice, SignIns
 from stepwrit_broker.ports_ended import Ended
+from stepwrit_broker.ports_fleet import KeyUse
 from stepwrit_broker.ports_signal import Signals
-from stepwrit_broker.wiring.backing import Backing, BrokerStore
+from stepwrit_broker.wiring.backing import Backing
 from stepwrit_broker.wiring.ending import Endings
 from stepwrit_broker.wiring.feeding import Newsroom
 from stepwrit_broker.wiring.notifying import Notifying
@@ -57,17 +59,20 @@ class Housed:
     """A house and its neighbours."""
 
     house: House
-    rings: tuple[Keyring, Keyring, Keyring]
+    own_keys: tuple[Keyring, Keyring, Keyring]
+    others: StatedKeys
+    rings: tuple[Keys, Keys, Keys]
     refusals: RefusalRecorder
     answers: AnswerRecorder
     expiries: Expiries
     endings: Endings
+    bells: Bells
     newsroom: Newsroom
     notifying: Notifying
     sign_ins: SignIns | None
     signals: Signals | None
 
-    def heed(self, store: BrokerStore, *, marked: asyncio.Event, ruled: asyncio.Event) -> None:
+    def heed(self, backing: Backing, *, marked: asyncio.Event, ruled: asyncio.Event) -> None:
         """From now on whoever is to hear of ends and marks does."""
 
         def ended(told: Sequence[Ended]) -> None:
@@ -78,10 +83,11 @@ class Housed:
             self.newsroom.ruled()
             ruled.set()
 
-        store.heed(ended=ended, marked=marked.set, ruled=changed)
+        backing.heed(ended=ended, marked=marked.set, ruled=changed)
 
     def let_go(self) -> None:
         """Of all who are held: this process ends."""
+        self.bells.close()
         self.endings.close()
         self.newsroom.close()
 
@@ -89,11 +95,16 @@ class Housed:
 def housed(parts: Parts) -> Housed:
     """Everything that the verbs need, on this backing."""
     settings, store, secret = parts.settings, parts.backing.store, parts.backing.secret
-    rings = _rings(parts)
+    own, others = _own_keys(parts), StatedKeys()
+    rings: tuple[Keys, Keys, Keys] = own
+    if parts.backing.board is not None:
+        st, at, gr = own
+        rings = (UnionRing(st, others, "st"), UnionRing(at, others, "at"), UnionRing(gr, others, "gr"))
     http = httpx2.AsyncClient(follow_redirects=False)
     parts.stack.push_async_callback(http.aclose)
     people = OidcPeople(settings.oidc, http)
-    refusals, expiries, endings = _refusals(parts), Expiries(), Endings(parts.entropy.bytes(16).hex())
+    refusals, expiries = _refusals(parts), Expiries()
+    endings, bells = Endings(parts.entropy.bytes(16).hex()), Bells()
     notifying = _notifying(parts)
     credentials = OwnCredentials(rings[1], issuer=settings.issuer)
     made: tuple[KindPort, ...] = (ActionToken(credentials), IdJag(OwnGrants(rings[2])))
@@ -118,16 +129,19 @@ def housed(parts: Parts) -> Housed:
         approvals=store.approvals,
         sealer=AesSealer(secret, parts.entropy),
         notices=Told(parts.metrics.approval, channels),
-        bell=Bells(),
+        bell=bells,
         ends=endings,
     )
     return Housed(
         house=house,
+        own_keys=own,
+        others=others,
         rings=rings,
         refusals=refusals,
         answers=AnswerRecorder(store=store, clock=parts.clock, entropy=parts.entropy),
         expiries=expiries,
         endings=endings,
+        bells=bells,
         newsroom=Newsroom(store.marks),
         notifying=notifying,
         sign_ins=_sign_ins(parts, http),
@@ -135,13 +149,19 @@ def housed(parts: Parts) -> Housed:
     )
 
 
-def _rings(parts: Parts) -> tuple[Keyring, Keyring, Keyring]:
-    now = parts.clock.now()
-    return (
-        Keyring("st", now=now, longest_s=STEP_TOKEN_MAX_S, published=parts.published),
-        Keyring("at", now=now, longest_s=CREDENTIAL_MAX_S, published=parts.published),
-        Keyring("gr", now=now, longest_s=GRANT_S, published=parts.published),
-    )
+def _own_keys(parts: Parts) -> tuple[Keyring, Keyring, Keyring]:
+    """Where other brokers verify too, none signs before they know it."""
+
+    def ring(use: KeyUse, longest_s: float) -> Keyring:
+        return Keyring(
+            use,
+            now=parts.clock.now(),
+            longest_s=longest_s,
+            published=parts.published,
+            held=parts.backing.board is not None,
+        )
+
+    return ring("st", STEP_TOKEN_MAX_S), ring("at", CREDENTIAL_MAX_S), ring("gr", GRANT_S)
 
 
 def _sign_ins(parts: Parts, http: httpx2.AsyncClient) -> SignIns | None:

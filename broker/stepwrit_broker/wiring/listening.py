@@ -18,6 +18,7 @@ from stepwrit_broker.edge.app import BEARER_VERBS, Endpoint, Routes, WorkloadApp
 from stepwrit_broker.edge.approvers import ApproversApp
 from stepwrit_broker.edge.authzen.endpoints import AuthzenEndpoints, configuration
 from stepwrit_broker.edge.caller import Callers
+from stepwrit_broker.edge.draining import Draining
 from stepwrit_broker.edge.feed import FeedApp
 from stepwrit_broker.edge.forwarded import Forwarding
 from stepwrit_broker.edge.http import Asgi
@@ -44,7 +45,7 @@ from stepwrit_broker.flows.advice import Adviser
 from stepwrit_broker.flows.house import House
 from stepwrit_broker.flows.settings import Live
 from stepwrit_broker.flows.tiles import Tiles
-from stepwrit_broker.keys.keyring import Keyring
+from stepwrit_broker.keys.keyring import Keys
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import Clock
 from stepwrit_broker.ports_approval import SignIns
@@ -63,7 +64,8 @@ class Served:
     peers: judges grants of other trust domains' brokers. signals: judges events of identity providers. feed:
     of revocations. authorities: begins to watch the JWT authorities. tiles: the log as its readers see it.
     sign_ins: where persons may sign in besides. ready: why this process is not, or None. health: what
-    `/healthz?verbose=true` adds. doubts: what `/readyz` tells beside.
+    `/healthz?verbose=true` adds. doubts: what `/readyz` tells beside. draining: whether
+    connections are to close.
     """
 
     settings: BrokerSettings
@@ -80,13 +82,14 @@ class Served:
     authorities: Callable[[], AuthoritySource]
     nonces: Nonces
     feed: Feed
-    rings: tuple[Keyring, ...]
+    rings: tuple[Keys, ...]
     admin: AdminPorts
     tiles: Tiles
     sign_ins: SignIns | None
     ready: Callable[[], str | None]
     health: Callable[[], dict[str, object]]
     doubts: Callable[[], list[str]]
+    draining: Callable[[], bool]
 
 
 class Listening:
@@ -263,8 +266,8 @@ class Listening:
             tlog=public if operators is None else readers_tlog(served.tiles, served.house),
         )
 
-    async def _serve(self, listener: Listener, app: object) -> None:
-        await listener.start(app)
+    async def _serve(self, listener: Listener, app: Asgi) -> None:
+        await listener.start(Draining(app, self._served.draining))
         self._stack.push_async_callback(listener.stop)
 
     def _metadata(self) -> dict[str, object]:

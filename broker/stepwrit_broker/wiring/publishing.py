@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
 
 from stepwrit_broker.core.errors import Problem, Unproven
+from stepwrit_broker.core.marks import standing, subjects_of_workload
+from stepwrit_broker.core.workload import SpiffeId
+from stepwrit_broker.flows.settings import Live
 from stepwrit_broker.keys.keyring import Keyring
 from stepwrit_broker.keys.union import StatedKeys
-from stepwrit_broker.ports import Clock
+from stepwrit_broker.ports import Clock, Store
 from stepwrit_broker.ports_fleet import KeyBoard, KeyStatements, OwnKey, Posted, Stated
 
 POLL_S: Final = 1.0
@@ -85,3 +88,24 @@ class KeyPublishing:
                 self._told_of.add(posted.id)
                 _log.warning("a key's statement is not believed", id=posted.id[:100], rule=no.rule)
             return None
+
+
+def is_broker(live: Live, store: Store, me: str) -> Callable[[SpiffeId], bool]:
+    """Whose keys are a broker's of this fleet: of our own SPIFFE ID or of role `broker`, and not stopped."""
+
+    def judge(who: SpiffeId) -> bool:
+        entry = live.now_in_force().registry.entry_for(who)
+        stops = [each for each in subjects_of_workload(who) if each != "everything:all"]
+        is_one = who == me or (entry is not None and entry.role == "broker")
+        return is_one and standing(store.marks(), stops) is None
+
+    return judge
+
+
+async def published(
+    board: KeyBoard, statements: KeyStatements, own: Sequence[Keyring], others: StatedKeys, clock: Clock
+) -> KeyPublishing:
+    """Ours are known to all now. Raises Unavailable."""
+    made = KeyPublishing(board=board, statements=statements, rings=own, others=others, clock=clock)
+    await made.first()
+    return made

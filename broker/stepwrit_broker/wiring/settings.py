@@ -37,8 +37,7 @@ class BrokerSettings:
     for policies that are not in force. activation: what it takes to put a policy in force. spiffe_hint: which
     of the broker's SVIDs; None takes the first. session_s: how long a person who signed in sees the pages.
     sign_in: where they may sign in besides. transmitters: who tells of ended sessions.
-    tiles_for: who reads checkpoint and hash tiles.
-    sign_in: where they may sign in besides. tiles_for: who reads checkpoint and hash tiles.
+    tiles_for: who reads checkpoint and hash tiles. drain_s: how long it serves, unready, once told to stop.
     witnesses: who cosigns the log; quorum 0: more than half of them.
     """
 
@@ -84,4 +83,5 @@ class BrokerSettings:
     watch_every_s: float = 2.0
     ready_timeout_s: float = 30.0
     session_s: float = 900.0
+    drain_s: float = 0.0
     disk_reserve_bytes: int = 64 * 1024 * 1024

@@ -29,10 +29,17 @@ class Bells:
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._closed = False
 
     def ring(self, approval: str) -> None:
         """Wake everybody who waits for it."""
         for each in self._waiting.get(approval, ()):
+            each.set()
+
+    def close(self) -> None:
+        """Let go of all who wait: they are answered as things stand, and ask again."""
+        self._closed = True
+        for each in [event for events in self._waiting.values() for event in events]:
             each.set()
 
     async def wait(self, approval: str, seconds: float) -> None:
@@ -41,7 +48,7 @@ class Bells:
         self._waiting[approval].add(event)
         try:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(0 if self._closed else seconds):
                     await event.wait()
         finally:
             self._waiting[approval].discard(event)
