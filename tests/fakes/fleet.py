@@ -59,6 +59,7 @@ class MemorySwift:
 
     def __init__(self, shards: int) -> None:
         self.epoch = ""
+        self.past: set[str] = set()
         self.shards = [Shard() for _ in range(shards)]
         self.once: dict[bytes, Once] = {}
         self.places: dict[str, dict[str, float]] = {}
@@ -82,8 +83,12 @@ class MemorySwift:
 
     async def begin(self, epoch: str) -> None:
         await asyncio.sleep(0)
+        if epoch in self.past:
+            raise EpochOver
         if epoch != self.epoch:
+            over = self.epoch
             self.lose()
+            self.past.add(over)
             self.epoch = epoch
 
     async def fetch(self, epoch: str, txn: str, known: int) -> Snapshot | Unchanged | Absent:
@@ -146,8 +151,10 @@ class MemorySwift:
     def _claim(self, claim: Claim) -> str | None:
         if isinstance(claim, Once):
             found = self.once.get(claim.key)
-            if found is None or found.until < self.claimed_at:
+            if found is None or found.until <= self.claimed_at:
                 found = self.once[claim.key] = claim
+            elif found.value == claim.value and claim.until > found.until:
+                self.once[claim.key] = claim
             return found.value
         held = self.places.setdefault(claim.key, {})
         for member in [name for name, until in held.items() if until <= self.claimed_at]:

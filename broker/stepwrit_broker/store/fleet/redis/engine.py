@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from stepwrit_broker.core.ids import shard_of
 from stepwrit_broker.core.slices import Ask, Taken
 from stepwrit_broker.ports import Clock
 from stepwrit_broker.store.fleet.facts import RedisFacts
@@ -30,6 +29,7 @@ from stepwrit_broker.store.fleet.seams import (
     Told,
     Unchanged,
 )
+from stepwrit_broker.store.fleet.tables import shard_of_name
 
 SLACK_S = 0.25  # what a commit's time may be before the shard's
 
@@ -77,7 +77,7 @@ class RedisSwift:
         return cls(Nodes(place, login, sentinel), Keys(fleet, shards))
 
     def _txn(self, epoch: str, txn: str) -> tuple[int, str]:
-        shard = int(shard_of(txn), 16)
+        shard = shard_of_name(txn, self.keys.shards)
         return shard, self.keys.of(shard, epoch, f"t:{txn}")
 
     async def begin(self, epoch: str) -> None:

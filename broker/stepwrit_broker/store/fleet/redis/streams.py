@@ -27,9 +27,11 @@ class Streams:
         self._reader: Wire | None = None
 
     async def read(self, epoch: str, after: Mapping[int, int], wait_s: float) -> Sequence[Numbered]:
-        """As `Swift.read`. Raises EpochOver where nothing comes and the epoch does not stand."""
-        if not after:
-            return []
+        """As `Swift.read`; a shard that is not named is read from its first work.
+
+        Raises EpochOver where nothing comes and the epoch does not stand.
+        """
+        after = {shard: after.get(shard, 0) for shard in range(self._keys.shards)}
         if self._runner.nodes.mode == "cluster":
             found = await self._poll(epoch, after, wait_s)
         else:
