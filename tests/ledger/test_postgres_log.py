@@ -242,7 +242,7 @@ def test_a_new_broker_believes_what_the_key_signed_and_nothing_else(ledger: PgLe
     signed = ledger.sign()
     assert ledger.run(new.admit(ledger.conn)) == signed
     forged = PgCheckpointer(OTHER_KEY, type(ledger.anchor)(tmp_path / "forged.json"))
-    with pytest.raises(Malformed):
+    with pytest.raises(Unavailable, match="same ledger key"):
         ledger.run(forged.admit(ledger.conn))
 
 

@@ -14,7 +14,7 @@ from stepwrit_broker.core.merkle import Checkpoint, consistency_proof, verify_co
 from stepwrit_broker.ledger.anchor import Anchor, AnchorFile
 from stepwrit_broker.ledger.checkpoint import SignedCheckpoint, open_checkpoint
 from stepwrit_broker.ledger.cosignature import Cosigned
-from stepwrit_broker.ledger.notes import NoteSigner, sign_note
+from stepwrit_broker.ledger.notes import NoteRefused, NoteSigner, sign_note
 from stepwrit_broker.ledger.postgres.log import Conn
 from stepwrit_broker.ledger.postgres.schema import LOCK_CLASS, LOCK_SIGNING
 from stepwrit_broker.ledger.postgres.source import subtrees
@@ -103,7 +103,12 @@ class PgCheckpointer:
 
     async def _latest(self, conn: Conn, origin: str) -> SignedCheckpoint | None:
         note: str | None = await conn.fetchval(_LATEST, origin)
-        return None if note is None else open_checkpoint(note, self._key.under(origin).verifier)
+        try:
+            return None if note is None else open_checkpoint(note, self._key.under(origin).verifier)
+        except NoteRefused as bad:
+            raise in_doubt(
+                "the newest checkpoint is not by this key: all brokers of a fleet have the same ledger key"
+            ) from bad
 
     async def _compare_anchor(self, conn: Conn, origin: str, head: Tree) -> None:
         anchor = self._anchor.read()
