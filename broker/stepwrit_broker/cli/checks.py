@@ -14,6 +14,7 @@ from typing import Any, Final
 from stepwrit.errors import StepwritError
 from stepwrit_broker.cli.check import Check
 from stepwrit_broker.cli.checks_federation import federation_checks
+from stepwrit_broker.cli.checks_fleet import fleet_check
 from stepwrit_broker.cli.checks_opa import opa_check
 from stepwrit_broker.cli.checks_sign_in import sign_in_check
 from stepwrit_broker.cli.checks_spiffe import registry_of, spiffe_checks
@@ -56,6 +57,7 @@ def all_checks(path: Path | None, at: str | None) -> list[Check]:
         *spiffe_checks(config, registry, time.time()),
         *federation_checks(config, registry),
         *people(config, registry),
+        *fleet_check(config),
         *opa_check(config),
         *workflow_check(config, registry),
         *sign_in_check(config),
