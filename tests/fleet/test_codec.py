@@ -111,6 +111,7 @@ def test_versions_and_cuts():
         {"proofs": (Used(b"k" * 16, float("nan")),)},
         {"entries": (Said(b"", 1.0, "k", None, "a\0b", None),)},
         {"changes": (Change(txn="t", version=2**70, put=()),)},
+        {"changes": (Change(txn="t", version=0, put=(Row("signatures:" + "ü" * 1000, 1, b""),)),)},
         {"kept": (Kept("d", None, b"x" * MAX_BYTES),)},
     ],
 )

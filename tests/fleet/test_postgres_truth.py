@@ -1,4 +1,4 @@
-"""PostgreSQL keeps the contract of the true engine."""
+"""PostgreSQL keeps the contract of the true engine, also for a role that can change nothing that was said."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tests.fakes.fleet_log import SmallLog
 from tests.fleet.conftest import connected
 
 from stepwrit_broker.clock import SystemClock
+from stepwrit_broker.store.fleet.postgres.schema import migrate
 from stepwrit_broker.store.fleet.postgres.session import Session
 from stepwrit_broker.store.fleet.postgres.truth import open_truth
 
@@ -19,7 +20,10 @@ pytestmark = pytest.mark.live
 
 @pytest.fixture
 async def house(database) -> AsyncIterator[TruthHouse]:
-    session = Session(dsn=database("postgres"))
+    async with connected(database("postgres")) as conn:
+        await conn.execute("DO $$BEGIN CREATE ROLE broker LOGIN; EXCEPTION WHEN duplicate_object THEN END$$")
+        await migrate(conn, SmallLog(), shards=SHARDS, brokers=["broker"])
+    session = Session(dsn=database("broker"))
     truths = [await open_truth(session, SmallLog(), SystemClock(), shards=SHARDS) for _ in range(2)]
 
     async def entries() -> list[bytes]:

@@ -26,6 +26,7 @@ from stepwrit_broker.store.fleet.seams import (
 
 VERSION: Final = 1
 MAX_BYTES: Final = 8 * 1024 * 1024
+FIELD_MAX: Final = 2000  # bytes: a row's name is in an index of the true engine
 _Int = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Key = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
@@ -128,6 +129,9 @@ def _work(row: _Work) -> Work:
 
 def _is_storable(work: Work) -> bool:
     """PostgreSQL knows no NUL in a text; a NaN compares with nothing."""
+    for change in work.changes:
+        if any(len(row.field) > FIELD_MAX // 4 and len(row.field.encode()) > FIELD_MAX for row in change.put):
+            return False
     return "\0" not in "".join(_texts(work)) and all(map(math.isfinite, _times(work)))
 
 

@@ -21,6 +21,13 @@ from stepwrit_broker.store.fleet.log import Conn
 from stepwrit_broker.store.fleet.postgres.schema import SCHEMA, in_doubt
 
 TROUBLE: Final = (PostgresError, InterfaceError, OSError, TimeoutError)
+# Each statement goes by an index, whatever the statistics of a young table say; so it is planned once.
+_PLANS: Final = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+}
 _VITAL: Final = 3  # connections that the stream, the brake and the epoch have to themselves
 
 
@@ -53,6 +60,7 @@ class Session:
             "lock_timeout": _ms(self.lock_s),
             "statement_timeout": _ms(self.statement_s),
             "jit": "off",
+            **_PLANS,
         }
 
 
