@@ -20,7 +20,6 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 _OWNER = "nobody"
@@ -143,10 +142,7 @@ class PostgresServer:
         """kill -9 of every process of it, as a machine that loses its power but keeps its disk's cache."""
         everyone = [self.process.pid, *self.backends()]
         for pid in everyone:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+            _signal(pid, signal.SIGKILL)
         await self.process.wait()
         while any(_lives(pid) for pid in everyone):  # they hold the shared memory that a start looks for
             await asyncio.sleep(0.01)
@@ -159,6 +155,11 @@ class PostgresServer:
         """User and system time of all its processes, those that ended included, in seconds."""
         own_ticks = [_ticks(pid) for pid in (self.process.pid, *self.backends())]
         return sum(own_ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def _signal(pid: int, which: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+        os.kill(pid, which)
 
 
 def _pids() -> list[int]:
@@ -188,7 +189,7 @@ def _ticks(pid: int) -> int:
     return sum(int(each) for each in found[11:15]) if found else 0
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def postgres_server(
     folder: Path | None = None, /, *, data: Path | None = None, port: int | None = None, **settings: object
 ) -> AsyncIterator[PostgresServer]:
@@ -217,8 +218,7 @@ async def postgres_server(
 
 async def _end(server: PostgresServer) -> None:
     for pid in server.backends():  # a test may have left one stopped
-        with contextlib.suppress(ProcessLookupError):  # it went meanwhile
-            os.kill(pid, signal.SIGCONT)
+        _signal(pid, signal.SIGCONT)
     server.process.send_signal(signal.SIGCONT)
     try:
         await asyncio.wait_for(server.stop(signal.SIGQUIT), 10)

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import asyncpg
-from asyncpg.exceptions import InterfaceError, PostgresError
+from asyncpg.exceptions import InterfaceError, InternalClientError, PostgresError
 
 from stepwrit_broker.core.errors import Unavailable
 from stepwrit_broker.store.fleet.log import Conn
 from stepwrit_broker.store.fleet.postgres.schema import SCHEMA, in_doubt
 
-TROUBLE: Final = (PostgresError, InterfaceError, OSError, TimeoutError)
+TROUBLE: Final = (PostgresError, InterfaceError, InternalClientError, OSError, TimeoutError)
 # Each statement goes by an index, whatever the statistics of a young table say; so it is planned once.
 _PLANS: Final = {
     "plan_cache_mode": "force_generic_plan",
@@ -104,6 +104,10 @@ def _tls(session: Session) -> dict[str, Any]:
     return {} if session.tls is None else {"ssl": session.tls}
 
 
+async def _as_it_is(conn: Conn) -> None:
+    """No query between uses: nothing here changes a session beyond its transaction."""
+
+
 class Connections:
     """Two pools: one for whoever comes, and a few connections that these cannot take away."""
 
@@ -119,6 +123,7 @@ class Connections:
             timeout=self.session.connect_s,
             command_timeout=self.session.statement_s + 1,
             server_settings=self.session.settings,
+            reset=_as_it_is,
             **_tls(self.session),
         )
 
