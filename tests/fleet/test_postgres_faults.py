@@ -218,6 +218,25 @@ async def test_a_database_that_was_put_back_is_refused(database):
             await truth.standing()
 
 
+async def test_works_that_were_put_back_are_missed(database):
+    dsn = database("postgres")
+    async with opened(dsn) as truth:
+        epoch = (await truth.standing()).epoch
+        one, two = work(new("txn_1")), work(new("txn_2"))
+        await truth.commit(epoch, [(Numbered(1, 1, encode(one)), one)])
+        await truth.commit(epoch, [(Numbered(1, 2, encode(two)), two)])
+        assert (await truth.positions(epoch))[1] == 2
+        async with connected(dsn) as conn:
+            await conn.execute("UPDATE stepwrit.shards SET seq = 1 WHERE shard = 1")
+        with pytest.raises(Unavailable, match="older than it was"):
+            await truth.positions(epoch)
+        with pytest.raises(Unavailable, match="older than it was"):
+            await truth.next_epoch(epoch, "a" * 32)  # which would have hidden it
+        async with connected(dsn) as conn:
+            await conn.execute("UPDATE stepwrit.shards SET seq = 2 WHERE shard = 1")
+        assert (await truth.next_epoch(epoch, "a" * 32)).order == 2
+
+
 async def test_a_caller_that_gives_up_takes_no_other_along(database):
     async with opened(database("postgres")) as truth:
         epoch = (await truth.standing()).epoch

@@ -91,17 +91,21 @@ _ONCE: Final = {
 }
 
 
-async def commit(connections: Connections, log: FleetLog, epoch: str, batch: Batch) -> None:
-    """See the `Truth` protocol. Raises EpochOver, Contradiction, Unavailable."""
+async def commit(connections: Connections, log: FleetLog, epoch: str, batch: Batch) -> Mapping[int, int]:
+    """See the `Truth` protocol; where the batch's shards are now.
+
+    Raises EpochOver, Contradiction, Unavailable.
+    """
     whole = stretches(numbered for numbered, _ in batch)
     async with connections.write(vital=True) as conn:
         nth = await fence(conn, epoch)
         try:
-            await _commit(conn, log, (epoch, nth), batch, whole)
+            reached = await _commit(conn, log, (epoch, nth), batch, whole)
         except asyncpg.UniqueViolationError as error:
             raise _named(error) from error
         except _NEVER as error:
             raise Contradiction(f"what cannot be kept: SQLSTATE {error.sqlstate}") from error
+    return reached
 
 
 # A work of this kind would be tried for ever: the stream cannot be right.
@@ -122,7 +126,7 @@ async def fence(conn: Conn, epoch: str) -> int:
 
 async def _commit(
     conn: Conn, log: FleetLog, stands: tuple[str, int], batch: Batch, whole: dict[int, Stretch]
-) -> None:
+) -> Mapping[int, int]:
     positions = await _positions(conn, stands[0], whole) if batch else {}
     check_follows(whole, positions)
     await _check_told(conn, stands[1], [numbered for numbered, _ in batch], positions)
@@ -137,6 +141,7 @@ async def _commit(
         if fold.kept:
             await log.put_kept(conn, fold.kept)
     await _append(conn, log, fold.entries)
+    return {shard: max(stretch.last, positions[shard]) for shard, stretch in whole.items()}
 
 
 async def _positions(conn: Conn, epoch: str, whole: Mapping[int, Stretch]) -> dict[int, int]:

@@ -15,6 +15,7 @@ from stepwrit_broker.store.fleet.log import Conn, FleetLog
 from stepwrit_broker.store.fleet.postgres import facts, schema
 from stepwrit_broker.store.fleet.postgres.committing import commit
 from stepwrit_broker.store.fleet.postgres.folding import Batch
+from stepwrit_broker.store.fleet.postgres.forward import Forward, Seen
 from stepwrit_broker.store.fleet.postgres.ruling import Ruling
 from stepwrit_broker.store.fleet.postgres.saying import Saying
 from stepwrit_broker.store.fleet.postgres.searching import Searching
@@ -40,6 +41,7 @@ _NEXT: Final = (
     " WHERE epoch = $1 RETURNING nth, began_at"
 )
 _NOTE: Final = "INSERT INTO epochs (nth, epoch, began_at) VALUES ($1, $2, $3)"
+_LAST: Final = "SELECT shard, seq FROM shards WHERE epoch = $1"
 _ANEW: Final = "UPDATE shards SET epoch = $1, seq = 0"
 _POSITIONS: Final = (
     "SELECT s.shard, s.seq, f.epoch = $1 AS stands FROM shards s, fleet f WHERE s.epoch = f.epoch"
@@ -59,49 +61,52 @@ class PostgresTruth:
         self._connections, self._log, self._clock = connections, log, clock
         self._ruling, self._saying = Ruling(connections, log), Saying(connections, log)
         self._searching = Searching(connections)
-        self._newest = (0, 0)
+        self._forward = Forward()
 
     async def standing(self) -> Standing:
         """What stands now. Raises Unavailable where the database is older than it was."""
+        seen = self._forward.seen
         async with self._connections.use(vital=True) as conn:
-            return await self._standing(conn)
+            found = await _standing(conn)
+        return self._checked(seen, found)
 
     async def next_epoch(self, over: str, fresh: str) -> Standing:
         """Waits for a commit under way; after it no commit of the old epoch succeeds."""
         if len(fresh) != _EPOCH_CHARS or not set(fresh) <= set("0123456789abcdef") or fresh == over:
             raise Malformed("invalid_request", "an epoch is 32 hex digits, and a new one")
+        seen = self._forward.seen
         async with self._connections.write(vital=True) as conn:
             row = await conn.fetchrow(_NEXT, over, fresh)
             if row is not None:
+                last = await conn.fetch(_LAST, over)
+                seen.check_positions(over, {each["shard"]: each["seq"] for each in last})
                 await conn.execute(_NOTE, row["nth"], fresh, row["began_at"])
                 await conn.execute(_ANEW, fresh)
-            return await self._standing(conn)
+            found = await _standing(conn)
+            seen.check_standing(found.order, found.rules)
+        return self._checked(seen, found)
 
-    async def _standing(self, conn: Conn) -> Standing:
-        found = Standing(**dict(await conn.fetchrow(_STANDING)))
-        self._check_forward((found.order, found.rules))
+    def _checked(self, seen: Seen, found: Standing) -> Standing:
+        seen.check_standing(found.order, found.rules)
+        self._forward.standing(found.order, found.rules)
         return found
-
-    def _check_forward(self, now: tuple[int, int]) -> None:
-        """A database that knows less than it told us was put back from a copy."""
-        if now[0] < self._newest[0] or now[1] < self._newest[1]:
-            raise schema.in_doubt(
-                "the fleet's database is older than it was: a backup was restored, or a standby without all"
-                " commits took over"
-            )
-        self._newest = now
 
     async def positions(self, epoch: str) -> Mapping[int, int]:
         """Of every shard. Raises EpochOver."""
+        seen = self._forward.seen
         async with self._connections.use(vital=True) as conn:
             rows = await conn.fetch(_POSITIONS, epoch)
         if not rows or not rows[0]["stands"]:
             raise EpochOver
-        return {row["shard"]: row["seq"] for row in rows}
+        found = {row["shard"]: row["seq"] for row in rows}
+        seen.check_positions(epoch, found)
+        self._forward.positions(epoch, found)
+        return found
 
     async def commit(self, epoch: str, batch: Batch) -> None:
         """All or nothing; told again it is nothing more."""
-        await commit(self._connections, self._log, epoch, batch)
+        reached = await commit(self._connections, self._log, epoch, batch)
+        self._forward.positions(epoch, reached)
 
     async def lead(self, me: str, for_s: float) -> bool:
         """By the server's clock; 0 seconds give it up."""
@@ -203,6 +208,10 @@ class PostgresTruth:
     async def close(self) -> None:
         """Let go of all connections."""
         await self._connections.close()
+
+
+async def _standing(conn: Conn) -> Standing:
+    return Standing(**dict(await conn.fetchrow(_STANDING)))
 
 
 async def open_truth(session: Session, log: FleetLog, clock: Clock, *, shards: int) -> PostgresTruth:
