@@ -223,11 +223,29 @@ async def test_those_who_wait_for_a_question_that_fails_fail_with_it() -> None:
         await asyncio.sleep(0.001)
         raise Unavailable("unavailable", "no answer", rule="store")
 
-    assert await _passes(rates, LIMITS, START)
+    assert await _passes(rates, _of(HOT), START)
     buckets.before = timeout
-    ends = await asyncio.gather(*(rates.charge(LIMITS, A, START) for _ in range(20)), return_exceptions=True)
+    ends = await asyncio.gather(
+        *(rates.charge(_of(HOT), A, START) for _ in range(20)), return_exceptions=True
+    )
     assert [type(end) for end in ends] == [Unavailable] * 20
     assert tries == 1
+
+
+async def test_a_limit_that_is_asked_one_by_one_makes_nobody_wait_for_another() -> None:
+    buckets, (rates,) = _fleet()
+    under_way = most = 0
+
+    async def slow() -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.001)
+        under_way -= 1
+
+    buckets.before = slow
+    answers = await asyncio.gather(*(_passes(rates, LIMITS, START) for _ in range(8)))
+    assert (answers.count(True), most) == (5, 8)
 
 
 @dataclass

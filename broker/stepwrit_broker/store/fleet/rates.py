@@ -172,6 +172,8 @@ class Rates:
 
     async def _one(self, share: _Share, now: float) -> _Cell | float:
         """A cell, or the seconds until there is one."""
+        if slices.slice_of(share.limit).most == 1:
+            return await self._at_once(share, now)  # nothing to share: nobody waits for another's answer
         troubles = share.troubles
         async with share.asking:
             if cell := share.cut(now):
