@@ -79,7 +79,8 @@ async def open_board(dsn: str, **how: Any) -> PgKeyBoard:
             pool: Any = await _create_pool(dsn, min_size=0, max_size=2, **how)
             async with pool.acquire() as conn, conn.transaction():
                 await conn.execute(_LOCK)  # two that start together make it once
-                await conn.execute(SCHEMA)
+                if await conn.fetchval("SELECT to_regclass('broker_keys') IS NULL"):
+                    await conn.execute(SCHEMA)
     except (OSError, TimeoutError, exceptions.PostgresError, exceptions.InterfaceError) as down:
         raise _in_doubt(down) from down
     return PgKeyBoard(pool)

@@ -28,6 +28,7 @@ from stepwrit_broker.wiring.documents import OperatorDocuments
 from stepwrit_broker.wiring.embedded import EmbeddedBacking
 from stepwrit_broker.wiring.federating import FOLDER, Federating, one_source_each
 from stepwrit_broker.wiring.files import OperatorFiles
+from stepwrit_broker.wiring.fleet import FleetBacking
 from stepwrit_broker.wiring.housing import Housed, Parts, housed
 from stepwrit_broker.wiring.identify import first_authorities, identified
 from stepwrit_broker.wiring.listening import Listening
@@ -59,7 +60,8 @@ class Broker:
         self.listening: Listening
 
     def _backing(self) -> Backing:
-        return EmbeddedBacking(
+        made = EmbeddedBacking if self.settings.fleet is None else FleetBacking
+        return made(
             self.settings,
             clock=self.clock,
             entropy=self.entropy,

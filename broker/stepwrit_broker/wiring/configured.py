@@ -35,6 +35,7 @@ from stepwrit_broker.ledger.cosignature import parse_witness_vkey
 from stepwrit_broker.ledger.witness.remote import RemoteWitness
 from stepwrit_broker.policy.opa_http import OpaServer
 from stepwrit_broker.wiring.broker import Broker
+from stepwrit_broker.wiring.fleet_settings import fleet_of
 from stepwrit_broker.wiring.settings import Address, BrokerSettings
 from stepwrit_broker.wiring.signing_in import provider_of
 
@@ -100,6 +101,7 @@ def settings_of(config: Config) -> BrokerSettings:
         session_s=config.approvals.session_s,
         partners=tuple(partner_of(each) for each in config.federation),
         refused_domains=frozenset({DEV_TRUST_DOMAIN}),
+        fleet=fleet_of(config.fleet),
     )
 
 

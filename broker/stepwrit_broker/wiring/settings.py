@@ -27,6 +27,30 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FleetSettings:
+    """Where a fleet's engines are. redis, postgres: with their passwords. me: this broker's name among the
+    others. accept: weaknesses that are lived with. redis_stated: what a managed Redis is set to.
+    """
+
+    redis: str = field(repr=False)
+    postgres: str = field(repr=False)
+    me: str
+    name: str = "stepwrit"
+    shards: int = 16
+    accept: tuple[str, ...] = ()
+    redis_stated: tuple[str, ...] = ()
+    redis_ca_file: Path | None = None
+    redis_cert_file: Path | None = None
+    redis_key_file: Path | None = None
+    redis_sentinel_user: str | None = None
+    redis_sentinel_password: str | None = field(default=None, repr=False)
+    redis_timeout_s: float = 2.0
+    postgres_connections: int = 8
+    postgres_statement_s: float = 10.0
+    postgres_commit: Literal["on", "remote_apply"] = "on"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerSettings:
     """Resolved settings; units in names. Built from `broker.toml`, or by the development broker.
 
@@ -38,6 +62,7 @@ class BrokerSettings:
     of the broker's SVIDs; None takes the first. session_s: how long a person who signed in sees the pages.
     sign_in: where they may sign in besides. transmitters: who tells of ended sessions.
     tiles_for: who reads checkpoint and hash tiles. drain_s: how long it serves, unready, once told to stop.
+    fleet: its engines, for one of several brokers; then `store_path` only names this broker's own folder.
     witnesses: who cosigns the log; quorum 0: more than half of them.
     """
 
@@ -85,3 +110,4 @@ class BrokerSettings:
     session_s: float = 900.0
     drain_s: float = 0.0
     disk_reserve_bytes: int = 64 * 1024 * 1024
+    fleet: FleetSettings | None = None

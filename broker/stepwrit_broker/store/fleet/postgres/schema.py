@@ -85,6 +85,9 @@ CREATE TABLE outbox (
     kind text NOT NULL, txn text, ref text, tenant text
 );
 CREATE TABLE secrets (name text PRIMARY KEY, value bytea NOT NULL);
+CREATE TABLE broker_keys (
+    id text PRIMARY KEY CHECK (length(id) <= 200), statement text NOT NULL, until double precision NOT NULL
+);
 INSERT INTO ruling (number) VALUES (0);
 INSERT INTO lease (holder, until) VALUES ('', '-infinity');
 """
@@ -123,6 +126,7 @@ _RIGHTS: Final = {
     "approvals": "SELECT, INSERT, UPDATE, DELETE", "uses": "SELECT, INSERT", "proofs": "SELECT, INSERT",
     "ops": "SELECT, INSERT", "pins": "SELECT, INSERT", "marks": "SELECT, INSERT, UPDATE, DELETE",
     "versions": "SELECT, INSERT", "outbox": "SELECT, INSERT, UPDATE, DELETE", "secrets": "SELECT, INSERT",
+    "broker_keys": "SELECT, INSERT, DELETE",
 }  # fmt: skip
 _BEGIN: Final = """
 INSERT INTO fleet (epoch, nth, began_at, shards)

@@ -1,0 +1,257 @@
+"""The backing of one of several brokers: Redis orders, PostgreSQL remembers, and the log is there too."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Final
+
+import structlog
+
+from stepwrit_broker.core.errors import Malformed, Problem, Unavailable
+from stepwrit_broker.keys.board import PgKeyBoard, open_board
+from stepwrit_broker.ledger.postgres.log import PgLog
+from stepwrit_broker.ledger.postgres.reading import Reading
+from stepwrit_broker.ledger.postgres.source import PgSource
+from stepwrit_broker.ledger.tiles import LogTiles
+from stepwrit_broker.ledger.view import LogView
+from stepwrit_broker.observe import Metrics
+from stepwrit_broker.ports import Clock, Entropy
+from stepwrit_broker.ports_ended import Tell
+from stepwrit_broker.ports_ledger import EraseCommand, Erased
+from stepwrit_broker.store.fleet.postgres.session import Connections, Session
+from stepwrit_broker.store.fleet.postgres.truth import PostgresTruth, open_truth
+from stepwrit_broker.store.fleet.promises import Judged, judge, stated
+from stepwrit_broker.store.fleet.rates import Rates
+from stepwrit_broker.store.fleet.redis.engine import RedisSwift
+from stepwrit_broker.store.fleet.store import FleetStore
+from stepwrit_broker.wiring.backing import Recorder
+from stepwrit_broker.wiring.ledgering import signer
+from stepwrit_broker.wiring.ledgering_fleet import FleetLedgering
+from stepwrit_broker.wiring.settings import BrokerSettings, FleetSettings
+from stepwrit_broker.wiring.witnessing import Witnessing, quorum_of
+
+PREPARE_EVERY_S: Final = 3600.0
+JUDGE_EVERY_S: Final = 60.0
+_log = structlog.get_logger("stepwrit.fleet")
+
+
+class FleetBacking:
+    """The `Backing` of a broker among others."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        metrics: Metrics,
+        stack: AsyncExitStack,
+    ) -> None:
+        if settings.fleet is None:
+            raise Malformed("invalid_request", "fleet: its engines are not named")
+        self._settings, self._fleet = settings, settings.fleet
+        self._clock, self._entropy = clock, entropy
+        self._metrics, self._stack = metrics, stack
+        self.eraser: Final = NoErasing()
+        self.judged: Judged
+        self.store: FleetStore
+        self.ledger: LogView
+        self.tiles: LogTiles
+        self.say: Recorder
+        self.secret: bytes
+        self.board: PgKeyBoard | None = None
+        self.ledgering: FleetLedgering
+        self.witnessing: Witnessing
+        self._swift: RedisSwift
+        self._truth: PostgresTruth
+
+    async def open(self) -> None:
+        """Both engines keep their promise, the log goes on from what we have seen, the epoch is ours."""
+        fleet = self._fleet
+        self._truth = await open_truth(_session(fleet), PgLog(), self._clock, shards=fleet.shards)
+        self._swift = _swift(fleet)
+        self.judged = await self._judge()
+        self.judged.check()
+        rates = Rates(self._swift)
+        self.store = FleetStore(
+            self._swift, self._truth, rates, self._entropy, me=fleet.me, now=self._clock.now
+        )
+        self._stack.push_async_callback(self.store.close)
+        self._stack.push_async_callback(rates.close)
+        self.say = Recorder(store=self.store, clock=self._clock, entropy=self._entropy)
+        own = await self._truth.secret(self._entropy.bytes(32))
+        self.secret = hmac.digest(own, b"stepwrit: persons, nonces, sealed texts", hashlib.sha256)
+        self.board = await open_board(fleet.postgres, server_settings={"search_path": "stepwrit"})
+        self._stack.push_async_callback(self.board.close)
+        await self._open_log()
+        await self.store.start()
+        await self.witnessing.first()
+        await self.say("fleet.promises", {"broker": fleet.me, **self.judged.facts()})
+
+    async def _open_log(self) -> None:
+        settings = self._settings
+        settings.anchor_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings.store_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        connections = Connections(_session(self._fleet, connections=2))
+        await connections.open()
+        self._stack.push_async_callback(connections.close)
+        reading = Reading(self._fleet.postgres)
+        self._stack.push_async_callback(asyncio.to_thread, reading.close)
+        source = PgSource(reading)
+        self.ledgering = FleetLedgering(
+            signer(settings.ledger_key, settings.ledger_origin, self._entropy),
+            settings.anchor_path,
+            use=connections.use,
+            source=source,
+            clock=self._clock,
+        )
+        await self.ledgering.admit()
+        await self.ledgering.prepare()
+        self.ledger = LogView(source, quorum=quorum_of(settings))
+        self.witnessing = Witnessing(
+            settings, log=self.ledgering, clock=self._clock, metrics=self._metrics, stack=self._stack
+        )
+        self.witnessing.say = self.say
+        self.tiles = LogTiles(source, self.witnessing.published)
+        self.store.set_guard(self._guard)
+
+    def _guard(self, verb: str) -> None:
+        self.ledgering.guard(verb)
+        self.witnessing.guard(verb)
+
+    async def _judge(self) -> Judged:
+        """What the settings of both engines promise now."""
+        redis = [stated(each, self._fleet.redis_stated) for each in await self._swift.facts(self._clock)]
+        return judge(redis, await self._truth.facts(), self._fleet.accept)
+
+    def heed(self, *, ended: Tell, marked: Callable[[], None], ruled: Callable[[], None]) -> None:
+        """From now on these are told, of what other brokers do too."""
+
+        async def changed() -> None:
+            ruled()
+
+        self.store.heed(ended=ended, marked=marked)
+        self.store.set_ruled(changed)
+
+    @property
+    def vkey(self) -> str:
+        """The public key of the log."""
+        return self.ledgering.vkey
+
+    async def sign(self) -> str:
+        """Sign what is committed; the note."""
+        return await self.ledgering.sign(epoch=self.store.epoch)
+
+    async def checkpoint(self) -> None:
+        """Sign what is committed, or take what another broker signed."""
+        await self.sign()
+        signed = self.ledgering.signed()
+        self._metrics.ledger_signed.set(0 if signed is None else signed.size)
+
+    async def seal(self, path: str, ref: str, before: float | None) -> dict[str, object]:
+        """Export whole months to a file of this broker, and drop their bodies."""
+        return await self.ledgering.seal(path, ref, before)
+
+    async def gauge(self) -> None:
+        """Set the metrics."""
+        await self.witnessing.gauge()
+
+    def runs(self) -> list[Callable[[], Awaitable[None]]]:
+        """The store's workers, the witnesses', and two of our own."""
+        return [*self.store.runs(), *self.witnessing.runs(), self._prepare, self._watch]
+
+    async def _prepare(self) -> None:
+        """Next month's partitions are there before it begins."""
+        while True:
+            await asyncio.sleep(PREPARE_EVERY_S)
+            await self.ledgering.prepare()
+
+    async def _watch(self) -> None:
+        """Settings that were changed while we serve are told; they stop nothing that they did not before."""
+        while True:
+            await asyncio.sleep(JUDGE_EVERY_S)
+            try:
+                self.judged = await self._judge()
+            except Problem as down:
+                _log.warning("the fleet's engines cannot be asked for their settings", why=str(down))
+
+    def not_ready(self) -> str | None:
+        """A ledger that contradicts what was seen of it serves nobody."""
+        other = self.witnessing.contradiction()
+        if other is not None:
+            return f"the ledger is in doubt: witness {other}"
+        doubt = self.ledgering.doubt()
+        return None if doubt is None else f"the ledger is in doubt: {doubt}"
+
+    def doubts(self) -> list[str]:
+        """Of the witnesses, and settings that keep no promise or are lived with."""
+        judged = self.judged
+        return [
+            *self.witnessing.doubts(),
+            *(each.text for each in judged.refused),
+            *(f"accepted: {each.name} ({each.node})" for each in judged.accepted),
+        ]
+
+    def health(self) -> dict[str, object]:
+        """Of the store, the fleet and the witnesses."""
+        store = self.store
+        return {
+            "store": "ok" if store.owed == 0 else "in doubt",
+            "fleet": {
+                "broker": self._fleet.me,
+                "epoch": store.epoch,
+                "waiting": store.queued,
+                "leads": store.sequencer.leads,
+                **self.judged.readyz(),
+            },
+            "witnesses": self.witnessing.told(),
+        }
+
+    def witnesses(self) -> dict[str, object]:
+        """Who was asked, and what they doubt."""
+        return {"asked": self.witnessing.told(), "doubts": self.witnessing.doubts()}
+
+
+class NoErasing:
+    """The `Eraser` port where erasing is not built."""
+
+    async def erase(self, command: EraseCommand) -> Erased:
+        """Raises Unavailable."""
+        raise Unavailable(
+            "not_yet_supported",
+            f"a fleet erases nothing yet: {command.name} is as it was",
+            who_can_change_it="the maintainers",
+        )
+
+
+def _session(fleet: FleetSettings, *, connections: int | None = None) -> Session:
+    return Session(
+        dsn=fleet.postgres,
+        synchronous_commit=fleet.postgres_commit,
+        connections=connections or fleet.postgres_connections,
+        statement_s=fleet.postgres_statement_s,
+    )
+
+
+def _swift(fleet: FleetSettings) -> RedisSwift:
+    def path(given: object) -> str | None:
+        return None if given is None else str(given)
+
+    try:
+        return RedisSwift.of(
+            fleet.redis,
+            fleet=fleet.name,
+            shards=fleet.shards,
+            timeout_s=fleet.redis_timeout_s,
+            ca_file=path(fleet.redis_ca_file),
+            cert_file=path(fleet.redis_cert_file),
+            key_file=path(fleet.redis_key_file),
+            sentinel_username=fleet.redis_sentinel_user,
+            sentinel_password=fleet.redis_sentinel_password,
+        )
+    except ValueError as bad:
+        raise Malformed("invalid_request", f"fleet.redis: {bad}") from bad
