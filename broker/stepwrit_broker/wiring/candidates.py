@@ -32,9 +32,9 @@ T = TypeVar("T")
 
 
 class Candidates:
-    """Opens candidates. db: the database that they replay; opa: who evaluates Rego for them."""
+    """Opens candidates. db: the database that they replay (file or DSN); opa: who evaluates Rego for them."""
 
-    def __init__(self, db: Path, opa: OpaServer | None, command: Sequence[str] = COMMAND) -> None:
+    def __init__(self, db: Path | str, opa: OpaServer | None, command: Sequence[str] = COMMAND) -> None:
         self._db, self._opa, self._command = db, opa, command
 
     async def open(self, text: str) -> ProcessCandidate:
@@ -57,7 +57,7 @@ class Candidates:
 class ProcessCandidate:
     """One candidate in one process. A process that ended or hangs is started again, not too often."""
 
-    def __init__(self, command: Sequence[str], first: Json, db: Path) -> None:
+    def __init__(self, command: Sequence[str], first: Json, db: Path | str) -> None:
         self._command, self._first, self._db = command, first, db
         self._running: _Running | None = None
         self._turn = asyncio.Lock()

@@ -73,14 +73,15 @@ class FleetBacking:
         """Both engines keep their promise, the log goes on from what we have seen, the epoch is ours."""
         fleet = self._fleet
         self._truth = await open_truth(_session(fleet), PgLog(), self._clock, shards=fleet.shards)
+        self._stack.push_async_callback(self._truth.close)
         self._swift = _swift(fleet)
+        self._stack.push_async_callback(self._swift.close)
         self.judged = await self._judge()
         self.judged.check()
         rates = Rates(self._swift)
         self.store = FleetStore(
             self._swift, self._truth, rates, self._entropy, me=fleet.me, now=self._clock.now
         )
-        self._stack.push_async_callback(self.store.close)
         self._stack.push_async_callback(rates.close)
         self.say = Recorder(store=self.store, clock=self._clock, entropy=self._entropy)
         own = await self._truth.secret(self._entropy.bytes(32))

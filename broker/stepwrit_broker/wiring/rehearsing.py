@@ -72,7 +72,8 @@ def rehearsal_of(
     if opa is not None and settings.rehearsal_opa_url:
         opa = replace(opa, url=settings.rehearsal_opa_url)
     folder = settings.store_path.parent / FOLDER
-    desk = Desk(store=store, clock=clock, entropy=entropy, workshop=Candidates(settings.store_path, opa))
+    where = str(settings.store_path) if settings.fleet is None else settings.fleet.postgres
+    desk = Desk(store=store, clock=clock, entropy=entropy, workshop=Candidates(where, opa))
     shadow = Shadowing(desk, live=live, keeper=FileKeeper(folder / "shadow.json"), heard=metrics)
     keeper = FileKeeper(folder / "impact.json")
     impact = Impact(desk, keeper=keeper, shadow=shadow.found, activation=settings.activation)
