@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from stepwrit_broker.core.errors import Problem, Unavailable
+from stepwrit_broker.core.ids import is_id
 from stepwrit_broker.core.limits import Charge, Limits
 from stepwrit_broker.store.fleet.claiming import Claims
 from stepwrit_broker.store.fleet.codec import encode
@@ -27,7 +28,7 @@ from stepwrit_broker.store.fleet.seams import (
     Swift,
     Truth,
 )
-from stepwrit_broker.store.fleet.tables import shard_of_name
+from stepwrit_broker.store.fleet.tables import AUTHENTICATORS, shard_of_name
 
 T = TypeVar("T")
 TRIES: Final = 12
@@ -103,6 +104,8 @@ class Carrier:
 
     async def look(self, name: str) -> bool:
         """Have a copy that is as new as anybody's, all of it durable. False: there is no such thing."""
+        if name != AUTHENTICATORS and not is_id("txn", name):
+            return False
         async with self._lock(name):
             for _ in range(TRIES):
                 epoch = self._epochs.epoch

@@ -229,7 +229,11 @@ class FleetStore:
         proofs = [Used(name_of(each.kind, each.key), each.until) for each in pin.proofs]
         for each in pin.proofs:
             check_kept(self._state, each.until)
-        stands = await self._truth.pin(name_of("jwt-svid", pin.svid), pin.jkt, pin.until, proofs)
+        try:
+            stands = await self._truth.pin(name_of("jwt-svid", pin.svid), pin.jkt, pin.until, proofs)
+        except Refused as replay:
+            kind = pin.proofs[0].kind if pin.proofs else "key"
+            raise Refused(replay.code, f"this {kind} proof was used before", rule=f"proof {kind}") from replay
         if stands != pin.jkt:
             raise Refused(
                 "replay",

@@ -15,7 +15,7 @@ import msgspec
 
 from stepwrit_broker.store.schema import SCHEMA
 
-AUTHENTICATORS: Final = "authenticators"  # one aggregate of its own: few rows, seldom written
+AUTHENTICATORS: Final = "txn_100authenticators"  # an aggregate of its own: few rows, seldom written
 _TOUCHED: Final = """
 CREATE TABLE touched (
     n INTEGER PRIMARY KEY, tbl TEXT NOT NULL, key TEXT NOT NULL, UNIQUE (tbl, key)

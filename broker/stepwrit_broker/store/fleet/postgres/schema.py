@@ -53,11 +53,11 @@ CREATE TABLE approvals (
     id text COLLATE "C" PRIMARY KEY, step text COLLATE "C" NOT NULL, txn text COLLATE "C" NOT NULL,
     tenant text NOT NULL, requester text NOT NULL, initiator text NOT NULL, tool text NOT NULL,
     state text NOT NULL, by text NOT NULL, ended_at double precision NOT NULL,
-    asked_at double precision NOT NULL
+    asked_at double precision NOT NULL, n bigint NOT NULL GENERATED ALWAYS AS IDENTITY
 );
 CREATE INDEX approvals_by_requester ON approvals USING hash (requester);
-CREATE INDEX approvals_by_time ON approvals (asked_at, id);
-CREATE INDEX approvals_asked ON approvals (asked_at, id) WHERE state = 'asked';
+CREATE INDEX approvals_by_time ON approvals (n);
+CREATE INDEX approvals_asked ON approvals (n) WHERE state = 'asked';
 CREATE TABLE uses (
     grant_id text COLLATE "C" PRIMARY KEY, nth bigint NOT NULL, shard integer NOT NULL, seq bigint NOT NULL,
     at timestamptz NOT NULL DEFAULT clock_timestamp()

@@ -31,10 +31,10 @@ _SOUGHT: Final = (
     "SELECT id FROM approvals WHERE ($1::text IS NULL OR tenant = $1) AND ($2::text IS NULL OR state = $2)"
     " AND ($3::text IS NULL OR requester = $3) AND ($4::text IS NULL OR txn = $4)"
     " AND ($5::text IS NULL OR tool = $5) AND ($6::text IS NULL OR initiator = $6)"
-    " ORDER BY asked_at DESC, id DESC LIMIT $7"
+    " ORDER BY n DESC LIMIT $7"
 )
 _WAITING: Final = (
-    "SELECT count(*), (SELECT id FROM approvals WHERE state = 'asked' ORDER BY asked_at, id LIMIT 1)"
+    "SELECT count(*), (SELECT id FROM approvals WHERE state = 'asked' ORDER BY n LIMIT 1)"
     " FROM approvals WHERE state = 'asked'"
 )
 _ASKED: Final = """
