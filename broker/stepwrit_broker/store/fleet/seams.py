@@ -1,6 +1,6 @@
 """Between the fleet's store and its two engines: the swift one (Redis) and the true one (PostgreSQL).
 
-How an operation goes (docs/explanation/scaling.md):
+How an operation goes (docs/explanation/fleet-store.md):
 
     1 plan     the broker has a copy of the transaction's rows and runs the store's verb on it: what is
                refused ends here and has changed nothing
