@@ -96,7 +96,6 @@ async def _tried(job: Callable[[], Awaitable[None]]) -> bool:
 class Chores:
     """The recurring work. svid_ends: the end of our SVID as last seen, seconds since the epoch."""
 
-    disk_reserve: int
     clock: Clock
     metrics: Metrics
     backing: Backing
@@ -134,11 +133,6 @@ class Chores:
         """Set the gauges that nobody else sets."""
         self._gauge_identity()
         store = self.backing.store
-        room = store.headroom()
-        self.metrics.store_bytes.set(room.used)
-        self.metrics.headroom.set(room.free - self.disk_reserve)
-        self.metrics.ledger_entries.set(room.entries)
-        self.metrics.ledger_bytes.set(room.ledger)
         backlog = await store.approvals.backlog()
         self.metrics.approvals_waiting.set(backlog.waiting)
         waited = 0.0 if backlog.since is None else self.clock.now() - backlog.since

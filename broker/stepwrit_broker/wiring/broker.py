@@ -273,7 +273,6 @@ class Broker:
     def _chores(self) -> Chores:
         made = self.housed
         return Chores(
-            disk_reserve=self.settings.disk_reserve_bytes,
             clock=self.clock,
             metrics=self.metrics,
             backing=self.backing,

@@ -148,7 +148,12 @@ class EmbeddedBacking:
         return await self.ledgering.seal(self.store, self._clock, path, ref, before)
 
     async def gauge(self) -> None:
-        """Set the metrics of the witnesses."""
+        """Set the metrics of the disk and of the witnesses."""
+        metrics, room = self._metrics, self.store.headroom()
+        metrics.store_bytes.set(room.used)
+        metrics.headroom.set(room.free - self._settings.disk_reserve_bytes)
+        metrics.ledger_entries.set(room.entries)
+        metrics.ledger_bytes.set(room.ledger)
         await self.witnessing.gauge()
 
     def runs(self) -> list[Callable[[], Awaitable[None]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Final
@@ -19,6 +20,7 @@ from stepwrit_broker.ledger.postgres.source import PgSource
 from stepwrit_broker.ledger.tiles import LogTiles
 from stepwrit_broker.ledger.view import LogView
 from stepwrit_broker.observe import Metrics
+from stepwrit_broker.observe_fleet import FleetMetrics
 from stepwrit_broker.ports import Clock, Entropy
 from stepwrit_broker.ports_ended import Tell
 from stepwrit_broker.ports_ledger import EraseCommand, Erased
@@ -27,6 +29,7 @@ from stepwrit_broker.store.fleet.postgres.truth import PostgresTruth, open_truth
 from stepwrit_broker.store.fleet.promises import Judged, judge, stated
 from stepwrit_broker.store.fleet.rates import Rates
 from stepwrit_broker.store.fleet.redis.engine import RedisSwift
+from stepwrit_broker.store.fleet.seams import EpochOver
 from stepwrit_broker.store.fleet.store import FleetStore
 from stepwrit_broker.wiring.backing import Recorder
 from stepwrit_broker.wiring.ledgering import signer
@@ -56,6 +59,7 @@ class FleetBacking:
         self._settings, self._fleet = settings, settings.fleet
         self._clock, self._entropy = clock, entropy
         self._metrics, self._stack = metrics, stack
+        self._fleet_metrics = FleetMetrics(metrics.registry)
         self.eraser: Final = NoErasing()
         self.judged: Judged
         self.store: FleetStore
@@ -82,6 +86,7 @@ class FleetBacking:
         self.store = FleetStore(
             self._swift, self._truth, rates, self._entropy, me=fleet.me, now=self._clock.now
         )
+        self.store.durable.waited = self._fleet_metrics.truth.observe
         self._stack.push_async_callback(rates.close)
         self.say = Recorder(store=self.store, clock=self._clock, entropy=self._entropy)
         own = await self._truth.secret(self._entropy.bytes(32))
@@ -151,7 +156,9 @@ class FleetBacking:
         """Sign what is committed, or take what another broker signed."""
         await self.sign()
         signed = self.ledgering.signed()
-        self._metrics.ledger_signed.set(0 if signed is None else signed.size)
+        size = 0 if signed is None else signed.size
+        self._metrics.ledger_signed.set(size)
+        self._metrics.ledger_entries.set(size)
 
     async def seal(self, path: str, ref: str, before: float | None) -> dict[str, object]:
         """Export whole months to a file of this broker, and drop their bodies."""
@@ -160,6 +167,23 @@ class FleetBacking:
     async def gauge(self) -> None:
         """Set the metrics."""
         await self.witnessing.gauge()
+        store = self.store
+        self._fleet_metrics.told(
+            waiting=store.queued,
+            backlog=await self._backlog(),
+            leads=store.sequencer.leads,
+            committed=store.sequencer.committed,
+            epochs=store.epochs.standing.order,
+        )
+        self._fleet_metrics.accepted(self.judged.metrics)
+        self._metrics.headroom.set(math.inf)  # the engines' disks are their own
+
+    async def _backlog(self) -> int | None:
+        try:
+            epoch = self.store.epoch
+            return sum([await self._swift.backlog(epoch, shard) for shard in range(self._fleet.shards)])
+        except (Problem, EpochOver):
+            return None
 
     def runs(self) -> list[Callable[[], Awaitable[None]]]:
         """The store's workers, the witnesses', and two of our own."""

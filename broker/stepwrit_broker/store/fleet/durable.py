@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from stepwrit_broker.core.errors import Unavailable
@@ -27,6 +27,7 @@ class Durable:
         self._at: dict[int, int] = {}
         self._waiting: dict[int, list[tuple[int, int, asyncio.Future[None]]]] = {}
         self._order = itertools.count()
+        self.waited: Callable[[float], None] = lambda _: None  # seconds, of each that became durable
 
     def begin(self, epoch: str, positions: Mapping[int, int]) -> None:
         """Another epoch: what was not committed in the one before never will be."""
@@ -61,13 +62,16 @@ class Durable:
             raise unknown("the fleet's epoch ended before this was durable")
         if seq <= self._at.get(shard, 0):
             return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        began = loop.time()
         heapq.heappush(self._waiting.setdefault(shard, []), (seq, next(self._order), future))
         try:
             async with asyncio.timeout(self._wait_s):
                 await future
         except TimeoutError:
             raise unknown("this is not durable yet") from None
+        self.waited(loop.time() - began)
 
     def _wake(self, shard: int, seq: int) -> None:
         heap = self._waiting.get(shard, [])
