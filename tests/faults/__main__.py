@@ -17,12 +17,13 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from tests.faults.embedded import embedded
-from tests.faults.fleet import thin_fleet
+from tests.faults.fleet import thin_fleet, whole_fleet
 from tests.faults.harness import Asked, Outcome, Topology, run
 from tests.faults.process import MissingError, build_shim
 
 TOPOLOGIES: dict[str, Callable[[Path, Path], AbstractAsyncContextManager[Topology]]] = {
-    "fleet": thin_fleet,
+    "fleet": whole_fleet,
+    "stores": thin_fleet,
     "embedded": embedded,
 }
 

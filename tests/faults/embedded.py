@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
-from tests.faults.brokers import BrokerUnderTest
+from tests.faults.brokers import BrokerUnderTest, Served
 from tests.faults.observed import Entry, FinalState, SeenCheckpoint
 from tests.faults.plan import Bounds, Injection, Kinds
 from tests.faults.watching import Look, checkpoint_of
@@ -29,6 +29,30 @@ BROKER_KINDS: dict[str, Bounds] = {
     "failed_fsync": Bounds(seconds=(0.3, 1.0)),
     "clock_jump": Bounds(seconds=(1.5, 3.0), amounts=(-20.0, -2.0, 2.0, 8.0)),
 }
+
+
+def callers_of(world: World, brokers: Mapping[str, Served]) -> tuple[str, dict[str, Any]]:
+    """The module that calls whole brokers, and what it has to know."""
+    urls = {name: broker.url for name, broker in brokers.items()}
+    sockets = {path: world.socket(path) for path in ROLES}
+    return "tests.faults.callers", {"brokers": urls, "sockets": sockets, "oidc": world.issuer.url}
+
+
+@asynccontextmanager
+async def watching(world: World, brokers: Mapping[str, Served]) -> AsyncGenerator[Look]:
+    """Looks at the checkpoints that whole brokers show."""
+    urls = {name: broker.url for name, broker in brokers.items()}
+    ways = Ways(OPERATOR, world.socket(OPERATOR), urls)
+    await ways.start()
+
+    async def look(name: str) -> SeenCheckpoint | None:
+        status, note = await ways.ask(name, b"GET /tlog/checkpoint HTTP/1.1\r\nhost: broker\r\n\r\n")
+        return checkpoint_of(name, note.decode()) if status == 200 else None
+
+    try:
+        yield look
+    finally:
+        await ways.stop()
 
 
 class Embedded:
@@ -62,25 +86,11 @@ class Embedded:
 
     def callers(self) -> tuple[str, dict[str, Any]]:
         """The module that calls, and what it has to know."""
-        urls = {name: broker.url for name, broker in self.brokers.items()}
-        sockets = {path: self._world.socket(path) for path in ROLES}
-        return "tests.faults.callers", {"brokers": urls, "sockets": sockets, "oidc": self._world.issuer.url}
+        return callers_of(self._world, self.brokers)
 
-    @asynccontextmanager
-    async def watching(self) -> AsyncGenerator[Look]:
+    def watching(self) -> AbstractAsyncContextManager[Look]:
         """Looks at the checkpoints that all brokers show."""
-        urls = {name: broker.url for name, broker in self.brokers.items()}
-        ways = Ways(OPERATOR, self._world.socket(OPERATOR), urls)
-        await ways.start()
-
-        async def look(name: str) -> SeenCheckpoint | None:
-            status, note = await ways.ask(name, b"GET /tlog/checkpoint HTTP/1.1\r\nhost: broker\r\n\r\n")
-            return checkpoint_of(name, note.decode()) if status == 200 else None
-
-        try:
-            yield look
-        finally:
-            await ways.stop()
+        return watching(self._world, self.brokers)
 
     async def live(self) -> int:
         """How many credentials have not ended yet."""

@@ -6,22 +6,22 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import msgspec
-from tests.faults.brokers import Served
-from tests.faults.embedded import BROKER_KINDS
+from tests.faults.brokers import BrokerUnderTest, Served
+from tests.faults.embedded import BROKER_KINDS, callers_of, watching
 from tests.faults.engine_faults import ENGINE_KINDS, EngineFaults, Preload
 from tests.faults.observed import Entry, FinalState, SeenCheckpoint
 from tests.faults.plan import Bounds, Injection, Kinds
 from tests.faults.process import Process
 from tests.faults.thin_callers import Links
 from tests.faults.watching import Look, checkpoint_of
-from tests.faults.world import CREDENTIAL_S, DOMAIN, ROLES
+from tests.faults.world import CREDENTIAL_S, DOMAIN, ROLES, World
 from tests.rigs.fleet import Engines, engines
 
 from stepwrit_broker.core.grant import LIVE
@@ -30,8 +30,10 @@ from stepwrit_broker.ledger import keys as ledger_keys
 from stepwrit_broker.store.fleet.gather import Gathering
 from stepwrit_broker.store.fleet.tables import Copy
 
-BROKERS = 3
+NAMES = ("b1", "b2", "b3")
+SHARDS = 4
 NETWORK = ("cut", "half_open", "delay", "drop_replies")
+ACCEPTED = ["postgres.role=superuser"]  # the rig has one role
 CLIENTS = ("kill_broker", "pause_broker", "clock_jump", *NETWORK)
 
 
@@ -54,39 +56,31 @@ class ThinBroker(Served):
         return True
 
 
-class ThinFleet:
-    """Three thin brokers on Redis with a replica and Sentinels, and PostgreSQL."""
+class Fleet:
+    """Three brokers on Redis with a replica and Sentinels, and PostgreSQL."""
 
     is_epoch_fresh = False  # core/slices.py: what one broker would let pass, over all epochs
+    settle_s = CREDENTIAL_S + 40.0  # after so long every credential must have ended
 
-    def __init__(self, folder: Path, shim: Path, rig: Engines, preload: Preload) -> None:
-        self.folder, self.rig = folder, rig
+    def __init__(self, rig: Engines, preload: Preload, brokers: Mapping[str, Served]) -> None:
+        self.rig, self.brokers = rig, brokers
         self.engines = EngineFaults(rig, preload)
-        key = folder / "ledger.key"
-        ledger_keys.create(key, origin=f"{DOMAIN}/log", seed=os.urandom(32))
-        given = {"redis": rig.redis_url, "dsn": rig.dsn, "key": str(key), "origin": f"{DOMAIN}/log"}
-        self.brokers = {f"b{n}": ThinBroker(folder, f"b{n}", shim, given) for n in range(1, BROKERS + 1)}
-        for name, broker in self.brokers.items():
+        for name, broker in brokers.items():
             rig.others[name] = _pid_of(broker.process)
-        names = tuple(self.brokers)
+        names = tuple(brokers)
         own = {kind: (BROKER_KINDS[kind], names) for kind in CLIENTS}
         own["clock_jump"] = (Bounds(seconds=(1.5, 3.0), amounts=(-3.0, -1.0, 1.0, 3.0)), names)
         self.kinds: Kinds = {**own, **ENGINE_KINDS}
 
     async def start(self) -> None:
         """Run and be ready: the first makes the tables."""
-        for broker in self.brokers.values():
-            await broker.start()
+        first, *others = self.brokers.values()
+        await first.start()
+        await asyncio.gather(*(broker.start() for broker in others))
 
     async def stop(self) -> None:
         """An orderly end of the brokers; the engines go on."""
-        for broker in self.brokers.values():
-            await broker.stop()
-
-    @property
-    def settle_s(self) -> float:
-        """After so long every credential must have ended."""
-        return CREDENTIAL_S + 40.0
+        await asyncio.gather(*(broker.stop() for broker in self.brokers.values()))
 
     # --- faults
 
@@ -102,22 +96,6 @@ class ThinFleet:
             await self.brokers[fault.target].heal(fault)
         else:
             await self.engines.heal(fault)
-
-    def callers(self) -> tuple[str, dict[str, Any]]:
-        """The module that calls, and what it has to know."""
-        ports = {name: broker.relay.port for name, broker in self.brokers.items()}
-        return "tests.faults.thin_callers", {"brokers": ports, "roles": ROLES}
-
-    @asynccontextmanager
-    async def watching(self) -> AsyncGenerator[Look]:
-        """Looks at the checkpoints that all brokers show."""
-        links = Links({name: broker.relay.port for name, broker in self.brokers.items()})
-
-        async def look(name: str) -> SeenCheckpoint | None:
-            said = json.loads(await links.ask(name, b'{"verb": "checkpoint"}'))
-            return checkpoint_of(name, said["ok"]["note"]) if "ok" in said else None
-
-        yield look
 
     # --- what is there at the end
 
@@ -158,13 +136,85 @@ def _pid_of(process: Process) -> Any:
     return lambda: process.pid
 
 
+class ThinFleet(Fleet):
+    """Of thin brokers."""
+
+    def __init__(self, folder: Path, shim: Path, rig: Engines, preload: Preload) -> None:
+        key = folder / "ledger.key"
+        ledger_keys.create(key, origin=f"{DOMAIN}/log", seed=os.urandom(32))
+        given = {"redis": rig.redis_url, "dsn": rig.dsn, "key": str(key), "origin": f"{DOMAIN}/log"}
+        super().__init__(rig, preload, {name: ThinBroker(folder, name, shim, given) for name in NAMES})
+
+    def callers(self) -> tuple[str, dict[str, Any]]:
+        """The module that calls, and what it has to know."""
+        ports = {name: broker.relay.port for name, broker in self.brokers.items()}
+        return "tests.faults.thin_callers", {"brokers": ports, "roles": ROLES}
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncGenerator[Look]:
+        """Looks at the checkpoints that all brokers show."""
+        links = Links({name: broker.relay.port for name, broker in self.brokers.items()})
+
+        async def look(name: str) -> SeenCheckpoint | None:
+            said = json.loads(await links.ask(name, b'{"verb": "checkpoint"}'))
+            return checkpoint_of(name, said["ok"]["note"]) if "ok" in said else None
+
+        try:
+            yield look
+        finally:
+            await links.close()
+
+
+class WholeFleet(Fleet):
+    """Of whole brokers."""
+
+    def __init__(self, world: World, shim: Path, rig: Engines, preload: Preload) -> None:
+        self._world = world
+
+        def config(name: str) -> str:
+            return (
+                f'[fleet]\nredis = "{rig.redis_url}"\npostgres = "{rig.dsn}?sslmode=disable"\n'
+                f'broker = "{name}"\nshards = {SHARDS}\naccept = {json.dumps(ACCEPTED)}\n'
+            )
+
+        brokers = {name: BrokerUnderTest(world, name, shim, config(name)) for name in NAMES}
+        super().__init__(rig, preload, brokers)
+
+    def callers(self) -> tuple[str, dict[str, Any]]:
+        """The module that calls, and what it has to know."""
+        return callers_of(self._world, self.brokers)
+
+    def watching(self) -> AbstractAsyncContextManager[Look]:
+        """Looks at the checkpoints that all brokers show."""
+        return watching(self._world, self.brokers)
+
+
 @asynccontextmanager
-async def thin_fleet(folder: Path, shim: Path) -> AsyncGenerator[ThinFleet]:
-    """With its engines."""
+async def thin_fleet(folder: Path, shim: Path, *, is_supervised: bool = True) -> AsyncGenerator[ThinFleet]:
+    """With its engines, which are started again when they end where that is wanted."""
     preload = Preload(shim)
     try:
         async with engines(folder, preload={"postgres": preload.environ}) as rig:
             fleet = ThinFleet(folder, shim, rig, preload)
+            tasks = [asyncio.create_task(fleet.engines.supervise())] if is_supervised else []
+            try:
+                yield fleet
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        preload.remove()
+
+
+@asynccontextmanager
+async def whole_fleet(folder: Path, shim: Path) -> AsyncGenerator[WholeFleet]:
+    """With its engines and identities."""
+    preload, world = Preload(shim), World(folder)
+    await world.start()
+    try:
+        async with engines(folder, preload={"postgres": preload.environ}) as rig:
+            fleet = WholeFleet(world, shim, rig, preload)
             supervising = asyncio.create_task(fleet.engines.supervise())
             try:
                 yield fleet
@@ -172,4 +222,5 @@ async def thin_fleet(folder: Path, shim: Path) -> AsyncGenerator[ThinFleet]:
                 supervising.cancel()
                 await asyncio.gather(supervising, return_exceptions=True)
     finally:
+        await world.stop()
         preload.remove()

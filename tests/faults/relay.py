@@ -92,6 +92,7 @@ class Relay:
         for pair in list(self._pairs):
             pair.reset()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # transports close their sockets in the next turn
 
     def misbehave(self, how: Behaviour, source: str = EVERYONE) -> None:
         """From now on, for connections that stand and for new ones."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.faults.embedded import Embedded
-from tests.faults.fleet import thin_fleet
+from tests.faults.fleet import whole_fleet
 from tests.faults.harness import Asked, Outcome, run
 from tests.faults.process import build_shim
 from tests.faults.world import World
@@ -53,7 +53,9 @@ async def test_without_faults_nothing_is_cut(world: World) -> None:
     assert numbers["redeemed"] == numbers["effects"] != 0
 
 
-async def test_a_fleet_under_faults(tmp_path: Path) -> None:
-    async with thin_fleet(tmp_path, build_shim(tmp_path)) as topology:
+async def test_a_fleet_under_faults() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="sw-"))
+    async with whole_fleet(folder, build_shim(folder)) as topology:
         asked = Asked(seed=SEED, seconds=30.0, callers=16, kinds=topology.kinds)
-        proved(await run(tmp_path, topology, asked))
+        proved(await run(folder, topology, asked))
+    shutil.rmtree(folder, ignore_errors=True)

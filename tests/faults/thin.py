@@ -40,16 +40,16 @@ from stepwrit_broker.ports import Operation, ProofUse
 from stepwrit_broker.registry.limits_file import load_limits
 from stepwrit_broker.store.fleet.postgres.schema import SCHEMA
 from stepwrit_broker.store.fleet.postgres.session import Session
-from stepwrit_broker.store.fleet.postgres.truth import PostgresTruth, open_truth
+from stepwrit_broker.store.fleet.postgres.truth import open_truth
 from stepwrit_broker.store.fleet.rates import Rates
 from stepwrit_broker.store.fleet.redis.engine import RedisSwift
-from stepwrit_broker.store.fleet.seams import EpochOver, Told
-from stepwrit_broker.store.fleet.sequencer import Sequencer, read_durable
+from stepwrit_broker.store.fleet.seams import EpochOver
 from stepwrit_broker.store.fleet.store import FleetStore
 
 SHARDS = 4
 REQUEST = "r" * 43  # as `build` has it
-SWEEP_S, SIGN_S, RETRY_S = 1.0, 0.5, 0.3
+SWEEP_S, SIGN_S = 1.0, 0.5
+TROUBLE = (Problem, EpochOver, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 SERVER, AGENT = build.SERVER, build.AGENT
 
 
@@ -168,6 +168,14 @@ class Thin:
             await conn.close(timeout=2)
         return {"note": signed.note}
 
+    async def status(self, asked: dict[str, Any]) -> dict[str, Any]:
+        del asked
+        return {
+            "leads": self.store.sequencer.leads,
+            "epoch": self.store.epoch,
+            "changes": self.store.epochs.changes,
+        }
+
     async def answer(self, line: bytes) -> dict[str, Any]:
         """One request."""
         asked = json.loads(line)
@@ -195,55 +203,24 @@ async def connected(dsn: str) -> Any:
 
 
 class Background:
-    """What a broker does beside answering; each goes on after any trouble."""
+    """What a broker does beside answering."""
 
-    def __init__(self, thin: Thin, swift: RedisSwift, truth: PostgresTruth, name: str) -> None:
-        self._thin, self._swift, self._truth, self._store = thin, swift, truth, thin.store
-        self._sequencer = Sequencer(
-            name, swift, truth, thin.store.epochs, thin.store.durable, now=time.time
-        )  # fmt: skip
+    def __init__(self, thin: Thin) -> None:
+        self._thin, self._store = thin, thin.store
 
     async def run(self) -> None:
-        """Until cancelled."""
-        await asyncio.gather(
-            self._sequencer.run(),
-            self._again(self._listen, RETRY_S),
-            self._again(self._poll, RETRY_S),
-            self._again(self._sweep, SWEEP_S),
-            self._again(self._sign, SIGN_S),
-        )
+        """Until cancelled, or a worker of the store's fails."""
+        workers = [run() for run in self._store.runs()]
+        await asyncio.gather(*workers, self._again(self._sweep, SWEEP_S), self._again(self._sign, SIGN_S))
 
     async def _again(self, deed: Callable[[], Awaitable[object]], every_s: float) -> None:
+        """It goes on after any trouble."""
         while True:
             try:
                 await deed()
-            except EpochOver:
-                await self._renewed()
-            except (Problem, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as trouble:
+            except TROUBLE as trouble:
                 print(f"{deed.__name__}: {type(trouble).__name__} {trouble}", flush=True)
             await asyncio.sleep(every_s)
-
-    async def _renewed(self) -> None:
-        with contextlib.suppress(Problem):
-            await self._store.epochs.renew(self._store.epoch)
-
-    async def _listen(self) -> None:
-        async for told in self._swift.listen():
-            await self._hear(told)
-
-    async def _hear(self, told: Told) -> None:
-        if told.kind == "durable":
-            self._store.durable.advance(*read_durable(told.body))
-        elif told.kind == "epoch" and told.body.decode() != self._store.epoch:
-            await self._renewed()
-        elif told.kind == "rules":
-            await self._store.epochs.reload()
-
-    async def _poll(self) -> None:
-        """What was told may not have been heard."""
-        if self._store.durable.waiting:
-            epoch = self._store.epoch
-            self._store.durable.advance(epoch, await self._truth.positions(epoch))
 
     async def _sweep(self) -> None:
         await self._store.reap(time.time())
@@ -252,11 +229,13 @@ class Background:
         await self._thin.checkpoint({})
 
 
-async def _name_log(dsn: str, origin: str) -> None:
+async def _admitted(checkpointer: PgCheckpointer, dsn: str, origin: str) -> None:
+    """The log has its name, and has all that this broker has seen. Raises Unavailable."""
     conn = await connected(dsn)
     try:
         async with conn.transaction():
             await PgLog().name_log(conn, origin)
+        await checkpointer.admit(conn)
     finally:
         await conn.close(timeout=2)
 
@@ -265,17 +244,17 @@ async def run(given: dict[str, Any]) -> None:
     """Serve until SIGTERM."""
     swift = RedisSwift.of(given["redis"], fleet="faults", shards=SHARDS)
     truth = await open_truth(Session(dsn=given["dsn"]), PgLog(), SystemClock(), shards=SHARDS)
-    store = FleetStore(swift, truth, Rates(swift), SystemEntropy())
+    store = FleetStore(swift, truth, Rates(swift), SystemEntropy(), me=given["name"], now=time.time)
     store.use(load_limits(LIMITS, name="limits.yaml")[1], lambda: 0)
     anchor = AnchorFile(Path(given["folder"]) / f"{given['name']}.anchor")
     checkpointer = PgCheckpointer(ledger_keys.load(Path(given["key"])), anchor)
-    await _name_log(given["dsn"], given["origin"])
+    await _admitted(checkpointer, given["dsn"], given["origin"])
     thin = Thin(store=store, checkpointer=checkpointer, dsn=given["dsn"])
     await store.start()
     server = await asyncio.start_server(thin.serve, "127.0.0.1", given["port"])
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    background = asyncio.create_task(Background(thin, swift, truth, given["name"]).run())
+    background = asyncio.create_task(Background(thin).run())
     print("ready", flush=True)
     await asyncio.wait({background, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
     server.close()

@@ -53,6 +53,13 @@ class Links:
             writer.close()
         return answer
 
+    async def close(self) -> None:
+        """Let go of all."""
+        writers = [writer for links in self._idle.values() for _, writer in links]
+        for writer in writers:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+
     async def _connect(self, broker: str) -> Link:
         return await asyncio.open_connection("127.0.0.1", self._brokers[broker])
 

@@ -81,7 +81,11 @@ class RedisSwift:
         return shard, self.keys.of(shard, epoch, f"t:{txn}")
 
     async def begin(self, epoch: str) -> None:
-        """As `Swift.begin`. The keys of epochs before it are swept away afterwards, beside the work."""
+        """As `Swift.begin`, on who is the primary now: the epoch may have ended because another one is.
+
+        The keys of epochs before it are swept away afterwards, beside the work.
+        """
+        await self.nodes.follow()
         runs = [self._runner.run(scripts.BEGIN, shard, epoch, [self.keys.past(shard)]) for shard in self._all]
         if any(fresh for (fresh,) in await together(runs)):
             await self._end_sweeping()

@@ -168,6 +168,18 @@ class Nodes:
         await wire.close()
         return other
 
+    async def follow(self) -> None:
+        """Leave a server that is not the primary any more, whatever it says of itself: it may be cut off.
+
+        Where nobody says who is, all stays as it is.
+        """
+        try:
+            primaries = await self._finder.all()
+        except Unavailable:
+            return
+        for wire in [each for each in self._wires.values() if each.address not in primaries]:
+            await wire.close()
+
     async def where(self, tag: str) -> Address:
         """The primary of this hash tag. Raises Unavailable(rule="store")."""
         return await self._finder.find(tag)
