@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from stepwrit_broker.core.errors import Problem
-from stepwrit_broker.core.versions import VersionKind
+from stepwrit_broker.core.errors import Conflict, Problem
+from stepwrit_broker.core.versions import StoredVersion, VersionKind
 from stepwrit_broker.flows.revoke import Operator
 from stepwrit_broker.flows.settings import Live
 from stepwrit_broker.observe import Metrics
@@ -17,6 +18,7 @@ from stepwrit_broker.wiring.settings import BrokerSettings
 
 _log = structlog.get_logger("stepwrit.broker")
 FILE_OPERATOR: Final = Operator(name="file")
+TRIES: Final = 5
 KINDS: Final[tuple[VersionKind, ...]] = ("registry", "limits", "policy")
 _Stamp = tuple[tuple[str, int, int], ...]
 
@@ -46,13 +48,7 @@ class OperatorFiles:
         if path is None:
             return
         try:
-            stored = await self._live.apply(
-                kind,
-                document_text(kind, path),
-                source=str(path.resolve()),
-                by=FILE_OPERATOR,
-                reason="the file changed",
-            )
+            stored = await self._applied(kind, path)
         except (Problem, OSError, UnicodeDecodeError) as bad:
             _log.error("file refused; what was in force stays", kind=kind, path=str(path), why=str(bad))
             self._metrics.file_refused(kind)
@@ -60,6 +56,26 @@ class OperatorFiles:
         self._metrics.file_good(kind)
         if stored is not None:
             _log.info("applied", kind=kind, version=stored.number, path=str(path))
+
+    async def _applied(self, kind: VersionKind, path: Path) -> StoredVersion | None:
+        """Again where another broker was first: it may have applied the very same file."""
+        for _ in range(TRIES - 1):
+            try:
+                return await self._once(kind, path)
+            except Conflict as other:
+                if other.code != "stale_version":
+                    raise
+            await self._live.load()
+        return await self._once(kind, path)
+
+    def _once(self, kind: VersionKind, path: Path) -> Awaitable[StoredVersion | None]:
+        return self._live.apply(
+            kind,
+            document_text(kind, path),
+            source=str(path.resolve()),
+            by=FILE_OPERATOR,
+            reason="the file changed",
+        )
 
     def _path(self, kind: VersionKind) -> Path | None:
         path: Path | None = getattr(self._settings, kind)
