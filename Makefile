@@ -14,7 +14,7 @@ CALLERS ?=
 # bash counts in SECONDS itself: only what make was given counts
 FAULT_SECONDS := $(SECONDS)
 
-.PHONY: help demo test test-live tools go-tools check bench faults coverage fmt docs clean
+.PHONY: help demo test test-live tools go-tools check bench faults faults-table coverage fmt docs clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ bench: $(VENV)/ready ## cycles per second, latency and CPU against a floor measu
 
 faults: $(VENV)/ready ## break processes, disks, clocks and networks under load; prove nothing is lost (JSON=1 SEED= SECONDS= CALLERS=)
 	@$(BIN)/python -m tests.faults $(if $(JSON),--json,) $(if $(SEED),--seed $(SEED),) $(if $(FAULT_SECONDS),--seconds $(FAULT_SECONDS),) $(if $(CALLERS),--callers $(CALLERS),)
+
+faults-table: $(VENV)/ready ## the same, and the table in docs/reference is written anew
+	@$(BIN)/python -m tests.faults --table docs/reference/fault-table.md $(if $(SEED),--seed $(SEED),) $(if $(FAULT_SECONDS),--seconds $(FAULT_SECONDS),) $(if $(CALLERS),--callers $(CALLERS),)
 
 coverage: $(VENV)/ready ## branch coverage: 100% of core and flows, 95% elsewhere
 	@$(BIN)/coverage erase

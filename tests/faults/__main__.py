@@ -20,6 +20,7 @@ from tests.faults.embedded import embedded
 from tests.faults.fleet import thin_fleet, whole_fleet
 from tests.faults.harness import Asked, Outcome, Topology, run
 from tests.faults.process import MissingError, build_shim
+from tests.faults.table import table
 
 TOPOLOGIES: dict[str, Callable[[Path, Path], AbstractAsyncContextManager[Topology]]] = {
     "fleet": whole_fleet,
@@ -40,6 +41,7 @@ def options(given: list[str]) -> argparse.Namespace:
         "--only", action="append", default=[], metavar="KIND", help="only faults of this kind; again for more"
     )
     add("--none", action="store_true", help="no faults: the control")
+    add("--table", type=Path, default=None, metavar="FILE", help="write the table of faults there")
     add("--keep", type=Path, default=None, metavar="FOLDER", help="keep logs and the run's record there")
     return parser.parse_args(given)
 
@@ -79,6 +81,8 @@ def main() -> int:
     for finding in outcome.findings[:50]:
         _say(f"FOUND {finding.kind}: {finding.what}")
     numbers = outcome.numbers(seed)
+    if asked.table is not None:
+        asked.table.write_text(table(outcome, asked.topology, seed, asked.callers))
     if asked.json:
         print(json.dumps(numbers))
     else:

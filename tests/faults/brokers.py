@@ -16,7 +16,7 @@ from tests.faults.world import World
 
 from stepwrit_broker.dev.ports import steady_port
 
-READY_S = 60.0
+READY_S = 120.0
 SMALL = 65_536  # bytes; smaller than what a broker has written by then
 
 
