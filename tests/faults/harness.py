@@ -142,7 +142,7 @@ async def run(folder: Path, topology: Topology, asked: Asked) -> Outcome:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
         await asyncio.gather(*(_gone(each) for each in crowd))
-    await topology.stop()
+        await topology.stop()
     entries, state = await topology.read()
     terms = Terms(
         limits=LIMITS, times=TIMES, is_epoch_fresh=topology.is_epoch_fresh, held_s=_apart(topology, plan)
