@@ -21,6 +21,7 @@ from tests.contracts.store_suite import House
 from tests.fakes import build
 from tests.fakes.entropy import SeededEntropy
 from tests.fakes.fleet import MemorySwift, MemoryTruth
+from tests.fakes.workers import ended
 
 from stepwrit_broker.store.fleet.rates import Rates
 from stepwrit_broker.store.fleet.store import FleetStore
@@ -48,9 +49,7 @@ class Fleet:
         return self.store
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await ended(self._tasks)
 
     async def restart(self) -> FleetStore:
         """As after a fail-over that lost everything swift."""

@@ -27,6 +27,7 @@ from tests.contracts.store_suite import Entry, House
 from tests.fakes import build
 from tests.fakes.clock import START
 from tests.fakes.entropy import SeededEntropy
+from tests.fakes.workers import ended
 from tests.rigs.postgres import PostgresServer, postgres_server
 from tests.rigs.redis import RedisServer, redis_server
 
@@ -101,9 +102,7 @@ class Fleet:
         return self.store
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await ended(self._tasks)
         await self.truth.lead("one", 0)
         await self.store.close()
 

@@ -16,6 +16,7 @@ from tests.fakes.build import Maker
 from tests.fakes.clock import START
 from tests.fakes.entropy import SeededEntropy
 from tests.fakes.fleet import MemorySwift, MemoryTruth
+from tests.fakes.workers import ended
 
 from stepwrit_broker.core.errors import Problem, Refused, Unavailable
 from stepwrit_broker.core.step import StepRecord
@@ -52,9 +53,7 @@ class Fleet:
         return store
 
     async def close(self) -> None:
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await ended(self.tasks)
 
     async def accepted(self, store: FleetStore, other: FleetStore) -> StepRecord:
         """Opened here, accepted there."""
