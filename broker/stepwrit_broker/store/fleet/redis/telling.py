@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable
 from typing import Final, cast
@@ -47,6 +48,7 @@ async def _heard(connection: Connection) -> AsyncIterator[Told]:
     is_asked = False
     with contextlib.suppress(OSError, RedisError):
         while True:
+            _heed_cancel()
             said = cast("list[bytes] | None", await connection.read_response(timeout=_PING_S))
             if said is None and is_asked:
                 return
@@ -56,3 +58,10 @@ async def _heard(connection: Connection) -> AsyncIterator[Told]:
             elif said[0] == b"message":
                 kind, _, body = said[2].partition(b"\0")
                 yield Told(kind.decode(), body)
+
+
+def _heed_cancel() -> None:
+    """redis-py can swallow a cancel while it connects or reads: it is not lost on us."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
