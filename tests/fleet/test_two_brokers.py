@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
@@ -20,8 +21,11 @@ from tests.fakes.workers import ended
 
 from stepwrit_broker.core.errors import Problem, Refused, Unavailable
 from stepwrit_broker.core.step import StepRecord
+from stepwrit_broker.store.fleet.claiming import Claims
 from stepwrit_broker.store.fleet.rates import Rates
-from stepwrit_broker.store.fleet.seams import Told
+from stepwrit_broker.store.fleet.scratch import Plan
+from stepwrit_broker.store.fleet.seams import OpDone, Told
+from stepwrit_broker.store.fleet.state import FleetState, Proof, Wanted
 from stepwrit_broker.store.fleet.store import FleetStore
 
 
@@ -121,6 +125,39 @@ async def test_a_proof_is_good_once_on_all_brokers_and_in_all_epochs(fleet: Flee
     fleet.swift.lose()
     await two.open(fleet.make.open(fleet.make.root_step()))
     assert await code(two.open(stolen)) == "replay"
+
+
+async def test_a_try_that_is_refused_gives_nothing_back_that_another_try_of_it_has_used() -> None:
+    swift, truth = MemorySwift(SHARDS), MemoryTruth(SHARDS)
+    standing = replace(await truth.standing(), began_at=-10_000.0)
+    await swift.begin(standing.epoch)
+    shares = Rates(swift)
+    shares.drop(standing)
+
+    seeds = itertools.count(1)
+
+    def claims(name: bytes) -> tuple[Claims, Plan[None]]:
+        state = FleetState(SeededEntropy(next(seeds)))
+        wanted = Wanted(proofs={b"p" * 16: Proof("dpop", 60.0)})
+        return Claims(swift, truth, shares, state), plan_of(wanted, OpDone(name, "digest", "", 0.0))
+
+    used, plan = claims(b"a" * 16)
+    await used.take(standing.epoch, plan, standing)  # and commits
+    late, again = claims(b"a" * 16)
+    await late.take(standing.epoch, again, standing)  # the same operation elsewhere: not a replay
+    await late.refused(standing.epoch)
+    thief, stolen = claims(b"b" * 16)
+    with pytest.raises(Refused, match="this dpop proof was used before"):
+        await thief.take(standing.epoch, stolen, standing)
+    await used.refused(standing.epoch)  # had it not committed
+    await thief.take(standing.epoch, stolen, standing)
+
+
+def plan_of(wanted: Wanted, op: OpDone) -> Plan[None]:
+    return Plan(
+        answer=None, changes=(), said=(), kept=(), salts=(), marks=(), lifted=(), version=None, op=op,
+        uses=(), ended=(), wanted=wanted, rules=0, now=0.0,
+    )  # fmt: skip
 
 
 async def test_a_mark_stops_every_broker_before_it_is_acknowledged(fleet: Fleet) -> None:

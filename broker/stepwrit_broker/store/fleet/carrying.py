@@ -148,7 +148,11 @@ class Carrier:
     async def _once(
         self, epoch: str, job: Job, verb: Callable[[], T], claims: Claims
     ) -> tuple[Plan[T], list[Place]]:
-        plan = self._scratch.plan(job.main, verb)
+        try:
+            plan = self._scratch.plan(job.main, verb)
+        except Problem:
+            claims.note()
+            raise
         if plan.is_empty:
             return plan, self._places(job.names, epoch)
         try:

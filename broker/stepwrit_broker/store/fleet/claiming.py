@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from stepwrit_broker.core.errors import Refused, Unavailable
 from stepwrit_broker.store.fleet.scratch import Plan
 from stepwrit_broker.store.fleet.seams import Claim, EpochOver, Once, Standing, Swift, Truth
-from stepwrit_broker.store.fleet.state import FleetState
+from stepwrit_broker.store.fleet.state import FleetState, Proof
 
 if TYPE_CHECKING:
     from stepwrit_broker.store.fleet.carrying import Shares
 
 YOUNG_S: Final = 900.0  # within this an epoch may meet proofs that one before it has used
+MARGIN_S: Final = 60.0  # a proof is remembered for longer than it is good: brokers' clocks differ
 LONG_S: Final = 300.0  # a proof that lives longer is always looked up
 
 
@@ -25,12 +26,19 @@ class Claims:
         self._taken: list[Claim] = []
         self._charged, self._charged_in = 0, ""
         self._kinds: dict[bytes, str] = {}
+        self._mine = state.entropy.bytes(8).hex()  # this broker's try, through all its rounds
+        self._op = self._mine
+        self._noted: dict[bytes, Proof] = {}
+
+    def note(self) -> None:
+        """The verb refused, just now: what it had been shown before that. Not for later: others run too."""
+        self._noted = dict(self._state.wanted.proofs)
 
     async def take(self, epoch: str, plan: Plan[Any], standing: Standing) -> None:
         """Take all, or raise Refused(`replay` | `limit`); then what was taken is given back by `release`."""
-        name = self._state.entropy.bytes(8).hex() if plan.op is None else plan.op.key.hex()
-        self._kinds = {key: each.kind for key, each in plan.wanted.proofs.items()}
-        proofs = [Once(key, name, each.until) for key, each in plan.wanted.proofs.items()]
+        self._noted = {}
+        self._op = self._mine if plan.op is None else plan.op.key.hex()
+        proofs = self._shown(plan.wanted.proofs)
         if proofs or plan.wanted.places:
             await self._claim(epoch, [*proofs, *plan.wanted.places], plan.now)
         await self._check_used(proofs, plan.now, standing)
@@ -45,12 +53,9 @@ class Claims:
 
         Raises Refused(`replay`) where what it showed before that was used already: that is what happened.
         """
-        noted = self._state.wanted.proofs
         try:
-            if noted and not self._taken:
-                self._kinds = {key: each.kind for key, each in noted.items()}
-                name, now = self._state.entropy.bytes(8).hex(), self._state.high
-                await self._claim(epoch, [Once(key, name, each.until) for key, each in noted.items()], now)
+            if self._noted and not self._taken:
+                await self._claim(epoch, self._shown(self._noted), self._state.high)
         finally:
             if self._taken:
                 taken, self._taken = self._taken, []
@@ -64,16 +69,27 @@ class Claims:
         except (EpochOver, Unavailable):
             return
 
+    def _shown(self, proofs: Mapping[bytes, Proof]) -> list[Claim]:
+        """The operation's name comes first, then whose try it is."""
+        self._kinds = {key: each.kind for key, each in proofs.items()}
+        value = f"{self._op}.{self._mine}"
+        return [Once(key, value, each.until + MARGIN_S) for key, each in proofs.items()]
+
     async def _claim(self, epoch: str, claims: list[Claim], now: float) -> None:
+        """Another try of this very operation may have claimed first, and may have used it up: it is not ours
+        to give back.
+        """
         stands = await self._swift.claim(epoch, claims, now)
-        fits = [
-            value == (claim.value if isinstance(claim, Once) else claim.member)
-            for claim, value in zip(claims, stands, strict=True)
-        ]
-        self._taken += [claim for claim, fit in zip(claims, fits, strict=True) if fit]
+        fits = [self._fits(claim, value) for claim, value in zip(claims, stands, strict=True)]
+        self._taken += [claim for claim, value in zip(claims, stands, strict=True) if value == _of(claim)]
         for claim, fit in zip(claims, fits, strict=True):
             if not fit:
                 raise self._refused(claim)
+
+    def _fits(self, claim: Claim, stands: str | None) -> bool:
+        if isinstance(claim, Once) and stands is not None:
+            return stands.partition(".")[0] == self._op
+        return stands == _of(claim)
 
     def _refused(self, claim: Claim) -> Refused:
         if isinstance(claim, Once):
@@ -89,13 +105,19 @@ class Claims:
             who_can_change_it=in_force.owner,
         )
 
-    async def _check_used(self, proofs: Sequence[Once], now: float, standing: Standing) -> None:
+    async def _check_used(self, proofs: Sequence[Claim], now: float, standing: Standing) -> None:
         """Those that an epoch before this one may have used up: the truth knows."""
         is_young = now < standing.began_at + YOUNG_S
-        doubtful = [each.key for each in proofs if is_young or each.until - now > LONG_S]
+        long_s = LONG_S + MARGIN_S
+        shown = [each for each in proofs if isinstance(each, Once)]
+        doubtful = [each.key for each in shown if is_young or each.until - now > long_s]
         if doubtful and await self._truth.used(doubtful):
             raise self._replay(doubtful[0])
 
     def _replay(self, key: bytes) -> Refused:
         kind = self._kinds.get(key, "key")
         return Refused("replay", f"this {kind} proof was used before", rule=f"proof {kind}")
+
+
+def _of(claim: Claim) -> str:
+    return claim.value if isinstance(claim, Once) else claim.member
