@@ -26,7 +26,7 @@ from stepwrit.wire_feed import FEED_BEAT_S, MISSED_BEATS, FeedEnded, FeedHello, 
 
 LISTEN_AFTER_S: Final = 0.5
 AGAIN_S: Final = 1.0
-SKEW_S: Final = 120.0  # between our clock and the broker's
+LOOK_BACK_S: Final = 120.0  # between our clock and the broker's
 _log = logging.getLogger("stepwrit.guard")
 _cuts = metrics.get_meter("stepwrit").create_counter(
     "stepwrit.guard.cuts", unit="{response}", description="responses cut while they streamed, by reason"
@@ -175,7 +175,7 @@ class Streams:
     def _since(self) -> float:
         """All before it was heard, or concerns no answer that is under way."""
         oldest = min((each.began for each in self._open), default=self._now())
-        return max(oldest, self._heard_at) - SKEW_S
+        return max(oldest, self._heard_at) - LOOK_BACK_S
 
     def _hear(self, event: FeedEvent) -> None:
         self._heard_at, self._heard = self._now(), anyio.current_time()

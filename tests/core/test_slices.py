@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from stepwrit_broker.core.limits import Denied, RateLimit, spend
 from stepwrit_broker.core.slices import (
+    CLOCKS_APART_S,
     LIFE_S,
-    SKEW_S,
     Ask,
     Pace,
     fills_since,
@@ -236,7 +236,7 @@ def test_a_new_epoch_gives_no_second_burst_and_a_fresh_fleet_has_its_first() -> 
     assert fills_since(1, START, START + 9) == 0.0
     assert fills_since(2, START, 0.0) == 0.0  # nothing was ever used
     assert fills_since(2, START, START - 9) == START - 9
-    assert fills_since(2, START, START + 9) == START + SKEW_S  # a broker that came later
+    assert fills_since(2, START, START + 9) == START + CLOCKS_APART_S  # a broker that came later
 
 
 @settings(max_examples=200)

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from stepwrit._feed import EVENT_MAX, FeedBroken, FeedReader
-from stepwrit._guard_streams import SKEW_S, Streams, targets_of
+from stepwrit._guard_streams import LOOK_BACK_S, Streams, targets_of
 from stepwrit._reply import local
 from stepwrit.errors import ConfigurationError, UnavailableError
 from stepwrit.guard import StepwritGuard
@@ -196,7 +196,7 @@ async def test_a_lost_connection_is_made_up_for_from_where_it_was() -> None:
     with anyio.fail_after(60):
         await answer.run()
     assert not answer.whole
-    assert feed.asked == [NOW - SKEW_S] * 3
+    assert feed.asked == [NOW - LOOK_BACK_S] * 3
 
 
 async def test_a_deed_that_does_not_stream_is_left_to_end() -> None:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from stepwrit.errors import IdentityUnavailable
 from stepwrit.jws import TokenRefused, VerifyKey
+from stepwrit.wire import LEEWAY_S
 from stepwrit.x509svid import SvidRefused, VerifiedSvid, verify_x509_svid
 from stepwrit_broker.attest.bundles import BundleSource, IdentitySource
 from stepwrit_broker.core.errors import Unavailable, Unproven
@@ -28,7 +29,6 @@ from stepwrit_broker.ports_fleet import STATEMENT_MAX, KeyUse, OwnKey, Posted, S
 TYP: Final = "stepwrit-broker-key+jwt"
 CHAIN_MAX: Final = 8
 LIFE_MAX_S: Final = 4 * 3600.0  # of a key, from its first signature to its last token's end
-LEEWAY_S: Final = 5.0  # between the clocks of brokers
 _CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
 
@@ -142,10 +142,12 @@ def _signed(unverified: str, leaf: bytes, head: Mapping[str, Any]) -> Mapping[st
     algorithm = _algorithm(public)
     if head.get("alg") != algorithm:
         raise _no("alg")
-    options: Any = {"verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False}
     try:
         claims: Mapping[str, Any] = jwt.decode(
-            unverified, cast("Any", public), algorithms=[algorithm], options=options
+            unverified,
+            cast("Any", public),
+            algorithms=[algorithm],
+            options={"verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False},
         )
     except jwt.PyJWTError as bad:
         raise _no("signature") from bad

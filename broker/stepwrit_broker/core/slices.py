@@ -17,7 +17,7 @@ now_n <= u_n <= t. Hence s + n * T <= t + burst * T, which is the promise. Lives
 the next; with life 0 it is core.limits' own rule. Messages may be late, lost or never answered and brokers
 may die: that only leaves cells unused. Clocks: the times are each broker's own; where clocks differ by e
 seconds, an observer with one clock may count e / T cells more, which is why a broker whose clock is off is
-not let in (`SKEW_S`). The time of a use is the one that its operation has in the ledger.
+not let in (`CLOCKS_APART_S`). The time of a use is the one that its operation has in the ledger.
 
 A new epoch forgets every TAT. A bucket that it has not seen starts as if all its burst had just been spent
 when the epoch began (`fills_since`): TAT = since + burst * T. Uses before were at most
@@ -38,7 +38,7 @@ from stepwrit_broker.core.limits import RateLimit
 
 LIFE_S = 1.0  # the longest that a cell may wait in a broker
 SHARE = 8  # at most this fraction of the burst is in one taking, and of its time in a life
-SKEW_S = 0.25  # what clocks of a fleet may differ by
+CLOCKS_APART_S = 0.25  # what clocks of a fleet may differ by
 SLACK = 1e-3  # of one interval, as in core.limits
 
 
@@ -133,7 +133,7 @@ def fills_since(order: int, began_at: float, high: float) -> float:
     used. order: 1 for a fleet's first. high: the latest time of any work that was committed by the beginning
     or later, 0 for none: then the buckets are full.
     """
-    return 0.0 if order <= 1 or high <= 0 else min(began_at + SKEW_S, high)
+    return 0.0 if order <= 1 or high <= 0 else min(began_at + CLOCKS_APART_S, high)
 
 
 def question(limit: RateLimit, wanted: int, since: float, now: float) -> Ask:

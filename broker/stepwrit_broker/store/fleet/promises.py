@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from stepwrit_broker.core.errors import Unavailable
-from stepwrit_broker.core.slices import SKEW_S
+from stepwrit_broker.core.slices import CLOCKS_APART_S
 from stepwrit_broker.store.fleet.facts import PostgresFacts, RedisFacts
 
 OLDEST_REDIS: Final = (7, 0)
@@ -157,10 +157,8 @@ def _is_local(node: str) -> bool:
 
 
 def _clock(setting: str, offset_s: float, node: str) -> Iterator[Finding]:
-    if abs(offset_s) > SKEW_S:
-        breaks = (
-            f"clocks of a fleet may differ by {SKEW_S:g} s: else this broker's work is refused, or others'"
-        )
+    if abs(offset_s) > CLOCKS_APART_S:
+        breaks = f"a fleet's clocks may be {CLOCKS_APART_S:g} s apart, else work is refused here or elsewhere"
         yield Finding(setting, "off", breaks, node, may_accept=False, shown=f"{offset_s:+.2f} s off ours")
 
 

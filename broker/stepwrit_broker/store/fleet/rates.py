@@ -64,7 +64,7 @@ class _Share:
 
     def good(self, now: float) -> list[_Lease]:
         """What an operation of then may use. Operations come in a little out of order."""
-        self.leases = [x for x in self.leases if x.cells and now < x.until + slices.SKEW_S]
+        self.leases = [x for x in self.leases if x.cells and now < x.until + slices.CLOCKS_APART_S]
         return [lease for lease in self.leases if lease.at <= now < lease.until]
 
     def cut(self, now: float) -> _Cell | None:
