@@ -127,6 +127,18 @@ async def test_a_proof_is_good_once_on_all_brokers_and_in_all_epochs(fleet: Flee
     assert await code(two.open(stolen)) == "replay"
 
 
+async def test_the_swift_engine_keeps_nothing_of_a_transaction_that_is_gone(fleet: Fleet) -> None:
+    one = await fleet.broker()
+    root = await one.open(fleet.make.open(fleet.make.root_step(expires_at=fleet.make.now + 60)))
+    txn, held = root.step.txn, [name for shard in fleet.swift.shards for name in shard.txns]
+    assert held == [txn]
+    for _ in range(3):
+        fleet.make.now += 3600
+        await one.reap(fleet.make.now)
+    assert not any(shard.txns for shard in fleet.swift.shards)
+    assert not await one.knows(txn)
+
+
 async def test_a_try_that_is_refused_gives_nothing_back_that_another_try_of_it_has_used() -> None:
     swift, truth = MemorySwift(SHARDS), MemoryTruth(SHARDS)
     standing = replace(await truth.standing(), began_at=-10_000.0)

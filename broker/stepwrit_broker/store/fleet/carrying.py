@@ -123,6 +123,18 @@ class Carrier:
             await self._durable.wait(place.epoch, place.shard, place.seq)
         return self._scratch.held(name) is not None
 
+    async def drop_empty(self, name: str) -> None:
+        """Let the swift engine hold no more of a transaction that is gone. For room alone."""
+        held, epoch = self._scratch.held(name), self._epochs.epoch
+        if held is None or held.fields or not held.version:
+            return
+        async with self._lock(name):
+            try:
+                await self._swift.evict(epoch, name, held.version)
+            except (EpochOver, Unavailable):
+                return
+            self._scratch.forget(name)
+
     async def _stand(self, job: Job, verb: Callable[[], T]) -> tuple[Plan[T], list[Place]]:
         claims = Claims(self._swift, self._truth, self._shares, self._scratch.state)
         is_fresh = False

@@ -47,10 +47,6 @@ class Durable:
                 self._at[shard] = seq
                 self._wake(shard, seq)
 
-    def at(self, shard: int) -> int:
-        """How far a shard is committed."""
-        return self._at.get(shard, 0)
-
     @property
     def waiting(self) -> int:
         """How many wait."""

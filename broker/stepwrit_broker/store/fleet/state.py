@@ -6,7 +6,6 @@ it where all brokers do, before anything is committed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -17,7 +16,6 @@ from stepwrit_broker.core.errors import Unavailable
 from stepwrit_broker.core.limits import Asked, Charge, outstanding_keys
 from stepwrit_broker.core.limits import charge as charged
 from stepwrit_broker.core.marks import Mark
-from stepwrit_broker.core.versions import StoredVersion, VersionKind
 from stepwrit_broker.ports import Entropy, MarkCommand
 from stepwrit_broker.store.disk import Disk
 from stepwrit_broker.store.fleet.gather import Gathering
@@ -80,10 +78,6 @@ class FleetState(State):
         for target in self.marks.keys() - fresh.keys():
             del self.marks[target]
         self.versions = dict(rules.versions)
-
-    def in_force(self) -> tuple[Mapping[str, Mark], Mapping[VersionKind, StoredVersion]]:
-        """What was adopted last."""
-        return self.marks, self.versions
 
     def charge(self, what: Charge, now: float) -> None:
         """Note it; that there are limits at all is checked here. Raises Refused(`limit`), Unavailable."""

@@ -76,6 +76,7 @@ class Sweeping:
         while more:
             one = await self._one(txn, partial(self._sweep, txn, now))
             swept, more = reaping.total(swept, one), one.steps > 0
+        await self._carrier.drop_empty(txn)
         return swept
 
     async def _one(self, txn: str, run: Callable[[], Reaped]) -> Reaped:
