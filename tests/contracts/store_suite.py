@@ -36,6 +36,8 @@ class Used(Store, Protocol):
 
     def heed(self, *, ended: Tell, marked: Callable[[], None]) -> None: ...
 
+    def set_guard(self, guard: Callable[[str], None]) -> None: ...
+
 
 @dataclass
 class House:

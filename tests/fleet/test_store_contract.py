@@ -14,15 +14,7 @@ from dataclasses import dataclass, field, replace
 import asyncpg
 import pytest
 import pytest_asyncio
-from tests.contracts import (
-    store_suite,
-    store_suite_approvals,
-    store_suite_causes,
-    store_suite_deferred,
-    store_suite_ended,
-    store_suite_rules,
-    store_suite_tasks,
-)
+from tests.contracts import store_suites
 from tests.contracts.store_suite import Entry, House
 from tests.fakes import build
 from tests.fakes.clock import START
@@ -143,77 +135,4 @@ async def house(engines: Engines) -> AsyncIterator[House]:
         yield house
 
 
-class TestOperations(store_suite.OperationContract):
-    pass
-
-
-class TestOpen(store_suite.OpenContract):
-    pass
-
-
-class TestCauses(store_suite_causes.CauseContract):
-    pass
-
-
-class TestPast(store_suite.PastContract):
-    pass
-
-
-class TestDeclared(store_suite.DeclaredContract):
-    pass
-
-
-class TestAccept(store_suite.AcceptContract):
-    pass
-
-
-class TestDeferred(store_suite_deferred.DeferredContract):
-    pass
-
-
-class TestReserve(store_suite.ReserveContract):
-    pass
-
-
-class TestRedeem(store_suite.RedeemContract):
-    pass
-
-
-class TestMove(store_suite.MoveContract):
-    pass
-
-
-class TestAttend(store_suite_tasks.AttendContract):
-    pass
-
-
-class TestMarks(store_suite_rules.MarkContract):
-    pass
-
-
-class TestVersions(store_suite_rules.VersionContract):
-    pass
-
-
-class TestLedger(store_suite_rules.LedgerContract):
-    pass
-
-
-class TestReap(store_suite_rules.ReapContract):
-    pass
-
-
-class TestEnded(store_suite_ended.EndedContract):
-    pass
-
-
-class TestPins(store_suite_rules.PinContract):
-    pass
-
-
-class TestApprovals(store_suite_approvals.ApprovalContract):
-    pass
-
-
-class TestAuthenticators(store_suite_approvals.AuthenticatorContract):
-    pass
+globals().update(store_suites.tests())
