@@ -11,6 +11,7 @@ import pytest_asyncio
 from tests.fakes.feed import Door, client
 from tests.rigs.engines import Fleet, fleet
 
+from stepwrit_broker.core.ids import shard_of
 from stepwrit_broker.wiring.broker import Broker
 
 pytestmark = [pytest.mark.live, pytest.mark.asyncio(loop_scope="module")]
@@ -38,6 +39,13 @@ async def test_one_flow_across_both_brokers(two: Fleet) -> None:
     again = await bank.redeem(got["access_token"], ledger)
     assert (again.status, again.code) == (403, "replay")
     (await ledger.close(opened.step)).ok()
+
+
+async def test_transactions_are_spread_over_the_shards(two: Fleet) -> None:
+    await two.to(two.one)
+    opened = [await two.stage.opened() for _ in range(12)]
+    assert len({shard_of(each.step) for each in opened}) > 1
+    assert {shard_of(each.step) for each in opened} <= {f"{n:02x}" for n in range(two.one.store.shards)}
 
 
 async def test_a_no_of_one_broker_is_one_of_the_other_when_it_has_answered(two: Fleet) -> None:

@@ -88,6 +88,11 @@ class SqliteStore:
         return self._state.epoch
 
     @property
+    def shards(self) -> int:
+        """All of it is one."""
+        return 1
+
+    @property
     def high_water(self) -> float:
         """The latest time any operation went by, seconds since the epoch."""
         return self._state.high

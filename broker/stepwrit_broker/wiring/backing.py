@@ -27,6 +27,11 @@ class BrokerStore(Store, Protocol):
         ...
 
     @property
+    def shards(self) -> int:
+        """Over how many shards transactions are spread."""
+        ...
+
+    @property
     def high_water(self) -> float:
         """The latest time any operation went by, seconds since the epoch."""
         ...

@@ -131,6 +131,7 @@ def housed(parts: Parts) -> Housed:
         notices=Told(parts.metrics.approval, channels),
         bell=bells,
         ends=endings,
+        shards=store.shards,
     )
     return Housed(
         house=house,
