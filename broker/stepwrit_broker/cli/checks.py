@@ -14,7 +14,6 @@ from typing import Any, Final
 from stepwrit.errors import StepwritError
 from stepwrit_broker.cli.check import Check
 from stepwrit_broker.cli.checks_federation import federation_checks
-from stepwrit_broker.cli.checks_fleet import fleet_check
 from stepwrit_broker.cli.checks_opa import opa_check
 from stepwrit_broker.cli.checks_sign_in import sign_in_check
 from stepwrit_broker.cli.checks_spiffe import registry_of, spiffe_checks
@@ -51,6 +50,8 @@ def all_checks(path: Path | None, at: str | None) -> list[Check]:
         return [*found, Check(name="broker.toml", ok=False, said=bad.reason, todo=f"correct {path}")]
     found = [*found, Check(name="broker.toml", ok=True, said=f"{path} loads")]
     digests: dict[VersionKind, str] = {}
+    from stepwrit_broker.cli.checks_fleet import fleet_check  # noqa: PLC0415  drivers, slow to import
+
     found += files(config, digests)
     registry = registry_of(config)
     found += [

@@ -9,24 +9,31 @@ from typing import Any
 from stepwrit_broker.cli.check import Check
 from stepwrit_broker.clock import SystemClock
 from stepwrit_broker.config import Config
-from stepwrit_broker.config_fleet import FleetTable
 from stepwrit_broker.core.errors import Problem
 from stepwrit_broker.store.fleet.facts import PostgresFacts, RedisFacts
 from stepwrit_broker.store.fleet.postgres.facts import facts
 from stepwrit_broker.store.fleet.postgres.session import connect, trouble
 from stepwrit_broker.store.fleet.promises import Judged
 from stepwrit_broker.wiring.fleet_engines import judged, redis_of, session_of
+from stepwrit_broker.wiring.fleet_settings import fleet_of
+from stepwrit_broker.wiring.settings import FleetSettings
 
+_CORRECT = "correct broker.toml [fleet]"
 _STANDING = "SELECT f.nth, l.holder, l.until > now() AS is_led FROM fleet f LEFT JOIN lease l ON true"
 
 
 def fleet_check(config: Config) -> Iterator[Check]:
     """None for a broker that is alone."""
-    if config.fleet.is_on:
-        yield from asyncio.run(_checks(config.fleet))
+    try:
+        fleet = fleet_of(config.fleet)
+    except Problem as bad:
+        yield Check(name="fleet", ok=False, said=bad.reason, todo=_CORRECT)
+        return
+    if fleet is not None:
+        yield from asyncio.run(_checks(fleet))
 
 
-async def _checks(fleet: FleetTable) -> list[Check]:
+async def _checks(fleet: FleetSettings) -> list[Check]:
     redis, of_redis = await _redis(fleet)
     postgres, of_postgres = await _postgres(fleet)
     if redis is None or postgres is None:
@@ -34,11 +41,11 @@ async def _checks(fleet: FleetTable) -> list[Check]:
     try:
         settings = list(_settings(judged(fleet, redis, postgres)))
     except Problem as bad:
-        settings = [Check(name="fleet", ok=False, said=bad.reason, todo="correct broker.toml [fleet]")]
+        settings = [Check(name="fleet", ok=False, said=bad.reason, todo=_CORRECT)]
     return [of_redis, *of_postgres, *settings]
 
 
-async def _redis(fleet: FleetTable) -> tuple[tuple[RedisFacts, ...] | None, Check]:
+async def _redis(fleet: FleetSettings) -> tuple[tuple[RedisFacts, ...] | None, Check]:
     try:
         swift = redis_of(fleet)
         try:
@@ -52,7 +59,7 @@ async def _redis(fleet: FleetTable) -> tuple[tuple[RedisFacts, ...] | None, Chec
     return found, Check(name="redis", ok=True, said=f"{found[0].mode}: {nodes}")
 
 
-async def _postgres(fleet: FleetTable) -> tuple[PostgresFacts | None, list[Check]]:
+async def _postgres(fleet: FleetSettings) -> tuple[PostgresFacts | None, list[Check]]:
     try:
         conn = await connect(session_of(fleet))
         try:

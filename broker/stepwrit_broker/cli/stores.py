@@ -15,7 +15,6 @@ from stepwrit_broker.cli.failures import REFUSED, fail
 from stepwrit_broker.cli.locate import At, Json, Reason
 from stepwrit_broker.cli.offline import Database, Dsn, database, local_files, place
 from stepwrit_broker.cli.output import NO, YES, examples, out, print_json, say
-from stepwrit_broker.cli.stores_fleet import adopt_fleet, reached
 from stepwrit_broker.clock import SystemClock, SystemEntropy
 from stepwrit_broker.core import ids
 from stepwrit_broker.core.merkle import root_at
@@ -128,6 +127,8 @@ def adopt(
     if checkpoint is not None:
         lost = _seen(checkpoint.read_text(encoding="utf-8"), signing, lost)
     if dsn is not None:
+        from stepwrit_broker.cli.stores_fleet import adopt_fleet, reached  # noqa: PLC0415  a driver, slow
+
         with closing(open_source(place(db, dsn))) as source:
             is_wanted = _is_wanted(reached(source), lost, is_sure=is_sure)
         if is_wanted:

@@ -8,7 +8,7 @@ import gc
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from stepwrit.identity import WorkloadIdentity
 from stepwrit.jwt_bundles import JwtBundleWatch
@@ -28,7 +28,6 @@ from stepwrit_broker.wiring.documents import OperatorDocuments
 from stepwrit_broker.wiring.embedded import EmbeddedBacking
 from stepwrit_broker.wiring.federating import FOLDER, Federating, one_source_each
 from stepwrit_broker.wiring.files import OperatorFiles
-from stepwrit_broker.wiring.fleet import FleetBacking
 from stepwrit_broker.wiring.housing import Housed, Parts, housed
 from stepwrit_broker.wiring.identify import first_authorities, identified
 from stepwrit_broker.wiring.listening import Listening
@@ -38,6 +37,9 @@ from stepwrit_broker.wiring.rehearsing import rehearsal_of
 from stepwrit_broker.wiring.serving import served
 from stepwrit_broker.wiring.settings import BrokerSettings
 from stepwrit_broker.wiring.working import Work
+
+if TYPE_CHECKING:
+    from stepwrit_broker.wiring.fleet import FleetBacking
 
 
 class Broker:
@@ -60,8 +62,7 @@ class Broker:
         self.listening: Listening
 
     def _backing(self) -> Backing:
-        made = EmbeddedBacking if self.settings.fleet is None else FleetBacking
-        return made(
+        return _backing_of(self.settings)(
             self.settings,
             clock=self.clock,
             entropy=self.entropy,
@@ -300,3 +301,12 @@ class Broker:
             federating=self.federating,
             rehearsal=self.rehearsal,
         ).begin()
+
+
+def _backing_of(settings: BrokerSettings) -> type[EmbeddedBacking | FleetBacking]:
+    """The drivers of a fleet's engines are slow to import, and only a fleet needs them."""
+    if settings.fleet is None:
+        return EmbeddedBacking
+    from stepwrit_broker.wiring.fleet import FleetBacking  # noqa: PLC0415
+
+    return FleetBacking

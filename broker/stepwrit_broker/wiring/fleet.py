@@ -24,17 +24,18 @@ from stepwrit_broker.observe_fleet import FleetMetrics
 from stepwrit_broker.ports import Clock, Entropy
 from stepwrit_broker.ports_ended import Tell
 from stepwrit_broker.ports_ledger import EraseCommand, Erased
-from stepwrit_broker.store.fleet.postgres.session import Connections, Session
+from stepwrit_broker.store.fleet.postgres.session import Connections
 from stepwrit_broker.store.fleet.postgres.truth import PostgresTruth, open_truth
-from stepwrit_broker.store.fleet.promises import Judged, judge, stated
+from stepwrit_broker.store.fleet.promises import Judged
 from stepwrit_broker.store.fleet.rates import Rates
 from stepwrit_broker.store.fleet.redis.engine import RedisSwift
 from stepwrit_broker.store.fleet.seams import EpochOver
 from stepwrit_broker.store.fleet.store import FleetStore
 from stepwrit_broker.wiring.backing import Recorder
+from stepwrit_broker.wiring.fleet_engines import judged, redis_of, session_of
 from stepwrit_broker.wiring.ledgering import signer
 from stepwrit_broker.wiring.ledgering_fleet import FleetLedgering
-from stepwrit_broker.wiring.settings import BrokerSettings, FleetSettings
+from stepwrit_broker.wiring.settings import BrokerSettings
 from stepwrit_broker.wiring.witnessing import Witnessing, quorum_of
 
 PREPARE_EVERY_S: Final = 3600.0
@@ -76,9 +77,9 @@ class FleetBacking:
     async def open(self) -> None:
         """Both engines keep their promise, the log goes on from what we have seen, the epoch is ours."""
         fleet = self._fleet
-        self._truth = await open_truth(_session(fleet), PgLog(), self._clock, shards=fleet.shards)
+        self._truth = await open_truth(session_of(fleet), PgLog(), self._clock, shards=fleet.shards)
         self._stack.push_async_callback(self._truth.close)
-        self._swift = _swift(fleet)
+        self._swift = redis_of(fleet)
         self._stack.push_async_callback(self._swift.close)
         self.judged = await self._judge()
         self.judged.check()
@@ -102,7 +103,7 @@ class FleetBacking:
         settings = self._settings
         settings.anchor_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         settings.store_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        connections = Connections(_session(self._fleet, connections=2))
+        connections = Connections(session_of(self._fleet, connections=2))
         await connections.open()
         self._stack.push_async_callback(connections.close)
         reading = Reading(self._fleet.postgres)
@@ -131,8 +132,8 @@ class FleetBacking:
 
     async def _judge(self) -> Judged:
         """What the settings of both engines promise now."""
-        redis = [stated(each, self._fleet.redis_stated) for each in await self._swift.facts(self._clock)]
-        return judge(redis, await self._truth.facts(), self._fleet.accept)
+        redis = await self._swift.facts(self._clock)
+        return judged(self._fleet, redis, await self._truth.facts())
 
     def heed(self, *, ended: Tell, marked: Callable[[], None], ruled: Callable[[], None]) -> None:
         """From now on these are told, of what other brokers do too."""
@@ -251,32 +252,3 @@ class NoErasing:
             f"a fleet erases nothing yet: {command.name} is as it was",
             who_can_change_it="the maintainers",
         )
-
-
-def _session(fleet: FleetSettings, *, connections: int | None = None) -> Session:
-    return Session(
-        dsn=fleet.postgres,
-        synchronous_commit=fleet.postgres_commit,
-        connections=connections or fleet.postgres_connections,
-        statement_s=fleet.postgres_statement_s,
-    )
-
-
-def _swift(fleet: FleetSettings) -> RedisSwift:
-    def path(given: object) -> str | None:
-        return None if given is None else str(given)
-
-    try:
-        return RedisSwift.of(
-            fleet.redis,
-            fleet=fleet.name,
-            shards=fleet.shards,
-            timeout_s=fleet.redis_timeout_s,
-            ca_file=path(fleet.redis_ca_file),
-            cert_file=path(fleet.redis_cert_file),
-            key_file=path(fleet.redis_key_file),
-            sentinel_username=fleet.redis_sentinel_user,
-            sentinel_password=fleet.redis_sentinel_password,
-        )
-    except ValueError as bad:
-        raise Malformed("invalid_request", f"fleet.redis: {bad}") from bad

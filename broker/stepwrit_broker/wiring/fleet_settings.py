@@ -49,4 +49,6 @@ def _secret(name: str, path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as bad:
-        raise Malformed("invalid_request", f"fleet.{name}: {type(bad).__name__}: {path}") from bad
+        raise Malformed(
+            "invalid_request", f"fleet.{name}: {path} cannot be read ({type(bad).__name__})"
+        ) from bad
