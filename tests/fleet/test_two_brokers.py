@@ -191,7 +191,8 @@ async def test_the_brake_works_without_the_swift_engine(
         raise Unavailable("unavailable", "no connection", rule="store")
 
     with monkeypatch.context() as cut:
-        cut.setattr(MemorySwift, "rule", gone)
+        for verb in ("rule", "fetch", "hold", "commit", "claim", "begin", "tell"):
+            cut.setattr(MemorySwift, verb, gone)
         mark = await one.mark(fleet.make.mark(f"step:{record.step.id}"))
     assert mark.verb == "revoke"
     assert await code(two.redeem(fleet.make.redeem(grant))) in ("revoked", "unavailable")

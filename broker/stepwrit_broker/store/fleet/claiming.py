@@ -35,7 +35,7 @@ class Claims:
         self._noted = dict(self._state.wanted.proofs)
 
     async def take(self, epoch: str, plan: Plan[Any], standing: Standing) -> None:
-        """Take all, or raise Refused(`replay` | `limit`); then what was taken is given back by `release`."""
+        """Take all, or raise Refused(`replay` | `limit`); then `refused` gives back what was taken."""
         self._noted = {}
         self._op = self._mine if plan.op is None else plan.op.key.hex()
         proofs = self._shown(plan.wanted.proofs)

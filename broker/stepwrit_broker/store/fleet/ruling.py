@@ -7,10 +7,9 @@ decided without the new rule can be committed any more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Sequence
 from typing import Final, TypeVar
-
-import msgspec
 
 from stepwrit_broker.core.errors import Problem, Unavailable
 from stepwrit_broker.core.marks import Mark
@@ -21,8 +20,9 @@ from stepwrit_broker.store.common import op_key
 from stepwrit_broker.store.fleet.carrying import Carrier
 from stepwrit_broker.store.fleet.epochs import Epochs
 from stepwrit_broker.store.fleet.scratch import Plan, Scratch
-from stepwrit_broker.store.fleet.seams import EpochOver, RuleChange, Swift, Told, Truth, Used
+from stepwrit_broker.store.fleet.seams import EpochOver, OpDone, RuleChange, Swift, Told, Truth, Used
 from stepwrit_broker.store.fleet.state import owing
+from stepwrit_broker.store.fleet.tables import encoded
 from stepwrit_broker.store.state import EPOCH_BYTES
 
 T = TypeVar("T")
@@ -87,35 +87,45 @@ class Ruling:
 
     async def _mark(self, command: MarkCommand) -> Mark:
         done = await self._truth.operation(op_key(command.op))
-        if done is not None:
-            await self._remember(done.key, done.digest, done.answer, done.at)
-        kind, _, name = command.mark.target.partition(":")
+        await self._look(command.mark.target)
+        with self._remembered(done):
+            return await self._ruled(lambda: ruling.mark(self._scratch.state, command))
+
+    async def _look(self, target: str) -> None:
+        """So that the entry can stand in the story of what is marked; the brake does not wait for that."""
+        kind, _, name = target.partition(":")
         txn = name if kind == "txn" else None
         if kind in ("step", "grant"):
             txn = await self._truth.whose(f"{kind}s:{name}")
         if txn is not None:
-            await self._carrier.look(txn)
-        return await self._ruled(lambda: ruling.mark(self._scratch.state, command))
+            with contextlib.suppress(Unavailable):
+                await self._carrier.look(txn)
 
-    async def _remember(self, key: bytes, digest: str, answer: str, at: float) -> None:
+    @contextlib.contextmanager
+    def _remembered(self, done: OpDone | None) -> Generator[None]:
         """Let the verb see that this operation was answered."""
-        row = msgspec.msgpack.encode((key, digest, answer, at))
-        self._scratch.state.copy.put(f"ops:{key.hex()}", row)
-        self._scratch.state.copy.touched()
+        copy = self._scratch.state.copy
+        if done is not None:
+            copy.put(f"ops:{done.key.hex()}", encoded(tuple(done)))
+            copy.touched()
+        try:
+            yield
+        finally:
+            if done is not None:
+                copy.drop(f"ops:{done.key.hex()}")
+                copy.touched()
 
     async def _ruled(self, run: Callable[[], T]) -> T:
         async with self._lock:
-            for _ in range(TRIES):
-                await self._epochs.reload()
-                plan = self._scratch.plan(RULES, run)
-                self._scratch.forget(RULES)
-                if not (plan.marks or plan.lifted or plan.version or plan.said):
-                    return plan.answer
-                number = await self._truth.rule(self._change(plan))
-                await self._epochs.reload()
-                await self._in_force(number)
+            await self._epochs.reload()
+            plan = self._scratch.plan(RULES, run)
+            self._scratch.forget(RULES)
+            if not (plan.marks or plan.lifted or plan.version or plan.said):
                 return plan.answer
-        raise Unavailable("unavailable", "the rules change again and again", rule="store", retry_after=0.5)
+            number = await self._truth.rule(self._change(plan))
+            await self._epochs.reload()
+            await self._in_force(number)
+            return plan.answer
 
     def _change(self, plan: Plan[T]) -> RuleChange:
         version = plan.version
@@ -131,27 +141,25 @@ class Ruling:
         )
 
     async def _in_force(self, number: int) -> None:
-        """When this returns no broker commits anything that was decided before."""
+        """When this returns no broker commits anything that was decided before: every shard refuses it, or
+        the epoch has ended.
+        """
         for _ in range(TRIES):
             epoch = self._epochs.epoch
             try:
-                await self._swift.rule(epoch, number)
-                await self._swift.tell(Told("rules", str(number).encode()))
-                return
-            except EpochOver:
-                await self._renewed(epoch)
+                try:
+                    await self._swift.rule(epoch, number)
+                except EpochOver:
+                    await self._epochs.renew(epoch)
+                    continue
             except Unavailable:
                 fresh = self._scratch.state.entropy.bytes(EPOCH_BYTES).hex()
                 await self._truth.next_epoch(epoch, fresh)
                 return
+            with contextlib.suppress(Unavailable):  # who does not hear it looks
+                await self._swift.tell(Told("rules", str(number).encode()))
+            return
         raise Unavailable("unavailable", "the fleet's epoch changes again and again", rule="epoch")
-
-    async def _renewed(self, epoch: str) -> None:
-        try:
-            await self._epochs.renew(epoch)
-        except Unavailable:
-            fresh = self._scratch.state.entropy.bytes(EPOCH_BYTES).hex()
-            await self._truth.next_epoch(epoch, fresh)
 
     def _paid(self, command: MarkCommand) -> None:
         owed = self._scratch.state.owed
