@@ -282,9 +282,13 @@ class MemoryTruth:
         self.kept: dict[str, Kept] = {}
         self.salts: dict[str, bytes] = {}
 
-    def entries(self) -> list[dict[str, object]]:
+    def entries_said(self) -> list[Said]:
         """The ledger, with what waits to be appended."""
-        return [json.loads(each.body) for each in (*self.said, *self._outbox)]
+        return [*self.said, *self._outbox]
+
+    def entries(self) -> list[dict[str, object]]:
+        """Their bodies."""
+        return [json.loads(each.body) for each in self.entries_said()]
 
     async def standing(self) -> Standing:
         await asyncio.sleep(0)

@@ -193,8 +193,13 @@ async def test_the_brake_works_without_the_swift_engine(
     with monkeypatch.context() as cut:
         for verb in ("rule", "fetch", "hold", "commit", "claim", "begin", "tell"):
             cut.setattr(MemorySwift, verb, gone)
+        assert await one.step(record.step.id) == record
+        assert await one.knows(record.step.txn)
+        assert await one.grant(grant.id) is not None
+        assert not await one.knows("txn_1" + "0" * 28)
         mark = await one.mark(fleet.make.mark(f"step:{record.step.id}"))
     assert mark.verb == "revoke"
+    assert [said.txn for said in fleet.truth.entries_said() if said.kind == "mark.set"] == [record.step.txn]
     assert await code(two.redeem(fleet.make.redeem(grant))) in ("revoked", "unavailable")
     assert await code(one.redeem(fleet.make.redeem(grant))) in ("revoked", "unavailable")
     assert not any(entry["kind"] == "grant.redeemed" for entry in fleet.truth.entries())

@@ -103,25 +103,36 @@ class Carrier:
         return plan
 
     async def look(self, name: str) -> bool:
-        """Have a copy that is as new as anybody's, all of it durable. False: there is no such thing."""
+        """Have a copy of all that was acknowledged, and all of it durable. False: there is no such thing.
+
+        Without the swift engine it is what the truth has: the brake must find what it is to stop.
+        """
         if name != AUTHENTICATORS and not is_id("txn", name):
             return False
         async with self._lock(name):
-            for _ in range(TRIES):
+            try:
+                epoch = await self._seen(name)
+            except Unavailable:
                 epoch = self._epochs.epoch
-                try:
-                    await self._sync(epoch, name)
-                    break
-                except Stale:
-                    continue
-                except EpochOver:
-                    await self._epochs.renew(epoch)
-            else:
-                raise _restless()
+                await self._from_truth(name)
             places = self._places([name], epoch)
         for place in places:
             await self._durable.wait(place.epoch, place.shard, place.seq)
         return self._scratch.held(name) is not None
+
+    async def _seen(self, name: str) -> str:
+        """Make the copy what everybody sees; the epoch in which they do."""
+        for _ in range(TRIES):
+            epoch = self._epochs.epoch
+            try:
+                await self._sync(epoch, name)
+            except Stale:
+                continue
+            except EpochOver:
+                await self._epochs.renew(epoch)
+            else:
+                return epoch
+        raise _restless()
 
     async def drop_empty(self, name: str) -> None:
         """Let the swift engine hold no more of a transaction that is gone. For room alone."""
@@ -214,6 +225,14 @@ class Carrier:
             if known is not None:
                 await self._swift.hold(epoch, known, found.evictions)
                 self._scratch.load(known)
+
+    async def _from_truth(self, name: str) -> None:
+        """A copy to look at. A plan that is made on it is compared as any other when it is committed."""
+        known = await self._truth.transaction(name)
+        if known is None:
+            self._scratch.forget(name)
+        else:
+            self._scratch.load(known)
 
     async def _is_outdated(self, epoch: str, job: Job) -> bool:
         """Whether a refusal came of a copy that others have moved on from."""

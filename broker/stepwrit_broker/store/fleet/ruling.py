@@ -92,14 +92,13 @@ class Ruling:
             return await self._ruled(lambda: ruling.mark(self._scratch.state, command))
 
     async def _look(self, target: str) -> None:
-        """So that the entry can stand in the story of what is marked; the brake does not wait for that."""
+        """So that the entry can stand in the story of what is marked."""
         kind, _, name = target.partition(":")
         txn = name if kind == "txn" else None
         if kind in ("step", "grant"):
             txn = await self._truth.whose(f"{kind}s:{name}")
         if txn is not None:
-            with contextlib.suppress(Unavailable):
-                await self._carrier.look(txn)
+            await self._carrier.look(txn)
 
     @contextlib.contextmanager
     def _remembered(self, done: OpDone | None) -> Generator[None]:
