@@ -129,3 +129,21 @@ async def test_both_ledgers_are_one(two: Fleet) -> None:
     await two.two.backing.sign()
     assert two.one.backing.vkey == two.two.backing.vkey
     assert two.one.ledger.head() == two.two.ledger.head()
+
+
+async def test_the_brake_holds_while_redis_is_away_and_after_it_is_back(two: Fleet) -> None:
+    stage, redis = two.stage, two.engines.redis
+    await two.to(two.one)
+    stopped, spared = await stage.held(), await stage.held()
+    redis.kill()
+    assert (await stopped.redeem()).code == "unavailable", "without Redis nothing is spent"
+    (await stage.mark("revoke", f"step:{stopped.step}")).ok()
+    (await stage.mark("freeze", "tool:ledger/transfer")).ok()
+    await redis.start()
+    answer = await spared.redeem()
+    while answer.code == "unavailable":
+        answer = await spared.redeem()
+    assert answer.code == "frozen"
+    (await stage.mark("unfreeze", "tool:ledger/transfer")).ok()
+    assert (await stopped.redeem()).code == "revoked"
+    (await (await stage.held()).redeem()).ok()
