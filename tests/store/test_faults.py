@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,21 @@ class TestFailedCommits:
         assert opened.store.owed == 0
         assert opened.query("SELECT target, verb FROM marks") == [(f"workload:{SERVER}", "revoke")]
         assert await opened.store.mark(command) == command.mark
+
+    @pytest.mark.parametrize("is_same", [True, False])
+    async def test_a_mark_whose_commit_failed_is_durable_once_another_try_is_acknowledged(
+        self, opened: Opened, *, is_same: bool
+    ) -> None:
+        command = opened.make.mark(f"workload:{SERVER}")
+        with opened.failing_writes():
+            assert await code(opened.store.mark(command)) == "unavailable"
+        again = replace(command, mark=replace(command.mark, at=opened.make.now + 1))
+        other = opened.make.mark(f"workload:{SERVER}")
+        if not is_same:  # somebody who would yield to it makes it durable too
+            other = replace(other, yields=True, mark=replace(other.mark, by="somebody else"))
+        assert (await opened.store.mark(again if is_same else other)).verb == "revoke"
+        assert opened.query("SELECT target, verb FROM marks") == [(f"workload:{SERVER}", "revoke")]
+        assert opened.store.owed == 0
 
     async def test_a_mark_survives_the_failure_of_the_batch_it_shares(self, opened: Opened) -> None:
         house = opened.house

@@ -17,6 +17,7 @@ from stepwrit_broker.store.state import State, stronger
 _PUT: Final = (
     "INSERT OR REPLACE INTO marks (target, verb, reason, by, at, ref, walked) VALUES (?, ?, ?, ?, ?, ?, 0)"
 )
+_WRITTEN: Final = "SELECT 1 FROM marks WHERE target = ? AND verb = ?"
 _DROP: Final = "DELETE FROM marks WHERE target = ?"
 _PUT_VERSION: Final = (
     "INSERT INTO versions (kind, number, digest, source, doc, by, reason, at, ref)"
@@ -55,13 +56,19 @@ def mark(state: State, command: MarkCommand) -> Mark:
 def _set(state: State, wanted: Mark, *, yields: bool = False) -> Mark:
     standing = state.marks.get(wanted.target)
     if yields and standing is not None and (standing.by, standing.reason) != (wanted.by, wanted.reason):
-        return standing
-    stands = stronger(standing, wanted)
-    if stands is wanted:
-        row = (wanted.target, wanted.verb, wanted.reason, wanted.by, wanted.at, wanted.ref)
+        stands = standing
+    else:
+        stands = stronger(standing, wanted)
+    if stands is wanted or not _is_written(state, stands):
+        row = (stands.target, stands.verb, stands.reason, stands.by, stands.at, stands.ref)
         state.conn.execute(_PUT, row)
-        state.journal.set(state.marks, wanted.target, wanted)
+        state.journal.set(state.marks, stands.target, stands)
     return stands
+
+
+def _is_written(state: State, stands: Mark) -> bool:
+    """A mark whose own commit failed stands in memory alone: what is acknowledged on it must be written."""
+    return state.conn.execute(_WRITTEN, (stands.target, stands.verb)).fetchone() is not None
 
 
 def _lift(state: State, target: str) -> Mark:
