@@ -19,7 +19,7 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["pass", "cut", "half_open", "delay", "drop_replies"]
 EVERYONE = "*"
@@ -78,20 +78,25 @@ class Relay:
         self._ways: dict[str, Behaviour] = {}
         self._pairs: set[_Pair] = set()
         self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[Any] | None] = set()
+        self._is_stopped = False
 
     async def start(self) -> None:
         """Listen on loopback."""
+        self._is_stopped = False
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=CHUNK)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Reset everything and listen no longer."""
+        """Reset everything, also what is only being connected, and listen no longer."""
+        self._is_stopped = True
         if self._server is not None:
             self._server.close()
         tasks = [task for pair in self._pairs for task in pair.tasks]
         for pair in list(self._pairs):
             pair.reset()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(task for task in self._serving if task), return_exceptions=True)
         await asyncio.sleep(0)  # transports close their sockets in the next turn
 
     def misbehave(self, how: Behaviour, source: str = EVERYONE) -> None:
@@ -122,6 +127,14 @@ class Relay:
         return self._ways.get(source) or self._ways.get(EVERYONE, PASS)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        self._serving.add(task)
+        try:
+            await self._relay(reader, writer)
+        finally:
+            self._serving.discard(task)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         pair = _Pair(writer.get_extra_info("peername")[1], self._who, (writer,))
         how = self._way(pair.source if self._ways else "")
         if how.kind == "cut":
@@ -132,6 +145,8 @@ class Relay:
         except OSError:
             return pair.reset()
         pair.writers = (writer, back)
+        if self._is_stopped:
+            return pair.reset()
         self._pairs.add(pair)
         pair.tasks = [
             asyncio.create_task(self._pump(pair, reader, back, is_reply=False)),
