@@ -116,6 +116,33 @@ async def test_a_root_that_is_repeated_elsewhere_is_the_same_root(fleet: Fleet) 
     assert await code(two.open(other)) == "operation_reused"
 
 
+async def test_a_root_whose_first_try_came_to_nothing_is_opened_by_the_next(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = await fleet.broker(), await fleet.broker()
+    command = fleet.make.open(fleet.make.root_step())
+    again = replace(command, step=fleet.make.root_step())
+
+    async def gone(*_: object, **__: object) -> None:
+        raise Unavailable("unavailable", "no connection", rule="store")
+
+    with monkeypatch.context() as cut:  # before anything was sent: nothing of it stays claimed
+        cut.setattr(MemorySwift, "lease", gone)
+        assert await code(one.open(command)) == "unavailable"
+    assert (await two.open(again)).step.txn == again.step.txn
+    assert await two.open(command) == await one.open(again)
+
+    command = fleet.make.open(fleet.make.root_step())
+    again = replace(command, step=fleet.make.root_step())
+    with monkeypatch.context() as cut:  # it may have landed: for a while nobody else may try
+        cut.setattr(MemorySwift, "commit", gone)
+        assert await code(one.open(command)) == "unavailable"
+    assert await code(two.open(again)) == "unavailable"
+    fleet.make.now += 16
+    later = replace(again, now=fleet.make.now)
+    assert (await two.open(later)).step.txn == again.step.txn
+
+
 async def test_a_proof_is_good_once_on_all_brokers_and_in_all_epochs(fleet: Fleet) -> None:
     one, two = await fleet.broker(), await fleet.broker()
     command = fleet.make.open(fleet.make.root_step())

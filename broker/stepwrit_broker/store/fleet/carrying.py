@@ -21,6 +21,7 @@ from stepwrit_broker.store.fleet.scratch import Plan, Scratch
 from stepwrit_broker.store.fleet.seams import (
     Absent,
     Change,
+    Claim,
     EpochOver,
     Snapshot,
     Stale,
@@ -56,11 +57,14 @@ class Shares(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A verb on one aggregate, with others that it looks at. is_root: it opens a transaction."""
+    """A verb on one aggregate, with others that it looks at. is_root: it opens a transaction. claimed: what
+    was claimed for it before, to be given back where nothing comes of it.
+    """
 
     main: str
     beside: tuple[str, ...] = ()
     is_root: bool = False
+    claimed: tuple[Claim, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -147,7 +151,7 @@ class Carrier:
             self._scratch.forget(name)
 
     async def _stand(self, job: Job, verb: Callable[[], T]) -> tuple[Plan[T], list[Place]]:
-        claims = Claims(self._swift, self._truth, self._shares, self._scratch.state)
+        claims = Claims(self._swift, self._truth, self._shares, self._scratch.state, job.claimed)
         is_fresh = False
         for _ in range(TRIES):
             epoch = self._epochs.epoch
@@ -155,14 +159,16 @@ class Carrier:
                 await self._copies(epoch, job, is_fresh=is_fresh)
                 return await self._once(epoch, job, verb, claims)
             except Stale as moved:
+                claims.sent = False
                 await self._moved(job, moved)
             except EpochOver:
+                claims.sent = False
                 self._forget(job)
                 await self._epochs.renew(epoch)
             except Problem as refused:
-                landed = isinstance(refused, Unavailable) and refused.rule == "store"
-                if is_fresh or landed or not await self._is_outdated(epoch, job):
-                    if not landed:
+                down = isinstance(refused, Unavailable)
+                if is_fresh or down or not await self._is_outdated(epoch, job):
+                    if not claims.sent:
                         await claims.refused(epoch)
                     raise
             is_fresh = True
@@ -180,6 +186,7 @@ class Carrier:
             return plan, self._places(job.names, epoch)
         try:
             await claims.take(epoch, plan, self._epochs.standing)
+            claims.sent = True
             return plan, await self._commit(epoch, job, plan)
         except BaseException:
             self._forget(job, plan.changes)

@@ -21,9 +21,17 @@ LONG_S: Final = 300.0  # a proof that lives longer is always looked up
 class Claims:
     """The claims of one operation, through all its tries."""
 
-    def __init__(self, swift: Swift, truth: Truth, shares: Shares, state: FleetState) -> None:
+    def __init__(
+        self,
+        swift: Swift,
+        truth: Truth,
+        shares: Shares,
+        state: FleetState,
+        taken: Sequence[Claim] = (),
+    ) -> None:
         self._swift, self._truth, self._shares, self._state = swift, truth, shares, state
-        self._taken: list[Claim] = []
+        self._taken = list(taken)
+        self.sent = False  # whether a commit may have landed: then nothing is given back
         self._charged, self._charged_in = 0, ""
         self._kinds: dict[bytes, str] = {}
         self._mine = state.entropy.bytes(8).hex()  # this broker's try, through all its rounds
@@ -54,7 +62,7 @@ class Claims:
         Raises Refused(`replay`) where what it showed before that was used already: that is what happened.
         """
         try:
-            if self._noted and not self._taken:
+            if self._noted:
                 await self._claim(epoch, self._shown(self._noted), self._state.high)
         finally:
             if self._taken:

@@ -35,7 +35,7 @@ from stepwrit_broker.ports import (
 from stepwrit_broker.ports_ended import Ended, Tell
 from stepwrit_broker.store import accepting, attending, deferring, granting, moving, opening
 from stepwrit_broker.store.approvals import asker_of
-from stepwrit_broker.store.common import KEEP_S, check_kept, name_of, op_key
+from stepwrit_broker.store.common import check_kept, name_of, op_key
 from stepwrit_broker.store.disk import Headroom
 from stepwrit_broker.store.fleet.carrying import Carrier, Job, Shares
 from stepwrit_broker.store.fleet.durable import Durable
@@ -57,6 +57,7 @@ WHOSE_HELD: Final = 65_536
 SHED_RECORDS_AT: Final = 512
 WAITING_MAX: Final = 8192
 EPOCH_TRIES: Final = 4
+CLAIM_S: Final = 15.0  # an operation is under way for less: longer than anybody waits for what is durable
 SECRET_BYTES: Final = 32
 
 
@@ -360,32 +361,29 @@ class FleetStore:
     async def _open_root(self, command: OpenCommand) -> StepRecord:
         """The operation's own transaction is claimed first: a repeat comes with another name for it."""
         key, txn = op_key(command.op), command.step.txn
-        until = command.now + KEEP_S
-        epoch, stands = await self._claimed(Once(key, txn, until), command.now)
+        cause = command.step.intent.cause
+        beside = () if cause is None else (await self._txn("steps", cause),)
+        mine = Once(key, txn, self._state.at(command.now) + CLAIM_S)
+        stands = await self._claimed(mine, command.now)
         done = await self._truth.operation(key)
         if done is not None:
             stands = await self._find("steps", done.answer)
-        cause = command.step.intent.cause
-        beside = () if cause is None else (await self._txn("steps", cause),)
-        job = Job(stands or txn, beside=beside, is_root=True)
-        is_mine = job.main == txn
-        if not is_mine and not await self._carrier.look(job.main):
+            if stands is None:
+                raise Refused("expired", "what this operation opened is over and gone")
+        is_mine = stands in (None, txn)
+        if not is_mine and not await self._carrier.look(stands or txn):
             raise Unavailable(
                 "unavailable", "the first try of this operation is under way", rule="store", retry_after=1.0
             )
-        try:
-            return await self._run(job, lambda: opening.open_step(self._state, command))
-        except Refused:
-            if is_mine:
-                await self._swift.release(epoch, [Once(key, txn, until)])
-            raise
+        job = Job(stands or txn, beside=beside, is_root=True, claimed=(mine,) if is_mine else ())
+        return await self._run(job, lambda: opening.open_step(self._state, command))
 
-    async def _claimed(self, claim: Once, now: float) -> tuple[str, str | None]:
-        """The epoch it was claimed in, and the value that stands."""
+    async def _claimed(self, claim: Once, now: float) -> str | None:
+        """The value that stands."""
         for _ in range(EPOCH_TRIES):
             epoch = self.epochs.epoch
             try:
-                return epoch, (await self._swift.claim(epoch, [claim], now))[0]
+                return (await self._swift.claim(epoch, [claim], now))[0]
             except EpochOver:
                 await self.epochs.renew(epoch)
         raise Unavailable("unavailable", "the fleet's epoch changes again and again", rule="epoch")
