@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import redis
 from tests.faults.checker import check
 from tests.faults.fleet import ThinFleet, thin_fleet
 from tests.faults.observed import Effect, Exchange, Fault, Run, Terms
@@ -124,12 +123,7 @@ class Scene:
     async def follows(self, name: str) -> None:
         """It is in step with its primary."""
 
-        async def done() -> bool:
-            with suppress(redis.exceptions.RedisError):  # Sentinel cuts the clients of whom it demotes
-                return await in_sync(self.rig.redis[name])
-            return False
-
-        await until(done, f"{name} follows", WAIT_S)
+        await until(lambda: in_sync(self.rig.redis[name]), f"{name} follows", WAIT_S)
 
     async def findings(self) -> list[Finding]:
         """What the checker says of all that was asked; the brokers are ended for it."""

@@ -13,13 +13,14 @@ import asyncio
 import signal
 import subprocess
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import redis
 import redis.asyncio
+from redis.exceptions import RedisError
 
 from stepwrit_broker.dev.ports import is_free, steady_port
 
@@ -155,14 +156,28 @@ async def redis_replica(
     """A server that replicates this one, once it has all of its data."""
     async with redis_server(folder, replicaof=f"127.0.0.1 {primary.port}", **settings) as server:
         await until(lambda: in_sync(server), f"replica on {server.port}")
+        await until(lambda: _is_counted(server, primary), f"the primary of {server.port} counts it")
         yield server
 
 
 async def in_sync(server: RedisServer) -> bool:
-    """Whether this replica has its primary's data and link."""
-    async with server.client() as client:
+    """Whether this replica has its primary's data and link; not while it answers nobody.
+
+    Sentinel cuts the clients of whom it demotes.
+    """
+    with suppress(RedisError):
+        async with server.client() as client:
+            said = await client.info("replication")
+        return said.get("master_link_status") == "up" and not said.get("master_sync_in_progress")
+    return False
+
+
+async def _is_counted(replica: RedisServer, primary: RedisServer) -> bool:
+    """The primary calls it online some time after the replica itself does: with its first acknowledgement."""
+    async with primary.client() as client:
         said = await client.info("replication")
-    return said.get("master_link_status") == "up" and not said.get("master_sync_in_progress")
+    each = [said[f"slave{at}"] for at in range(said["connected_slaves"])]
+    return any(one["port"] == replica.port and one["state"] == "online" for one in each)
 
 
 SENTINEL: Final = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 
 from hypothesis import given
@@ -100,3 +101,21 @@ async def test_after_work_is_done_and_swept_nothing_is_held(opened: Opened) -> N
         opened.query(f"SELECT count(*) FROM {name}") for name in ("steps", "grants", "ops", "proofs", "txns")
     ]
     assert counts == [[(0,)]] * 5
+
+
+async def test_arguments_are_not_gone_before_their_step_has_ended(opened: Opened) -> None:
+    """The disk has the end a moment before the memory does; whoever reads both then is told one thing."""
+    root = await opened.house.root()
+    record = await opened.store.open(opened.make.deferred(root))
+    assert await opened.store.sealed_args(record.step.id) == b"sealed"
+    closing = asyncio.ensure_future(opened.store.move(opened.make.move(root, "close", outcome="cancelled")))
+    for _ in range(3):  # the batch runs, and its COMMIT is handed to the thread
+        await asyncio.sleep(0)
+    while opened.query("SELECT 1 FROM sealed_args"):
+        time.sleep(0.001)
+    assert not closing.done()
+    assert await opened.store.sealed_args(record.step.id) is None
+    found = await opened.store.step(record.step.id)
+    assert found is not None
+    assert found.life.state == "cancelled"
+    await closing

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from stepwrit_broker.core.errors import Problem, Unavailable
 from stepwrit_broker.core.grant import Grant, GrantRecord
@@ -145,9 +145,15 @@ class SqliteStore:
         return await self._writer.submit(lambda: deferring.resume(self._state, command))
 
     async def sealed_args(self, step: str) -> bytes | None:
-        """A committed step's sealed arguments, while it lives."""
+        """A committed step's sealed arguments, while it lives.
+
+        Once this is None, `step` knows of the end too: the disk hears of it a moment before the memory does.
+        """
         row = self._reader.execute(sealed_args.SELECT, (step,)).fetchone()
-        return None if row is None else row[0]
+        if row is None:
+            await self._writer.between(lambda: None)  # after what is at the disk now
+            return None
+        return cast("bytes", row[0])
 
     async def reserve(self, command: ReserveCommand) -> GrantRecord:
         """Reserve a credential: it is `issued` when this returns."""
