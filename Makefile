@@ -50,8 +50,8 @@ check: $(VENV)/ready ## lint, types, import rules, spelling
 	@$(BIN)/pyright
 	@$(BIN)/codespell agents broker tests docs deploy README.md CHANGELOG.md SECURITY.md CONTRIBUTING.md
 
-bench: $(VENV)/ready ## cycles per second, latency and CPU against a floor measured in the same run (JSON=1)
-	@$(BIN)/python -m tests.bench $(if $(JSON),--json,)
+bench: $(VENV)/ready ## cycles per second, latency and CPU against a floor measured in the same run (JSON=1; FLEET=1: brokers on Redis and PostgreSQL)
+	@$(BIN)/python -m tests.bench$(if $(FLEET),.fleet) $(if $(JSON),--json,)
 
 faults: $(VENV)/ready ## break processes, disks, clocks and networks under load; prove nothing is lost (JSON=1 SEED= SECONDS= CALLERS=)
 	@$(BIN)/python -m tests.faults $(if $(JSON),--json,) $(if $(SEED),--seed $(SEED),) $(if $(FAULT_SECONDS),--seconds $(FAULT_SECONDS),) $(if $(CALLERS),--callers $(CALLERS),)

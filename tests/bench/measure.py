@@ -10,18 +10,16 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Protocol, Self
 from urllib.parse import urlencode
 
 from tests.bench.client import connect, post
 from tests.bench.cycle import VERBS, Caller, Cycle, Lane, Proofs, RefusedError
-from tests.bench.world import AGENT, BANK, BROKER, SERVER, Domain, Runner
+from tests.bench.world import AGENT, BANK, BROKER, SERVER, Domain
 
 from stepwrit._tls import client_context
 from stepwrit.identity import WorkloadIdentity
 from stepwrit.wire import GRANT_TOKEN_EXCHANGE, TOKEN_TYPE_ID, TOKEN_TYPE_TXN
-from stepwrit_broker.dev.broker import dev_id
-from stepwrit_broker.dev.ca import DEV_TRUST_DOMAIN
 
 FAN_OUT = 9_000  # a step has at most 10,000 children
 INTENT_S = 20 * 3600
@@ -65,10 +63,20 @@ class Window:
         return self.generator_cpu / self.seconds
 
 
+class Target(Protocol):
+    """A process under test. url: its mtls listener."""
+
+    url: str
+
+    async def ask(self, what: str) -> dict[str, float]:
+        """`usage`: `user` and `system` CPU seconds, `rss` bytes."""
+        ...
+
+
 class Load:
     """Connections to one process under test, and what can be done with them."""
 
-    def __init__(self, domain: Domain, runner: Runner, lanes: int) -> None:
+    def __init__(self, domain: Domain, runner: Target, lanes: int) -> None:
         self._domain, self._runner, self._count = domain, runner, lanes
         self._stack = AsyncExitStack()
         self.caller = Caller(Proofs(runner.url))
@@ -83,7 +91,7 @@ class Load:
             await identity.start()
             self._stack.push_async_callback(identity.close)
             await identity.wait_ready(30.0)
-            contexts.append(client_context(identity, dev_id(BROKER)))
+            contexts.append(client_context(identity, self._domain.id(BROKER)))
         for _ in range(self._count):
             agent, server, bank = [await connect(self._runner.url, each) for each in contexts]
             self.lanes.append(Lane(agent=agent, server=server, bank=bank, parent=""))
@@ -117,7 +125,7 @@ class Load:
             "subject_token": self._domain.issuer.mint("alice"),
             "subject_token_type": TOKEN_TYPE_ID,
             "requested_token_type": TOKEN_TYPE_TXN,
-            "audience": DEV_TRUST_DOMAIN,
+            "audience": self._domain.name,
             "request_details": json.dumps(asked),
         }
         proofs = self.caller.proofs
@@ -152,9 +160,10 @@ class Load:
         async def arrive() -> None:
             chance = random.Random(seed)
             began = due = time.perf_counter()
-            while (due := due + chance.expovariate(rate)) < began + seconds:
+            while due < began + seconds:
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
                 arrived.put_nowait(time.perf_counter())
+                due += chance.expovariate(rate)
             for _ in self.lanes:
                 arrived.put_nowait(None)
 

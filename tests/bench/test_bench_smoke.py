@@ -50,8 +50,12 @@ TINY = (
 
 
 async def bench(*given: str) -> tuple[int, str, str]:
+    return await started("tests.bench", *given)
+
+
+async def started(module: str, *given: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.bench", *given, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        sys.executable, "-m", module, *given, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     out, said = await process.communicate()
     return process.returncode or 0, out.decode(), said.decode()

@@ -79,14 +79,23 @@ class Cores:
 
 
 class Domain:
-    """The development trust domain and issuer, and the files that a broker reads."""
+    """A trust domain with development identities and issuer, and the files that a broker reads.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    name: only `stepwrit broker --dev` serves in the development domain itself.
+    """
+
+    def __init__(self, folder: Path, name: str = DEV_TRUST_DOMAIN) -> None:
+        self.folder, self.name = folder, name
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DevelopmentModeWarning)  # loopback, and gone in a minute
             self.issuer = DevIssuer()
-        self.trust = DevTrustDomain(folder / "w", x509_life=SVID_LIFE_S, rotate_every=SVID_LIFE_S)
+        self.trust = DevTrustDomain(
+            folder / "w", trust_domain=name, x509_life=SVID_LIFE_S, rotate_every=SVID_LIFE_S
+        )
+
+    def id(self, path: str) -> str:
+        """The SPIFFE ID of a path."""
+        return dev_id(path).replace(DEV_TRUST_DOMAIN, self.name)
 
     async def start(self) -> None:
         """Serve, and write the files."""
@@ -94,7 +103,8 @@ class Domain:
             warnings.simplefilter("ignore", DevelopmentModeWarning)
             await self.trust.start()
         await self.issuer.start()
-        registry = json.loads(json.dumps(dev_registry(self.issuer.url, ENTRIES)))  # no YAML aliases
+        written = json.dumps(dev_registry(self.issuer.url, ENTRIES))
+        registry = json.loads(written.replace(DEV_TRUST_DOMAIN, self.name))  # no YAML aliases
         (self.folder / "registry.yaml").write_text(
             yaml.safe_dump(registry, sort_keys=False), encoding="utf-8"
         )
@@ -114,8 +124,8 @@ class Domain:
         return {
             "folder": str(self.folder),
             "core": core,
-            "trust_domain": DEV_TRUST_DOMAIN,
-            "broker_id": dev_id(BROKER),
+            "trust_domain": self.name,
+            "broker_id": self.id(BROKER),
             "socket": self.trust.socket_for(BROKER),
             "oidc": self.issuer.url,
         }
