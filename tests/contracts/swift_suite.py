@@ -229,6 +229,15 @@ class SwiftSuite:
         with pytest.raises(Stale):
             await commit(began, change(txn(0)), rules=9)
 
+    async def test_a_rule_names_the_last_work_that_each_shard_took_before_it(self, began: Swift) -> None:
+        assert await began.rule(ONE, 1) == dict.fromkeys(EVERY, 0)
+        await commit(began, change(txn(1)), rules=1)
+        await commit(began, change(txn(1), 1), rules=1)
+        await commit(began, change(txn(3)), rules=1)
+        assert await began.rule(ONE, 2) == {0: 0, 1: 2, 2: 0, 3: 1}
+        await began.trim(ONE, {1: 2})
+        assert (await began.rule(ONE, 2))[1] == 2, "also what is forgotten since"
+
     async def test_time_does_not_go_back(self, began: Swift) -> None:
         await commit(began, change(txn(0)), now=NOW)
         assert await commit(began, change(txn(0), 1), now=NOW - 0.25) == 2

@@ -190,11 +190,12 @@ class MemorySwift:
         if tat is not None:
             self.tats[key] = tat
 
-    async def rule(self, epoch: str, number: int) -> None:
+    async def rule(self, epoch: str, number: int) -> Mapping[int, int]:
         await asyncio.sleep(0)
         self._check(epoch)
         for shard in self.shards:
             shard.rules = max(shard.rules, number)
+        return {number: shard.seq for number, shard in enumerate(self.shards)}
 
     async def read(self, epoch: str, after: Mapping[int, int], wait_s: float) -> Sequence[Numbered]:
         self._check(epoch)

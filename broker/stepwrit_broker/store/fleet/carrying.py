@@ -106,8 +106,9 @@ class Carrier:
             await Claims.give_back(self._swift, self._epochs.epoch, plan.wanted.freed)
         return plan
 
-    async def look(self, name: str) -> bool:
+    async def look(self, name: str, *, wait: bool = True) -> bool:
         """Have a copy of all that was acknowledged, and all of it durable. False: there is no such thing.
+        Without `wait` there may be more in it, of which nobody knows yet whether it ever was.
 
         Without the swift engine it is what the truth has: the brake must find what it is to stop.
         """
@@ -119,7 +120,7 @@ class Carrier:
             except Unavailable:
                 epoch = self._epochs.epoch
                 await self._from_truth(name)
-            places = self._places([name], epoch)
+            places = self._places([name], epoch) if wait else []
         for place in places:
             await self._durable.wait(place.epoch, place.shard, place.seq)
         return self._scratch.held(name) is not None

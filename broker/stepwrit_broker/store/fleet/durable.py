@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from stepwrit_broker.core.errors import Unavailable
+from stepwrit_broker.store.fleet.seams import EpochOver
 
 WAIT_S: Final = 10.0
 
@@ -27,6 +28,7 @@ class Durable:
         self._at: dict[int, int] = {}
         self._waiting: dict[int, list[tuple[int, int, asyncio.Future[None]]]] = {}
         self._order = itertools.count()
+        self._moved = asyncio.Event()
         self.waited: Callable[[float], None] = lambda _: None  # seconds, of each that became durable
 
     def begin(self, epoch: str, positions: Mapping[int, int]) -> None:
@@ -37,6 +39,7 @@ class Durable:
                 if not future.done():
                     future.set_exception(unknown("the fleet's epoch ended before this was durable"))
         self._epoch, self._at = epoch, dict(positions)
+        self._stir()
 
     def advance(self, epoch: str, positions: Mapping[int, int]) -> None:
         """The truth has these; an older word changes nothing."""
@@ -46,6 +49,7 @@ class Durable:
             if seq > self._at.get(shard, 0):
                 self._at[shard] = seq
                 self._wake(shard, seq)
+        self._stir()
 
     @property
     def waiting(self) -> int:
@@ -68,6 +72,25 @@ class Durable:
         except TimeoutError:
             raise unknown("this is not durable yet") from None
         self.waited(loop.time() - began)
+
+    async def reached(self, epoch: str, upto: Mapping[int, int], within_s: float) -> bool:
+        """Whether the truth has all of these, as far as is known here by then. Raises EpochOver."""
+        try:
+            async with asyncio.timeout(within_s):
+                while epoch == self._epoch and not self._has(upto):
+                    await self._moved.wait()
+        except TimeoutError:
+            return False
+        if epoch != self._epoch:
+            raise EpochOver
+        return True
+
+    def _has(self, upto: Mapping[int, int]) -> bool:
+        return all(seq <= self._at.get(shard, 0) for shard, seq in upto.items())
+
+    def _stir(self) -> None:
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
 
     def _wake(self, shard: int, seq: int) -> None:
         heap = self._waiting.get(shard, [])

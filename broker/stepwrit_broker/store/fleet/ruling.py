@@ -1,14 +1,15 @@
 """Marks, versions and what is said outside any operation: committed to the truth, then put in force.
 
 They need no swift engine. Where it cannot be reached the epoch ends, in the truth: no go-ahead that was
-decided without the new rule can be committed any more.
+decided without the new rule can be committed any more. So it does where the truth does not get in time what
+was ordered before the rule: nobody is answered by it after the operator was.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Final, TypeVar
 
 from stepwrit_broker.core.errors import Problem, Unavailable
@@ -18,6 +19,7 @@ from stepwrit_broker.ports import Happening, MarkCommand, VersionCommand
 from stepwrit_broker.store import ruling
 from stepwrit_broker.store.common import op_key
 from stepwrit_broker.store.fleet.carrying import Carrier
+from stepwrit_broker.store.fleet.durable import Durable
 from stepwrit_broker.store.fleet.epochs import Epochs
 from stepwrit_broker.store.fleet.scratch import Plan, Scratch
 from stepwrit_broker.store.fleet.seams import EpochOver, OpDone, RuleChange, Swift, Told, Truth, Used
@@ -28,6 +30,11 @@ from stepwrit_broker.store.state import EPOCH_BYTES
 T = TypeVar("T")
 OWED_MAX: Final = 4096
 TRIES: Final = 6
+ORDERED_S: Final = 3.0
+"""How long what was ordered before a rule may take to the truth: longer than another broker needs to carry on
+for one that was killed.
+"""
+LOOK_S: Final = 0.1
 RULES: Final = "rules"  # no aggregate: what a rule touches of one is not kept
 
 
@@ -35,10 +42,17 @@ class Ruling:
     """The operator's words, for every broker."""
 
     def __init__(
-        self, scratch: Scratch, swift: Swift, truth: Truth, epochs: Epochs, carrier: Carrier
+        self,
+        scratch: Scratch,
+        swift: Swift,
+        truth: Truth,
+        epochs: Epochs,
+        durable: Durable,
+        carrier: Carrier,
     ) -> None:
         self._scratch, self._swift, self._truth = scratch, swift, truth
-        self._epochs, self._carrier = epochs, carrier
+        self._epochs, self._durable, self._carrier = epochs, durable, carrier
+        self.ordered_s = ORDERED_S
         self._lock = asyncio.Lock()
 
     async def mark(self, command: MarkCommand) -> Mark:
@@ -92,13 +106,17 @@ class Ruling:
             return await self._ruled(lambda: ruling.mark(self._scratch.state, command))
 
     async def _look(self, target: str) -> None:
-        """So that the entry can stand in the story of what is marked."""
+        """So that the entry can stand in the story of what is marked. It waits for nothing that is under way
+        there: a brake that did would hang with whoever carries it.
+        """
         kind, _, name = target.partition(":")
-        txn = name if kind == "txn" else None
+        txn = None
+        if kind == "txn" and await self._truth.transaction(name) is not None:
+            txn = name
         if kind in ("step", "grant"):
             txn = await self._truth.whose(f"{kind}s:{name}")
         if txn is not None:
-            await self._carrier.look(txn)
+            await self._carrier.look(txn, wait=False)
 
     @contextlib.contextmanager
     def _remembered(self, done: OpDone | None) -> Generator[None]:
@@ -115,16 +133,17 @@ class Ruling:
                 copy.touched()
 
     async def _ruled(self, run: Callable[[], T]) -> T:
+        """Also what was said before is in force when this returns: that it was may be what failed."""
         async with self._lock:
             await self._epochs.reload()
             plan = self._scratch.plan(RULES, run)
             self._scratch.forget(RULES)
-            if not (plan.marks or plan.lifted or plan.version or plan.said):
-                return plan.answer
-            number = await self._truth.rule(self._change(plan))
-            await self._epochs.reload()
-            await self._in_force(number)
-            return plan.answer
+            if plan.marks or plan.lifted or plan.version or plan.said:
+                await self._truth.rule(self._change(plan))
+                await self._epochs.reload()
+            number = self._scratch.state.rules
+        await self._in_force(number)
+        return plan.answer
 
     def _change(self, plan: Plan[T]) -> RuleChange:
         version = plan.version
@@ -140,24 +159,47 @@ class Ruling:
         )
 
     async def _in_force(self, number: int) -> None:
-        """When this returns no broker commits anything that was decided before: every shard refuses it, or
-        the epoch has ended.
+        """When this returns no broker commits anything that was decided before: every shard refuses it and
+        what they had taken is in the truth, or the epoch has ended.
         """
         for _ in range(TRIES):
             epoch = self._epochs.epoch
             try:
                 try:
-                    await self._swift.rule(epoch, number)
+                    ordered = await self._swift.rule(epoch, number)
+                    await self._tell(number)
+                    if await self._is_carried(epoch, ordered):
+                        return
                 except EpochOver:
                     await self._epochs.renew(epoch)
                     continue
             except Unavailable:
-                fresh = self._scratch.state.entropy.bytes(EPOCH_BYTES).hex()
-                await self._truth.next_epoch(epoch, fresh)
+                pass
+            break
+        await self._end(self._epochs.epoch)
+
+    async def _tell(self, number: int) -> None:
+        with contextlib.suppress(Unavailable):  # who does not hear it looks
+            await self._swift.tell(Told("rules", str(number).encode()))
+
+    async def _is_carried(self, epoch: str, upto: Mapping[int, int]) -> bool:
+        """Whether the truth has it in time; asked as well as heard of. Raises EpochOver, Unavailable."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.ordered_s
+        while not await self._durable.reached(epoch, upto, min(LOOK_S, until - loop.time())):
+            if loop.time() >= until:
+                return False
+            self._durable.advance(epoch, await self._truth.positions(epoch))
+        return True
+
+    async def _end(self, epoch: str) -> None:
+        """No epoch stands that began before this. Raises Unavailable."""
+        for _ in range(TRIES):
+            fresh = self._scratch.state.entropy.bytes(EPOCH_BYTES).hex()
+            standing = await self._truth.next_epoch(epoch, fresh)
+            if standing.epoch == fresh:
                 return
-            with contextlib.suppress(Unavailable):  # who does not hear it looks
-                await self._swift.tell(Told("rules", str(number).encode()))
-            return
+            epoch = standing.epoch  # who began it may not have known of the rule
         raise Unavailable("unavailable", "the fleet's epoch changes again and again", rule="epoch")
 
     def _paid(self, command: MarkCommand) -> None:

@@ -222,8 +222,11 @@ class Swift(Protocol):
         """`core.slices.give_back`: cells that were taken and will never be used, where that still counts."""
         ...
 
-    async def rule(self, epoch: str, number: int) -> None:
-        """When this returns, no shard takes a commit whose `rules` is lower. MUST NOT go back."""
+    async def rule(self, epoch: str, number: int) -> Mapping[int, int]:
+        """When this returns, no shard takes a commit whose `rules` is lower. MUST NOT go back.
+
+        The number of each shard's last work at the moment from which it takes none.
+        """
         ...
 
     async def read(self, epoch: str, after: Mapping[int, int], wait_s: float) -> Sequence[Numbered]:

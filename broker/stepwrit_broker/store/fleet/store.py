@@ -83,7 +83,7 @@ class FleetStore:
         self.epochs: Final = Epochs(self._scratch, swift, truth, self.durable, shares)
         self._carrier = Carrier(self._scratch, swift, truth, self.epochs, self.durable, shares)
         self._carrier.done = self._done
-        self._ruling = Ruling(self._scratch, swift, truth, self.epochs, self._carrier)
+        self._ruling = Ruling(self._scratch, swift, truth, self.epochs, self.durable, self._carrier)
         self._sweeping = Sweeping(self._scratch, truth, self._carrier)
         self.sequencer: Final = Sequencer(me, swift, truth, self.epochs, self.durable, now=now)
         self.hearing: Final = Hearing(
@@ -112,6 +112,10 @@ class FleetStore:
     def runs(self) -> list[Callable[[], Awaitable[None]]]:
         """Its workers; each runs until cancelled."""
         return [self.sequencer.run, *self.hearing.runs()]
+
+    def set_patience(self, ordered_s: float) -> None:
+        """How long a rule waits for what was ordered before it, until it ends the epoch instead."""
+        self._ruling.ordered_s = ordered_s
 
     def set_ruled(self, ruled: Callable[[], Awaitable[None]]) -> None:
         """Called when other rules are in force than before, before anything is decided under them."""

@@ -145,9 +145,10 @@ class RedisSwift:
         """As `Swift.give_back`."""
         await self._wide.give_back(epoch, key, known, cells, interval)
 
-    async def rule(self, epoch: str, number: int) -> None:
+    async def rule(self, epoch: str, number: int) -> Mapping[int, int]:
         """As `Swift.rule`."""
-        await together(self._runner.run(scripts.RULE, shard, epoch, [], number) for shard in self._all)
+        runs = (self._runner.run(scripts.RULE, shard, epoch, [], number) for shard in self._all)
+        return {shard: int(last) for shard, (last,) in enumerate(await together(runs))}
 
     async def read(self, epoch: str, after: Mapping[int, int], wait_s: float) -> Sequence[Numbered]:
         """As `Swift.read`; at most 256 works of each shard."""

@@ -1,0 +1,166 @@
+"""Two brokers' stores on one fleet's engines, whose carrying to the truth can be held up."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import asyncpg
+from tests.contracts.test_fleet_store import SHARDS
+from tests.fakes import build
+from tests.fakes.build import Maker
+from tests.fakes.clock import START
+from tests.fakes.entropy import SeededEntropy
+from tests.fakes.fleet import MemorySwift, MemoryTruth
+from tests.fakes.workers import ended
+from tests.rigs.postgres import PostgresServer
+from tests.rigs.redis import RedisServer
+
+from stepwrit_broker.clock import SystemClock
+from stepwrit_broker.core.grant import Grant
+from stepwrit_broker.core.step import StepRecord
+from stepwrit_broker.ledger.postgres.log import PgLog
+from stepwrit_broker.store.fleet.postgres.session import Session
+from stepwrit_broker.store.fleet.postgres.truth import open_truth
+from stepwrit_broker.store.fleet.rates import Rates
+from stepwrit_broker.store.fleet.redis import RedisSwift
+from stepwrit_broker.store.fleet.seams import Swift, Truth
+from stepwrit_broker.store.fleet.store import FleetStore
+
+_numbers = itertools.count()
+_ENTRIES = (
+    "SELECT body FROM (SELECT 0 AS part, seq AS place, body FROM stepwrit.ledger_bodies"
+    " UNION ALL SELECT 1, id, body FROM stepwrit.outbox) AS said ORDER BY part, place"
+)
+
+
+@dataclass
+class Pair:
+    """`one` and `two`; nobody carries anything to the truth between `hold` and `carry`."""
+
+    swifts: list[Swift]
+    truths: list[Truth]
+    make: Maker = field(default_factory=lambda: Maker(now=START))
+    stores: list[FleetStore] = field(default_factory=list)
+    _workers: list[asyncio.Future[None]] = field(default_factory=list)
+    _carrying: list[asyncio.Future[None]] = field(default_factory=list)
+
+    @property
+    def one(self) -> FleetStore:
+        return self.stores[0]
+
+    @property
+    def two(self) -> FleetStore:
+        return self.stores[1]
+
+    async def start(self) -> None:
+        for number, (swift, truth) in enumerate(zip(self.swifts, self.truths, strict=True)):
+            store = FleetStore(
+                swift, truth, Rates(swift), SeededEntropy(number + 5), me=f"broker {number}", now=lambda: 0.0
+            )
+            await store.start()
+            store.use(build.limits(), lambda: 0)
+            self.stores.append(store)
+            self._workers += [asyncio.ensure_future(run()) for run in store.hearing.runs()]
+        self.make.epoch = self.one.epoch
+        self.carry()
+
+    def carry(self) -> None:
+        self._carrying = [asyncio.ensure_future(store.sequencer.run()) for store in self.stores]
+
+    async def hold(self) -> None:
+        """As two brokers that are both paused while one of them leads; the lease is free at once."""
+        await ended(self._carrying)
+        for number, truth in enumerate(self.truths):
+            await truth.lead(f"broker {number}", 0)
+
+    async def close(self) -> None:
+        await ended([*self._carrying, *self._workers])
+        for store in self.stores:
+            await store.close()
+
+    async def accepted(self) -> StepRecord:
+        """Opened by one, its child by two, accepted by one."""
+        root = await self.one.open(self.make.open(self.make.root_step()))
+        child = await self.two.open(self.make.open(self.make.child_step(root)))
+        return (await self.one.accept(self.make.accept(child)))[0]
+
+    async def held(self) -> Grant:
+        """A credential that the second broker reserved."""
+        record = await self.accepted()
+        return (await self.two.reserve(self.make.reserve(self.make.grant(record)))).grant
+
+    async def entries(self) -> list[dict[str, Any]]:
+        """The ledger, with what waits to be appended."""
+        truth = self.truths[0]
+        assert isinstance(truth, MemoryTruth)
+        return truth.entries()
+
+    async def told(self, kind: str, grant: Grant) -> int:
+        """How often the ledger says this of a credential."""
+        return sum(entry["kind"] == kind and entry.get("grant") == grant.id for entry in await self.entries())
+
+    async def ordered(self) -> None:
+        """Until something is in a stream that the truth does not have."""
+        store = self.one
+        while True:
+            done = await self.truths[0].positions(store.epoch)
+            if await self.swifts[0].read(store.epoch, done, 0):
+                return
+            await asyncio.sleep(0.005)
+
+
+@dataclass
+class RealPair(Pair):
+    """On Redis and PostgreSQL."""
+
+    dsn: str = ""
+
+    async def entries(self) -> list[dict[str, Any]]:
+        conn = await asyncpg.connect(self.dsn)
+        try:
+            return [json.loads(row[0]) for row in await conn.fetch(_ENTRIES)]
+        finally:
+            await conn.close()
+
+
+P = TypeVar("P", bound=Pair)
+
+
+@asynccontextmanager
+async def memory_pair() -> AsyncGenerator[Pair]:
+    """On engines in memory."""
+    swift, truth = MemorySwift(SHARDS), MemoryTruth(SHARDS)
+    async with _started(Pair([swift, swift], [truth, truth])) as pair:
+        yield pair
+
+
+@asynccontextmanager
+async def real_pair(redis: RedisServer, postgres: PostgresServer) -> AsyncGenerator[RealPair]:
+    """On a database and keys of its own."""
+    name, fleet = f"pair_{next(_numbers)}", f"p{secrets.token_hex(4)}"
+    conn = await asyncpg.connect(postgres.dsn)
+    await conn.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+    await conn.close()
+    dsn = postgres.dsn_of("postgres", name)
+    truths: list[Truth] = [
+        await open_truth(Session(dsn=dsn), PgLog(), SystemClock(), shards=SHARDS) for _ in range(2)
+    ]
+    swifts: list[Swift] = [RedisSwift.of(redis.url, fleet=fleet, shards=SHARDS) for _ in range(2)]
+    async with _started(RealPair(swifts, truths, dsn=dsn)) as pair:
+        yield pair
+
+
+@asynccontextmanager
+async def _started(pair: P) -> AsyncGenerator[P]:
+    await pair.start()
+    try:
+        yield pair
+    finally:
+        await pair.close()
