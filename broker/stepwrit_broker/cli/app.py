@@ -14,6 +14,7 @@ from stepwrit_broker.cli import (
     devtools,
     doctor,
     documents,
+    fleet,
     ledgers,
     running,
     scaffolding,
@@ -68,6 +69,7 @@ def _assemble() -> None:
     running.register(app)
     scaffolding.register(app)
     doctor.register(app)
+    app.add_typer(fleet.app, name="fleet", rich_help_panel="Run it")
     app.add_typer(spire.app, name="spire", rich_help_panel="Run it")
     telling.register(app)
     approve.register(app)

@@ -10,6 +10,7 @@ from typing import Any, Final, get_args, get_origin
 
 from stepwrit import digest
 from stepwrit.digest import DigestError
+from stepwrit_broker.cli.scaffold_fleet import with_settings
 from stepwrit_broker.config import Config, parse_config
 from stepwrit_broker.config_docs import toml_value
 from stepwrit_broker.config_reader import Setting, settings
@@ -36,15 +37,18 @@ def write_init(
     *,
     stance_name: str = "approval",
     engine: str = "cedar",
+    wanted: Mapping[tuple[str, str], object] | None = None,
     force: bool = False,
 ) -> list[Path]:
-    """broker.toml, registry.yaml, limits.yaml and policy/ in `folder`; the paths written.
+    """broker.toml, registry.yaml, limits.yaml and policy/ in `folder`; the paths written. wanted: settings
+    beyond the two, by section and key.
 
     Everything is checked before anything is written. Raises Malformed for a trust domain or issuer that does
     not fit, and Conflict(`wrong_state`) when a file is there already and `force` is not given,
     or policies for another engine are.
     """
     texts = init_files(trust_domain, issuer, stance_name, engine)
+    texts["broker.toml"] = with_settings(texts["broker.toml"], wanted or {})
     _check(texts, folder)
     paths = {folder / name: text for name, text in texts.items()}
     there = [str(path) for path in paths if path.exists()]

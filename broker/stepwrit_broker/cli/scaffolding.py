@@ -15,6 +15,22 @@ from stepwrit_broker.cli.output import err, examples, say
 if TYPE_CHECKING:
     from stepwrit_broker.cli.scaffold import ToolInfo
 
+RedisUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--redis",
+        metavar="URL",
+        help="Its Redis, as \\[fleet] redis. Default: loopback. Elsewhere: rediss://…",
+    ),
+]
+PostgresUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--postgres",
+        metavar="DSN",
+        help="Its PostgreSQL, as \\[fleet] postgres. Default: loopback. Elsewhere: ?sslmode=verify-full.",
+    ),
+]
 _STANCES: Final = (
     "approval (high impact waits for a signature), low-risk, or workflow (servers start declared steps only)"
 )
@@ -38,11 +54,25 @@ def init(
         str, typer.Option("--engine", help="What its policies are written in: cedar, or opa for Rego.")
     ] = "cedar",
     force: Annotated[bool, typer.Option("--force", help="Write over what is there.")] = False,
+    fleet: Annotated[
+        bool,
+        typer.Option(
+            "--fleet", help="For several brokers on Redis and PostgreSQL. Without it: for one, alone."
+        ),
+    ] = False,
+    redis: RedisUrl = None,
+    postgres: PostgresUrl = None,
 ) -> None:
     """Write broker.toml, registry.yaml, limits.yaml and policy/, commented and conservative."""
     from stepwrit_broker.cli.scaffold import write_init  # noqa: PLC0415  the checkers are slow to import
+    from stepwrit_broker.cli.scaffold_fleet import POSTGRES, REDIS, fleet_settings  # noqa: PLC0415
 
-    for path in write_init(folder, trust_domain, issuer, stance_name=stance, engine=engine, force=force):
+    if (redis or postgres) and not fleet:
+        raise typer.BadParameter("--redis and --postgres are for --fleet")
+    more = fleet_settings(redis or REDIS, postgres or POSTGRES) if fleet else {}
+    for path in write_init(
+        folder, trust_domain, issuer, stance_name=stance, engine=engine, wanted=more, force=force
+    ):
         say(f"wrote {path}")
     broker_toml = folder / "broker.toml"
     say("")
@@ -53,6 +83,11 @@ def init(
         f"  stepwrit registry scaffold --mcp URL --id SPIFFE_ID     # an entry for {folder / 'registry.yaml'}"
     )
     say(f"  stepwrit spire entries --config {broker_toml}     # what a SPIRE server must know")
+    if fleet:
+        from stepwrit_broker.cli.fleet import next_lines  # noqa: PLC0415
+
+        for line in next_lines(broker_toml):
+            say(f"  {line}")
     say(f"  stepwrit doctor --config {broker_toml}     # as the broker's user")
     say(f"  stepwrit broker --config {broker_toml}")
 
@@ -119,6 +154,8 @@ def register(app: typer.Typer) -> None:
     app.command(
         rich_help_panel="Run it",
         epilog=examples(
-            "stepwrit init /etc/stepwrit --trust-domain prod.example \\\n    --issuer https://stepwrit.prod.example"
+            "stepwrit init /etc/stepwrit --trust-domain prod.example \\\n    --issuer https://stepwrit.prod.example",
+            "stepwrit init /etc/stepwrit --fleet --trust-domain prod.example \\\n"
+            "    --issuer https://stepwrit.prod.example",
         ),
     )(init)

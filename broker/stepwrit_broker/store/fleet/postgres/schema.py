@@ -232,6 +232,11 @@ async def _found(conn: Conn, shards: int) -> None:
     await conn.execute(_SHARDS)
 
 
+def rights(table: str, movable: Sequence[str]) -> str:
+    """What a broker's role may do with a table, as GRANT takes it. movable: the log's tables that change."""
+    return _RIGHTS.get(table, "SELECT, INSERT, UPDATE, DELETE" if table in movable else "SELECT, INSERT")
+
+
 async def _grant(conn: Conn, role: str, movable: Sequence[str]) -> None:
     """Nothing of what says `once` or `was` can be changed by it: SELECT and INSERT only."""
     name = await conn.fetchval("SELECT quote_ident(rolname) FROM pg_roles WHERE rolname = $1", role)
@@ -242,7 +247,7 @@ async def _grant(conn: Conn, role: str, movable: Sequence[str]) -> None:
     )
     words = [f"GRANT USAGE ON SCHEMA {SCHEMA} TO {name}; GRANT EXECUTE ON FUNCTION purge TO {name}"]
     for (table,) in tables:
-        more = ", UPDATE, DELETE" if table in movable else ""
-        rights = _RIGHTS.get(table, f"SELECT, INSERT{more}")
-        words.append(f'REVOKE ALL ON "{table}" FROM {name}; GRANT {rights} ON "{table}" TO {name}')
+        words.append(
+            f'REVOKE ALL ON "{table}" FROM {name}; GRANT {rights(table, movable)} ON "{table}" TO {name}'
+        )
     await conn.execute("; ".join(words))
