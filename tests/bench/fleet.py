@@ -41,6 +41,11 @@ def options(given: list[str]) -> argparse.Namespace:
     add("--windows", type=int, default=3, help="windows at full load for each size (default 3)")
     add("--lanes", type=int, default=32, help="cycles at once, over all brokers (default 32)")
     add("--brokers", type=int, nargs="+", default=[1, 2, 4], help="sizes, rising (default 1 2 4)")
+    add(
+        "--young",
+        action="store_true",
+        help="an epoch's first quarter of an hour: PostgreSQL knows the proofs",
+    )
     add("--folder", type=Path, help="where Redis writes (default: the system's temporary folder)")
     add("--profile", type=Path, help="cProfile each broker into FILE.b1, FILE.b2 …; numbers then mean little")
     return parser.parse_args(given)
@@ -117,7 +122,7 @@ async def _usage(members: Sequence[Member]) -> list[float]:
 async def bench(asked: argparse.Namespace, folder: Path, postgres: PostgresServer) -> Measured:
     """The whole run. Starts and ends everything itself."""
     stages: list[Stage] = []
-    async with site(folder, postgres, asked.profile) as where:
+    async with site(folder, postgres, asked.profile, is_young=asked.young) as where:
         await where.grow(1)
         floor = await _floor(asked, where)
         for count in asked.brokers:

@@ -137,7 +137,7 @@ FROM (SELECT c.relname AS name, pg_total_relation_size(c.oid) AS size
 """
 _WAL = """
 SELECT (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint AS wal, (SELECT wal_sync FROM pg_stat_wal) AS syncs,
-  (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()) AS commits
+  (SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'ledger_head') AS commits
 """
 
 
@@ -150,26 +150,41 @@ class Site:
     postgres: PostgresServer
     stack: AsyncExitStack
     profile: Path | None = None
+    is_young: bool = False
     members: list[Member] = field(default_factory=list)
 
     async def grow(self, count: int) -> None:
-        """Have this many brokers, all ready."""
+        """Have this many brokers, all ready, in an epoch that is no longer young."""
         while len(self.members) < count:
-            await self._add(f"b{len(self.members) + 1}")
+            member = await self._add(f"b{len(self.members) + 1}")
+            if not self.members and not self.is_young:
+                await self._age(member)
+            self.members.append(member)
 
-    async def _add(self, name: str) -> None:
+    async def _age(self, member: Member) -> None:
+        """Within 15 minutes of an epoch's begin each proof is looked up in PostgreSQL as well."""
+        await member.process.end()
+        conn = await asyncpg.connect(self.postgres.dsn)
+        try:
+            await conn.execute("UPDATE stepwrit.fleet SET began_at = began_at - 3600")
+        finally:
+            await conn.close()
+        await member.process.start()
+        await member.ready()
+
+    async def _add(self, name: str) -> Member:
         mtls, ops = steady_port(), steady_port()
         config = self._config(name, mtls, ops)
         command = [str(Path(sys.executable).with_name("stepwrit")), "broker", "--config", str(config)]
         if self.profile is not None:
             out = self.profile.with_name(f"{self.profile.name}.{name}")
-            command = [sys.executable, "-m", "cProfile", "-o", str(out), *command]
+            command = [sys.executable, "-m", "tests.bench.profiled", str(out), *command]
         process = Process(name, command, log=self.domain.folder / f"{name}.log")
         await process.start()
         self.stack.push_async_callback(process.end)
         member = Member(name, process, f"https://127.0.0.1:{mtls}", f"http://127.0.0.1:{ops}")
         await member.ready()
-        self.members.append(member)
+        return member
 
     def _config(self, name: str, mtls: int, ops: int) -> Path:
         folder, accept = self.domain.folder, ", ".join(f'"{each}"' for each in ACCEPTED)
@@ -234,7 +249,9 @@ def truth() -> Iterator[PostgresServer]:
 
 
 @asynccontextmanager
-async def site(folder: Path, postgres: PostgresServer, profile: Path | None = None) -> AsyncIterator[Site]:
+async def site(
+    folder: Path, postgres: PostgresServer, profile: Path | None = None, *, is_young: bool = False
+) -> AsyncIterator[Site]:
     """Redis, identities and files; no broker yet. All ended on leaving, brokers first."""
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(redis_server(folder, **REDIS))
@@ -243,4 +260,4 @@ async def site(folder: Path, postgres: PostgresServer, profile: Path | None = No
         stack.push_async_callback(domain.stop)
         # a burst that is over in a microsecond would refuse whatever comes out of order
         (folder / "limits.yaml").write_text(LIMITS.replace("999999999/s", "1000000/s"), encoding="utf-8")
-        yield Site(domain, redis, postgres, stack, profile)
+        yield Site(domain, redis, postgres, stack, profile, is_young)
