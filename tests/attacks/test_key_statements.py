@@ -165,6 +165,34 @@ def test_a_broker_that_is_stopped_or_struck_off_takes_its_keys_along() -> None:
     assert refused(posted, by=other) == "role"
 
 
+def test_what_was_believed_once_is_judged_again_each_time() -> None:
+    """Its signature is not verified again; everything else is."""
+    posted, other = broker().statements.state(own_key(), NOW), broker()
+    assert judged(posted, NOW + 2999, by=other)
+    assert refused(posted, NOW + 3000, by=other) == "expired"
+    head, claims, signature = posted.text.split(".")
+    for text in (f"{head}.{claims}.{signature[:-8]}AAAAAAAA", f"{head}.{claims[:-8]}AAAAAAAA.{signature}"):
+        assert refused(replace(posted, text=text), by=other) in ("signature", "shape")
+
+
+def test_a_flood_of_good_statements_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stepwrit_broker.attest.statements.HELD_MAX", 2)
+    one, other = broker(), broker()
+    posted = [one.statements.state(own_key(), NOW) for _ in range(4)]
+    for each in (*posted, *posted):
+        assert judged(each, by=other)
+    assert len(other.statements._held) == 2
+
+
+def test_a_key_is_stated_once_by_each_svid() -> None:
+    """Signing at every look would cost more than all that is looked at."""
+    one, key = broker(), own_key()
+    first = one.statements.state(key, NOW)
+    assert one.statements.state(key, NOW + 1) is first
+    one.identity.set(CA.issue(BROKER), BUNDLES)
+    assert one.statements.state(key, NOW + 2).id != first.id
+
+
 def test_in_doubt_nothing_is_judged() -> None:
     posted, other = broker().statements.state(own_key(), NOW), broker()
     other.identity.state = None

@@ -10,8 +10,9 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, NamedTuple, cast, get_args
 
 import jwt
 from cryptography import x509
@@ -29,7 +30,15 @@ from stepwrit_broker.ports_fleet import STATEMENT_MAX, KeyUse, OwnKey, Posted, S
 TYP: Final = "stepwrit-broker-key+jwt"
 CHAIN_MAX: Final = 8
 LIFE_MAX_S: Final = 4 * 3600.0  # of a key, from its first signature to its last token's end
+HELD_MAX: Final = 4_096  # statements, as many as are read
 _CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+
+
+class _Signed(NamedTuple):
+    """A statement whose signature verified by its leaf's key."""
+
+    chain: tuple[bytes, list[bytes]]
+    claims: Mapping[str, Any]
 
 
 class SvidKeyStatements:
@@ -49,6 +58,8 @@ class SvidKeyStatements:
         self._identity, self._bundles = identity, bundles
         self._home, self._issuer, self._is_broker = home, issuer, is_broker
         self._chains: dict[tuple[int, bytes], VerifiedSvid] = {}
+        self._made: dict[str, Posted] = {}
+        self._held: OrderedDict[str, _Signed] = OrderedDict()
 
     def state(self, key: OwnKey, now: float) -> Posted:
         """As the port has it; it ends with our SVID at the latest, and is to be made anew before that."""
@@ -59,6 +70,10 @@ class SvidKeyStatements:
                 "unavailable", "the broker has no identity of its own", rule="identity"
             ) from none
         until = min(key.until, own.expires_at)
+        serial = hashlib.sha256(own.chain[0]).hexdigest()[:16]
+        made = self._made.get(f"{key.kid}.{serial}")
+        if made is not None and made.until == float(int(until)):
+            return made
         claims = {
             "v": 1, "iss": own.spiffe_id, "aud": self._issuer, "use": key.use, "jwk": dict(key.jwk),
             "iat": int(now), "nbf": int(key.since), "exp": int(until),
@@ -72,22 +87,33 @@ class SvidKeyStatements:
                 "unavailable", "our SVID has a key of a sort that signs no statement", rule="identity"
             ) from odd
         text = jwt.encode(claims, private, algorithm=algorithm, headers=head)
-        serial = hashlib.sha256(own.chain[0]).hexdigest()[:16]
-        return Posted(id=f"{key.kid}.{serial}", text=text, until=float(int(until)))
+        made = Posted(id=f"{key.kid}.{serial}", text=text, until=float(int(until)))
+        self._made = {name: each for name, each in self._made.items() if each.until > now} | {made.id: made}
+        return made
 
     def judge(self, posted: Posted, now: float) -> Stated:
         """As the port has it."""
         if len(posted.text) > STATEMENT_MAX:
             raise _no("size")
-        head = _head(posted.text)
-        leaf, *others = _chain(head)
-        svid = self._verified(leaf, others, now)
-        claims = _signed(posted.text, leaf, head)
+        signed = self._held.get(posted.text)
+        if signed is None:
+            signed = self._first(posted.text, now)
+        svid, claims = self._verified(*signed.chain, now), signed.claims
         if claims.get("iss") != svid.spiffe_id or claims.get("aud") != self._issuer or claims.get("v") != 1:
             raise _no("iss")
         if not self._is_broker(SpiffeId(svid.spiffe_id)):
             raise _no("role")
         return _stated(claims, svid, now)
+
+    def _first(self, unverified: str, now: float) -> _Signed:
+        """What a signature covers does not change; what it is worth is judged each time."""
+        head = _head(unverified)
+        leaf, *others = _chain(head)
+        self._verified(leaf, others, now)  # nobody's statements are kept but those of our trust domain
+        signed = self._held[unverified] = _Signed((leaf, others), _signed(unverified, leaf, head))
+        if len(self._held) > HELD_MAX:
+            self._held.popitem(last=False)
+        return signed
 
     def _verified(self, leaf: bytes, others: list[bytes], now: float) -> VerifiedSvid:
         """By the bundle of our own trust domain and no other; once for each chain and bundle."""

