@@ -1,11 +1,13 @@
 """The true engine's tables, their version, and the role that brokers have on them.
 
 Migrations go forward only, one transaction for all, under a lock that brokers which start at once share.
-Everything is in the schema `stepwrit`: one database serves one fleet.
+Tables that are as they should be are left alone: to make them again, if only they were missing, would lock
+them against the brokers that work. Everything is in the schema `stepwrit`: one database serves one fleet.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -165,18 +167,17 @@ async def migrate(
         raise in_doubt(f"a fleet has 1 to {SHARDS_MAX} shards, not {shards}")
     async with conn.transaction():
         await conn.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
-        await conn.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}; SET LOCAL search_path = {SCHEMA}")
-        await conn.execute("CREATE TABLE IF NOT EXISTS meta (name text PRIMARY KEY, value text NOT NULL)")
-        await _upgrade(conn, migrations)
-        await conn.execute(log.schema)
         await conn.execute(f"SET LOCAL search_path = {SCHEMA}")
-        await _found(conn, shards)
+        if not await _is_made(conn, log, max(migrations)):
+            await _make(conn, log, migrations)
+            await _found(conn, shards)
+        await _check_shards(conn, shards)
         for role in brokers:
             await _grant(conn, role, log.movable)
 
 
 async def check(conn: Conn) -> None:
-    """Raises Unavailable where the tables are not exactly what this broker knows."""
+    """Raises Unavailable where the schema's version is not what this broker knows."""
     found = await version(conn)
     if found > VERSION:
         raise _newer(found, VERSION)
@@ -184,6 +185,14 @@ async def check(conn: Conn) -> None:
         raise in_doubt(
             f"the database has schema {found}, this broker needs {VERSION}: migrate it as the tables' owner"
         )
+
+
+async def check_made(conn: Conn, log: FleetLog, *, shards: int) -> None:
+    """Raises Unavailable where the tables are not exactly what this broker and its log know."""
+    await check(conn)
+    if not await _is_made(conn, log, VERSION):
+        raise in_doubt("the database lacks tables of the ledger: migrate it as the tables' owner")
+    await _check_shards(conn, shards)
 
 
 async def version(conn: Conn) -> int:
@@ -203,6 +212,33 @@ async def may_migrate(conn: Conn) -> bool:
         SCHEMA,
     )
     return found
+
+
+async def _is_made(conn: Conn, log: FleetLog, upto: int) -> bool:
+    """Whether all of it is there. The log has no versions: what was once run is not run again."""
+    if await version(conn) != upto:
+        return False
+    found: bool = await conn.fetchval(
+        f"SELECT EXISTS (SELECT FROM {SCHEMA}.meta WHERE name = $1)",  # noqa: S608
+        _name_of(log),
+    )
+    return found
+
+
+def _name_of(log: FleetLog) -> str:
+    return f"log {hashlib.sha256(log.schema.encode()).hexdigest()}"
+
+
+async def _make(conn: Conn, log: FleetLog, migrations: Mapping[int, str]) -> None:
+    await conn.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+    await conn.execute("CREATE TABLE IF NOT EXISTS meta (name text PRIMARY KEY, value text NOT NULL)")
+    await _upgrade(conn, migrations)
+    await conn.execute(log.schema)
+    await conn.execute(f"SET LOCAL search_path = {SCHEMA}")
+    await conn.execute(
+        "INSERT INTO meta (name, value) VALUES ($1, clock_timestamp()::text) ON CONFLICT DO NOTHING",
+        _name_of(log),
+    )
 
 
 async def _upgrade(conn: Conn, migrations: Mapping[int, str]) -> None:
@@ -225,9 +261,6 @@ def _newer(found: int, known: int) -> Unavailable:
 async def _found(conn: Conn, shards: int) -> None:
     """The first epoch, and a place for every shard."""
     await conn.execute(_BEGIN, shards)
-    stands = await conn.fetchval("SELECT shards FROM fleet")
-    if stands != shards:
-        raise in_doubt(f"this fleet has {stands} shards for good; the configuration says {shards}")
     await conn.execute(_EPOCHS)
     await conn.execute(_SHARDS)
 
@@ -235,6 +268,12 @@ async def _found(conn: Conn, shards: int) -> None:
 def rights(table: str, movable: Sequence[str]) -> str:
     """What a broker's role may do with a table, as GRANT takes it. movable: the log's tables that change."""
     return _RIGHTS.get(table, "SELECT, INSERT, UPDATE, DELETE" if table in movable else "SELECT, INSERT")
+
+
+async def _check_shards(conn: Conn, shards: int) -> None:
+    stands = await conn.fetchval(f"SELECT shards FROM {SCHEMA}.fleet")  # noqa: S608
+    if stands != shards:
+        raise in_doubt(f"this fleet has {stands} shards for good; the configuration says {shards}")
 
 
 async def _grant(conn: Conn, role: str, movable: Sequence[str]) -> None:

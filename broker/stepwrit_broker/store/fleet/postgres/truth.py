@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Final
+
+from asyncpg.exceptions import DeadlockDetectedError, LockNotAvailableError, QueryCanceledError
 
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.core.versions import StoredVersion, VersionKind
@@ -52,6 +55,9 @@ _LEAD: Final = (
 )
 _KEEP: Final = "INSERT INTO secrets (name, value) VALUES ('fleet', $1) ON CONFLICT DO NOTHING"
 _EPOCH_CHARS: Final = 32
+MIGRATE_TRIES: Final = 8
+MIGRATE_PAUSE_S: Final = 0.5
+_CROSSED: Final = (DeadlockDetectedError, LockNotAvailableError, QueryCanceledError)
 
 
 class PostgresTruth:
@@ -217,27 +223,37 @@ async def _standing(conn: Conn) -> Standing:
 async def open_truth(session: Session, log: FleetLog, clock: Clock, *, shards: int) -> PostgresTruth:
     """Connect, bring the tables up where the role may, and see that they are what this broker knows.
 
-    Raises Unavailable: no server, one too old, a standby, a newer schema, another number of shards.
+    Tables that are made while others work may have to wait for them, or be what ends a deadlock: then they
+    are made again, MIGRATE_TRIES times. Raises Unavailable: no server, one too old, a standby, a newer
+    schema, another number of shards.
     """
-    conn = await connect(session)
-    try:
-        with trouble():
-            await _ready(conn, log, shards)
-    finally:
-        conn.terminate()
+    with trouble():
+        for left in reversed(range(MIGRATE_TRIES)):
+            try:
+                await _ready(session, log, shards)
+                break
+            except _CROSSED:
+                if not left:
+                    raise
+                await asyncio.sleep(MIGRATE_PAUSE_S)
     connections = Connections(session)
     await connections.open()
     return PostgresTruth(connections, log, clock)
 
 
-async def _ready(conn: Conn, log: FleetLog, shards: int) -> None:
+async def _ready(session: Session, log: FleetLog, shards: int) -> None:
+    conn = await connect(session)
+    try:
+        await _migrated(conn, log, shards)
+    finally:
+        conn.terminate()
+
+
+async def _migrated(conn: Conn, log: FleetLog, shards: int) -> None:
     if conn.get_server_version()[:1] < (schema.OLDEST_SERVER // 10000,):
         raise schema.in_doubt("the fleet's database must be PostgreSQL 14 or newer")
     if await conn.fetchval("SELECT pg_is_in_recovery()"):
         raise schema.in_doubt("the fleet's database is a standby: name its primary in the DSN")
     if await schema.may_migrate(conn):
         await schema.migrate(conn, log, shards=shards)
-    await schema.check(conn)
-    stands = await conn.fetchval("SELECT shards FROM fleet")
-    if stands != shards:
-        raise schema.in_doubt(f"this fleet has {stands} shards for good; the configuration says {shards}")
+    await schema.check_made(conn, log, shards=shards)
