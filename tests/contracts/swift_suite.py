@@ -79,7 +79,7 @@ class SwiftSuite:
 
     @pytest.fixture
     async def began(self, swift: Swift) -> Swift:
-        await swift.begin(ONE)
+        await swift.begin(ONE, 1)
         return swift
 
     # --- epochs
@@ -87,31 +87,44 @@ class SwiftSuite:
     async def test_nothing_is_done_in_an_epoch_that_has_not_begun(self, swift: Swift) -> None:
         with pytest.raises(EpochOver):
             await commit(swift, change(txn(0)))
-        await swift.begin(ONE)
+        await swift.begin(ONE, 1)
         assert await commit(swift, change(txn(0))) == 1
 
     async def test_begin_again_keeps_what_is_there(self, began: Swift) -> None:
         await commit(began, change(txn(1)))
-        await began.begin(ONE)
+        await began.begin(ONE, 1)
         assert (await held(began, txn(1))).version == 1
 
     async def test_a_new_epoch_has_nothing_in_it(self, began: Swift) -> None:
         await commit(began, change(txn(1)), now=NOW + 100)
         await began.rule(ONE, 7)
-        await began.begin(TWO)
+        await began.begin(TWO, 2)
         assert isinstance(await began.fetch(TWO, txn(1), 0), Absent)
         assert await began.read(TWO, AFTER, 0) == []
         assert await commit(began, change(txn(1)), epoch=TWO) == 1
 
     async def test_an_epoch_that_is_over_does_not_come_back(self, began: Swift) -> None:
-        await began.begin(TWO)
+        await began.begin(TWO, 2)
         with pytest.raises(EpochOver):
-            await began.begin(ONE)
-        await began.begin(TWO)
-        await began.begin(THREE)
+            await began.begin(ONE, 1)
+        await began.begin(TWO, 2)
+        await began.begin(THREE, 3)
         for over in (ONE, TWO):
             with pytest.raises(EpochOver):
-                await began.begin(over)
+                await began.begin(over, 4)
+
+    async def test_an_epoch_that_never_began_here_is_told_by_its_place(self, swift: Swift) -> None:
+        """A broker that was paused before its `begin` was sent, while others went on."""
+        await swift.begin(TWO, 2)
+        assert await commit(swift, change(txn(1)), epoch=TWO) == 1
+        with pytest.raises(EpochOver):
+            await swift.begin(ONE, 1)
+        assert (await held(swift, txn(1), TWO)).version == 1
+        with pytest.raises(EpochOver):
+            await commit(swift, change(txn(2)))
+        await swift.begin(TWO, 2)
+        await swift.begin(THREE, 3)
+        assert await commit(swift, change(txn(1)), epoch=THREE) == 1
 
     async def test_every_call_of_an_epoch_that_is_over_says_so_and_changes_nothing(
         self, began: Swift
@@ -119,7 +132,7 @@ class SwiftSuite:
         proof, place = Once(b"k" * 16, "me", NOW + 60), Place("p", "me", 1, NOW + 60)
         await commit(began, change(txn(0)))
         assert await began.claim(ONE, [proof, place], NOW) == ["me", "me"]
-        await began.begin(TWO)
+        await began.begin(TWO, 2)
         calls = [
             commit(began, change(txn(0))),
             began.fetch(ONE, txn(0), 0),
@@ -145,7 +158,7 @@ class SwiftSuite:
 
     async def test_whoever_reads_a_stream_of_an_epoch_that_is_over_hears_it(self, began: Swift) -> None:
         assert await began.read(ONE, AFTER, 0) == []
-        await began.begin(TWO)
+        await began.begin(TWO, 2)
         with pytest.raises(EpochOver):
             await began.read(ONE, AFTER, 0)
 

@@ -58,7 +58,7 @@ class MemorySwift:
     """The `Swift` protocol. `fail` (to be set) is called with each method's name before it does anything."""
 
     def __init__(self, shards: int) -> None:
-        self.epoch = ""
+        self.epoch, self.order = "", 0
         self.past: set[str] = set()
         self.shards = [Shard() for _ in range(shards)]
         self.once: dict[bytes, Once] = {}
@@ -71,7 +71,7 @@ class MemorySwift:
     def lose(self) -> None:
         """As after a fail-over to a server that has nothing."""
         fresh = MemorySwift(len(self.shards))
-        self.epoch, self.shards = "", fresh.shards
+        self.epoch, self.order, self.shards = "", 0, fresh.shards
         self.once, self.places, self.tats = {}, {}, {}
 
     def _check(self, epoch: str) -> None:
@@ -81,15 +81,15 @@ class MemorySwift:
     def _shard(self, txn: str) -> Shard:
         return self.shards[shard_of_name(txn, len(self.shards))]
 
-    async def begin(self, epoch: str) -> None:
+    async def begin(self, epoch: str, order: int) -> None:
         await asyncio.sleep(0)
-        if epoch in self.past:
+        if epoch in self.past or (epoch != self.epoch and order < self.order):
             raise EpochOver
         if epoch != self.epoch:
             over = self.epoch
             self.lose()
             self.past.add(over)
-            self.epoch = epoch
+            self.epoch, self.order = epoch, order
 
     async def fetch(self, epoch: str, txn: str, known: int) -> Snapshot | Unchanged | Absent:
         await asyncio.sleep(0)

@@ -12,6 +12,7 @@ from tests.fleet.pair import Pair
 
 from stepwrit_broker.core.errors import Problem, Refused, Unavailable
 from stepwrit_broker.core.grant import Grant
+from stepwrit_broker.store.fleet.store import FleetStore
 
 
 async def code(call: object) -> str:
@@ -124,3 +125,44 @@ async def _held(pair: Pair) -> Grant:
 
 async def _gone(*_: object, **__: object) -> None:
     raise Unavailable("unavailable", "no connection", rule="store")
+
+
+class EpochSuite:
+    """A broker that is late with what the others have long done."""
+
+    async def test_a_broker_that_is_late_to_begin_an_epoch_ends_none(
+        self, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It learned which epoch stands, slept, and begins it where a later one has begun."""
+        before = pair.one.epoch
+        asleep, awake = asyncio.Event(), asyncio.Event()
+        begin = pair.swifts[0].begin
+
+        async def late(epoch: str, order: int) -> None:
+            asleep.set()
+            await awake.wait()
+            await begin(epoch, order)
+
+        with monkeypatch.context() as cut:
+            cut.setattr(pair.swifts[0], "begin", late)
+            first = (await pair.truths[0].next_epoch(before, "a" * 32)).epoch
+            renewing = asyncio.ensure_future(pair.one.epochs.renew(before))
+            await asleep.wait()
+            second = (await pair.truths[1].next_epoch(first, "b" * 32)).epoch
+            await pair.two.epochs.renew(pair.two.epoch)
+            grant = await _held_by(pair, pair.two)
+            awake.set()
+            await renewing
+        assert (await pair.truths[0].standing()).epoch == second
+        assert pair.one.epoch == pair.two.epoch == second
+        assert (await pair.one.redeem(pair.make.redeem(grant)))[0].state == "redeemed"
+
+
+async def _held_by(pair: Pair, store: FleetStore) -> Grant:
+    """Where the other one sleeps."""
+    pair.make.epoch = store.epoch
+    both, pair.stores = pair.stores, [store, store]
+    try:
+        return await _held(pair)
+    finally:
+        pair.stores = both

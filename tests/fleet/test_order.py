@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.fleet.order_suite import OrderSuite
+from tests.fleet.order_suite import EpochSuite, OrderSuite
 from tests.fleet.pair import Pair, memory_pair
 
 
@@ -16,4 +16,8 @@ async def pair() -> AsyncIterator[Pair]:
 
 
 class TestOrderInMemory(OrderSuite):
+    """See the suite."""
+
+
+class TestEpochsInMemory(EpochSuite):
     """See the suite."""

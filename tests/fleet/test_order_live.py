@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
-from tests.fleet.order_suite import OrderSuite
+from tests.fleet.order_suite import EpochSuite, OrderSuite
 from tests.fleet.pair import Pair, real_pair
 from tests.rigs.postgres import PostgresServer, postgres_server
 from tests.rigs.redis import RedisServer, redis_server
@@ -35,4 +35,8 @@ async def pair(servers: Servers) -> AsyncIterator[Pair]:
 
 
 class TestOrderOnRealEngines(OrderSuite):
+    """See the suite."""
+
+
+class TestEpochsOnRealEngines(EpochSuite):
     """See the suite."""

@@ -38,8 +38,8 @@ def of(url: str, **options: str) -> RedisSwift:
 
 async def everything(swift: RedisSwift) -> None:
     """Each command that the engine knows."""
-    await swift.begin(ONE)
-    await swift.begin(TWO)
+    await swift.begin(ONE, 1)
+    await swift.begin(TWO, 2)
     await commit(swift, change(txn(0)), epoch=TWO)
     await commit(swift, change(txn(0), 1, drop=("steps:a",)), epoch=TWO)
     snapshot = await held(swift, txn(0), TWO)
@@ -102,17 +102,17 @@ async def test_the_pages_acl_line_is_enough_and_no_more(tmp_path: Path) -> None:
         stranger = RedisSwift.of(
             f"redis://stepwrit:secret-of-prod@127.0.0.1:{server.port}", fleet="other", shards=1
         )
-        await refuses(lambda: stranger.begin(ONE))
+        await refuses(lambda: stranger.begin(ONE, 1))
         await stranger.close()
 
 
 async def test_a_wrong_password_is_refused_and_not_told(tmp_path: Path) -> None:
     async with redis_server(tmp_path, requirepass="secret-right") as server:
         right = of(server.url.replace("//", "//:secret-right@"))
-        await right.begin(ONE)
+        await right.begin(ONE, 1)
         await right.close()
         wrong = of(server.url.replace("//", "//:secret-wrong@"))
-        await refuses(lambda: wrong.begin(ONE))
+        await refuses(lambda: wrong.begin(ONE, 1))
         await wrong.close()
 
 
@@ -182,7 +182,7 @@ async def test_tls_with_certificates_of_both_sides(tmp_path: Path) -> None:
             {"ca_file": str(ca)},
         ):
             stranger = of(server.url, **options)
-            await refuses(lambda s=stranger: s.begin(ONE))
+            await refuses(lambda s=stranger: s.begin(ONE, 1))
             await stranger.close()
 
 
@@ -226,5 +226,5 @@ async def test_sentinels_say_how_many_they_are(tmp_path: Path) -> None:
         await swift.close()
         assert (facts.mode, facts.sentinels, facts.quorum) == ("sentinel", 3, 2)
         unnamed = of(f"redis+sentinel://127.0.0.1:{sentinels[0].port}/other")
-        await refuses(lambda: unnamed.begin(ONE))
+        await refuses(lambda: unnamed.begin(ONE, 1))
         await unnamed.close()

@@ -51,7 +51,7 @@ class TestCluster(SwiftSuite):
     async def test_the_shards_lie_on_several_nodes(
         self, swift: RedisSwift, cluster: list[RedisServer]
     ) -> None:
-        await swift.begin(ONE)
+        await swift.begin(ONE, 1)
         found = []
         for node in cluster:
             async with node.client() as client:
@@ -62,14 +62,14 @@ class TestCluster(SwiftSuite):
     async def test_a_slot_that_moved_is_refused_and_then_found_without_its_epoch(
         self, swift: RedisSwift, cluster: list[RedisServer]
     ) -> None:
-        await swift.begin(ONE)
+        await swift.begin(ONE, 1)
         assert await commit(swift, change(txn(0, 1))) == 1
         await _move(cluster, swift.keys)
         with pytest.raises(Unavailable):  # MOVED: the script did not run
             await commit(swift, change(txn(0, 2)))
         with pytest.raises(EpochOver):  # its data stayed behind
             await swift.fetch(ONE, txn(0, 1), 0)
-        await swift.begin(TWO)
+        await swift.begin(TWO, 2)
         assert await commit(swift, change(txn(0, 2)), epoch=TWO) == 1
 
 

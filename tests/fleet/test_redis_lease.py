@@ -51,7 +51,7 @@ def test_the_same_sequence_gives_the_same_cells(
 async def compare(url: str, each: RateLimit, asked: list[tuple[int, int]]) -> None:
     swift = RedisSwift.of(url, fleet=f"t{secrets.token_hex(8)}", shards=1, timeout_s=30)
     try:
-        await swift.begin(ONE)
+        await swift.begin(ONE, 1)
         tat, now = 0.0, NOW
         for moved, wanted in asked:
             now += moved / 16
@@ -76,7 +76,7 @@ CASES = json.loads((Path(__file__).parents[1] / "vectors/leases.json").read_text
 async def test_the_vectors_of_the_rule_to_the_bit(server: RedisServer, case: dict[str, Any]) -> None:
     swift = RedisSwift.of(server.url, fleet=f"t{secrets.token_hex(8)}", shards=1, timeout_s=30)
     try:
-        await swift.begin(ONE)
+        await swift.begin(ONE, 1)
         for step in case["steps"]:
             await one_step(swift, case, step)
     finally:
@@ -118,7 +118,7 @@ def test_any_sequence_to_the_bit(
 async def same(url: str, asks: list[Ask]) -> None:
     swift = RedisSwift.of(url, fleet=f"t{secrets.token_hex(8)}", shards=1, timeout_s=30)
     try:
-        await swift.begin(ONE)
+        await swift.begin(ONE, 1)
         tat: float | None = None
         for ask in asks:
             expected = take(tat, ask)

@@ -50,7 +50,7 @@ async def reached(swift: RedisSwift, epoch: str) -> None:
 async def test_a_restarted_server_has_the_data_and_not_the_epoch(tmp_path: Path, opener: Opener) -> None:
     async with redis_server(tmp_path, appendfsync="always") as server:
         swift = opener(server.url)
-        await swift.begin(ONE)
+        await swift.begin(ONE, 1)
         assert await commit(swift, change(txn(0))) == 1
         server.kill()
         with pytest.raises(Unavailable) as silent:
@@ -66,10 +66,10 @@ async def test_a_restarted_server_has_the_data_and_not_the_epoch(tmp_path: Path,
             with pytest.raises(EpochOver):
                 await swift.claim(ONE, [Once(b"k" * 16, "me", NOW + 60)], NOW)
             with pytest.raises(EpochOver):
-                await swift.begin(ONE)
+                await swift.begin(ONE, 1)
             assert await client.hgetall(f"{{prod:00}}:{ONE}:t:{txn(0)}") == before
             assert await client.xlen(f"{{prod:00}}:{ONE}:s") == 1
-        await swift.begin(TWO)
+        await swift.begin(TWO, 2)
         assert await commit(swift, change(txn(0)), epoch=TWO) == 1
 
 
@@ -78,7 +78,7 @@ async def test_a_promoted_replica_that_lost_writes_takes_nothing_of_the_epoch(
 ) -> None:
     async with redis_server(tmp_path) as primary, redis_replica(tmp_path, primary) as replica:
         old, new = opener(primary.url), opener(replica.url)
-        await old.begin(ONE)
+        await old.begin(ONE, 1)
         await commit(old, change(txn(0)))
         await until(lambda: _has(replica.client, txn(0), b"1"), "the replica has it")
         with pytest.raises(Unavailable):  # a replica is no primary
@@ -91,9 +91,9 @@ async def test_a_promoted_replica_that_lost_writes_takes_nothing_of_the_epoch(
         with pytest.raises(EpochOver):
             await commit(new, change(txn(0), 1))
         with pytest.raises(EpochOver):
-            await new.begin(ONE)
+            await new.begin(ONE, 1)
         assert await _has(replica.client, txn(0), b"1")
-        await new.begin(TWO)
+        await new.begin(TWO, 2)
         assert await new.read(TWO, AFTER, 0) == []
 
 
@@ -106,7 +106,7 @@ async def test_a_to_b_to_a_under_a_living_connection(tmp_path: Path, opener: Ope
     """A was cut off, B took over, A came back as B's replica and is promoted: same process, same run id."""
     async with redis_server(tmp_path) as a, redis_replica(tmp_path, a) as b:
         swift = opener(a.url)
-        await swift.begin(ONE)
+        await swift.begin(ONE, 1)
         assert await commit(swift, change(txn(0))) == 1
         await until(lambda: _has(b.client, txn(0), b"1"), "B has it")
         async with a.client() as at_a, b.client() as at_b:
@@ -124,14 +124,14 @@ async def test_a_to_b_to_a_under_a_living_connection(tmp_path: Path, opener: Ope
         with pytest.raises(EpochOver):
             await commit(swift, change(txn(0), 1))
         assert await _has(a.client, txn(0), b"1")
-        await swift.begin(TWO)
+        await swift.begin(TWO, 2)
         assert await commit(swift, change(txn(0)), epoch=TWO) == 1
 
 
 async def test_a_primary_that_became_a_replica_refuses(tmp_path: Path, opener: Opener) -> None:
     async with redis_server(tmp_path) as a, redis_replica(tmp_path, a) as b:
         swift = opener(a.url)
-        await swift.begin(ONE)
+        await swift.begin(ONE, 1)
         await commit(swift, change(txn(0)))
         async with a.client() as at_a, b.client() as at_b:
             await at_b.execute_command("REPLICAOF", "NO", "ONE")
@@ -150,7 +150,7 @@ async def test_sentinel_names_the_next_primary(tmp_path: Path, opener: Opener) -
     ):
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
         swift = opener(f"redis+sentinel://{hosts}/stepwrit")
-        await swift.begin(ONE)
+        await swift.begin(ONE, 1)
         assert await commit(swift, change(txn(0))) == 1
         assert (await held(swift, txn(0))).version == 1
         primary.kill()
@@ -165,7 +165,7 @@ async def test_sentinel_names_the_next_primary(tmp_path: Path, opener: Opener) -
             return False
 
         await until(over, "fail-over")
-        await swift.begin(TWO)
+        await swift.begin(TWO, 2)
         assert await commit(swift, change(txn(0)), epoch=TWO) == 1
         async with replica.client() as client:
             assert (await client.info("replication"))["role"] == "master"
@@ -174,7 +174,7 @@ async def test_sentinel_names_the_next_primary(tmp_path: Path, opener: Opener) -
 async def test_a_wiped_server_knows_no_epoch(tmp_path: Path, opener: Opener) -> None:
     async with redis_server(tmp_path) as server:
         swift = opener(server.url)
-        await swift.begin(ONE)
+        await swift.begin(ONE, 1)
         await commit(swift, change(txn(0)))
         async with server.client() as client:
             await client.flushall()
@@ -217,7 +217,7 @@ async def test_a_silent_server_is_not_waited_for_and_asked_anew(tmp_path: Path) 
 
 async def _begins(swift: RedisSwift) -> bool:
     try:
-        await swift.begin(ONE)
+        await swift.begin(ONE, 1)
     except Unavailable:
         return False
     return True
@@ -226,7 +226,7 @@ async def _begins(swift: RedisSwift) -> bool:
 async def test_keys_of_an_epoch_that_is_over_are_swept(tmp_path: Path, opener: Opener) -> None:
     async with redis_server(tmp_path) as server:
         swift = opener(server.url)
-        await swift.begin(ONE)
+        await swift.begin(ONE, 1)
         for at in range(50):
             await commit(swift, change(txn(at % SHARDS, at)))
         await swift.claim(ONE, [Once(b"k" * 16, "me", NOW + 60)], NOW)
@@ -235,7 +235,7 @@ async def test_keys_of_an_epoch_that_is_over_are_swept(tmp_path: Path, opener: O
             await client.set("{prod:ff}:x:y", "of no shard of ours")
             await client.set("{prod:zz}:x:y", "nobody's")
             assert await client.keys(f"*{ONE}*")
-            await swift.begin(TWO)
+            await swift.begin(TWO, 2)
             await commit(swift, change(txn(0)), epoch=TWO)
             assert swift.sweeping is not None
             assert await swift.sweeping > 50
@@ -243,5 +243,5 @@ async def test_keys_of_an_epoch_that_is_over_are_swept(tmp_path: Path, opener: O
             assert await client.get("{other:00}:x:y") == b"stays"
         assert (await held(swift, txn(0), TWO)).version == 1
         with pytest.raises(EpochOver):
-            await swift.begin(ONE)
-        await swift.begin(THREE)
+            await swift.begin(ONE, 1)
+        await swift.begin(THREE, 3)

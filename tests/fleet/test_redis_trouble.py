@@ -32,7 +32,7 @@ async def server(tmp_path: Path) -> AsyncGenerator[RedisServer]:
 @pytest.fixture
 async def swift(server: RedisServer) -> AsyncGenerator[RedisSwift]:
     swift = of(server.url)
-    await swift.begin(ONE)
+    await swift.begin(ONE, 1)
     yield swift
     await swift.close()
 
@@ -153,7 +153,7 @@ async def test_a_layout_of_another_version_is_left_alone(server: RedisServer, sw
         with pytest.raises(Unavailable, match="layout 2"):
             await commit(swift, change(txn(0)))
         with pytest.raises(Unavailable, match="layout 2"):
-            await swift.begin(ONE)
+            await swift.begin(ONE, 1)
         assert await client.xlen(f"{{prod:00}}:{ONE}:s") == 0
     assert await commit(swift, change(txn(1))) == 1
 
@@ -187,17 +187,17 @@ async def _all(swift: RedisSwift) -> list[object]:
 
 
 async def test_nothing_is_there(swift: RedisSwift) -> None:
-    await swift.begin(ONE)
+    await swift.begin(ONE, 1)
     nowhere = of("redis://127.0.0.1:1", timeout_s=1)
-    for call in (nowhere.begin(ONE), nowhere.read(ONE, AFTER, 0), nowhere.close()):
+    for call in (nowhere.begin(ONE, 1), nowhere.read(ONE, AFTER, 0), nowhere.close()):
         with pytest.raises(Unavailable) if call.__name__ != "close" else contextlib.nullcontext():
             await call
 
 
 async def test_a_closed_engine_connects_no_more(swift: RedisSwift) -> None:
-    await swift.begin(ONE)
+    await swift.begin(ONE, 1)
     await swift.close()
     with pytest.raises(Unavailable):
-        await swift.begin(TWO)
+        await swift.begin(TWO, 2)
     with pytest.raises((EpochOver, Unavailable)):
         await swift.fetch(ONE, txn(0), 0)

@@ -169,7 +169,7 @@ async def test_the_swift_engine_keeps_nothing_of_a_transaction_that_is_gone(flee
 async def test_a_try_that_is_refused_gives_nothing_back_that_another_try_of_it_has_used() -> None:
     swift, truth = MemorySwift(SHARDS), MemoryTruth(SHARDS)
     standing = replace(await truth.standing(), began_at=-10_000.0)
-    await swift.begin(standing.epoch)
+    await swift.begin(standing.epoch, standing.order)
     shares = Rates(swift)
     shares.drop(standing)
 

@@ -55,15 +55,15 @@ class Epochs:
     async def renew(self, over: str) -> None:
         """This epoch is over: join the next one, or begin it. Raises Unavailable."""
         async with self._lock:
+            if self.epoch != over:
+                return
             for _ in range(_TRIES):
-                if self.epoch != over:
-                    return
                 standing = await self._truth.standing()
                 if standing.epoch == over:
                     fresh = self._scratch.state.entropy.bytes(EPOCH_BYTES).hex()
                     standing = await self._truth.next_epoch(over, fresh)
                 with contextlib.suppress(EpochOver):
-                    await self._swift.begin(standing.epoch)
+                    await self._swift.begin(standing.epoch, standing.order)
                     await self._adopt(standing)
                     await self._swift.rule(standing.epoch, self._scratch.state.rules)
                     self.changes += 1

@@ -167,10 +167,11 @@ class Swift(Protocol):
     sent may have landed.
     """
 
-    async def begin(self, epoch: str) -> None:
+    async def begin(self, epoch: str, order: int) -> None:
         """Let the epoch stand in every shard, on the reign that each server has now, with nothing in it.
 
-        MUST be idempotent. MUST raise EpochOver where a shard has an epoch that began later than this one.
+        order: its place among all epochs, as `Standing.order`. MUST be idempotent. MUST raise EpochOver, and
+        change nothing, in a shard that has an epoch of a later place, or one that began after this one.
         """
         ...
 

@@ -80,13 +80,16 @@ class RedisSwift:
         shard = shard_of_name(txn, self.keys.shards)
         return shard, self.keys.of(shard, epoch, f"t:{txn}")
 
-    async def begin(self, epoch: str) -> None:
+    async def begin(self, epoch: str, order: int) -> None:
         """As `Swift.begin`, on who is the primary now: the epoch may have ended because another one is.
 
         The keys of epochs before it are swept away afterwards, beside the work.
         """
         await self.nodes.follow()
-        runs = [self._runner.run(scripts.BEGIN, shard, epoch, [self.keys.past(shard)]) for shard in self._all]
+        runs = [
+            self._runner.run(scripts.BEGIN, shard, epoch, [self.keys.past(shard)], order)
+            for shard in self._all
+        ]
         if any(fresh for (fresh,) in await together(runs)):
             await self._end_sweeping()
             self.sweeping = asyncio.create_task(sweep(self._runner, epoch))
