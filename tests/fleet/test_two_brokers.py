@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -71,6 +71,33 @@ async def fleet() -> AsyncIterator[Fleet]:
     made = Fleet()
     yield made
     await made.close()
+
+
+class Restless(MemoryTruth):
+    """Another broker ends the epoch between a look at it and the next, so many times."""
+
+    ends = 0
+
+    async def positions(self, epoch: str) -> Mapping[int, int]:
+        if self.ends:
+            self.ends -= 1
+            await self.next_epoch(epoch, f"{self.ends + 1:032x}")
+        return await super().positions(epoch)
+
+
+async def test_an_epoch_that_ends_while_a_broker_starts_is_not_its_end() -> None:
+    truth = Restless(SHARDS)
+    fleet = Fleet(truth=truth)
+    truth.ends = 3
+    one = await fleet.broker()
+    assert truth.ends == 0
+    assert one.epoch == (await truth.standing()).epoch
+    await fleet.accepted(one, one)
+    truth.ends = 1000
+    with pytest.raises(Unavailable) as restless:
+        await fleet.broker()
+    assert restless.value.retry_after is not None
+    await fleet.close()
 
 
 async def code(call: object) -> str:

@@ -12,7 +12,7 @@ from tests.rigs.postgres import PostgresServer, postgres_server
 from tests.rigs.redis import RedisServer, redis_server
 
 from stepwrit_broker.wiring.broker import Broker
-from stepwrit_broker.wiring.settings import FleetSettings
+from stepwrit_broker.wiring.settings import BrokerSettings, FleetSettings
 
 ACCEPTED = ("postgres.role=superuser",)  # of the rig's own server
 
@@ -44,10 +44,10 @@ class Fleet:
         self.one: Broker
         self.two: Broker
 
-    async def start(self, name: str) -> Broker:
-        """One more broker, with listeners and a folder of its own."""
+    def settings(self, name: str) -> BrokerSettings:
+        """Of one more broker, with listeners and a folder of its own."""
         folder = self.stage.folder / name
-        settings = replace(
+        return replace(
             self.stage.settings(),
             tls=None,
             admin=folder / "admin.sock",
@@ -55,7 +55,10 @@ class Fleet:
             store_path=folder / "none",
             fleet=self.engines.settings(name),
         )
-        broker = Broker(settings)
+
+    async def start(self, name: str) -> Broker:
+        """One more broker."""
+        broker = Broker(self.settings(name))
         await broker.__aenter__()
         return broker
 

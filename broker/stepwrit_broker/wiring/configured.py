@@ -34,10 +34,10 @@ from stepwrit_broker.flows.impact import Activation
 from stepwrit_broker.ledger.cosignature import parse_witness_vkey
 from stepwrit_broker.ledger.witness.remote import RemoteWitness
 from stepwrit_broker.policy.opa_http import OpaServer
-from stepwrit_broker.wiring.broker import Broker
 from stepwrit_broker.wiring.fleet_settings import fleet_of
 from stepwrit_broker.wiring.settings import Address, BrokerSettings
 from stepwrit_broker.wiring.signing_in import provider_of
+from stepwrit_broker.wiring.starting import started
 
 _log = structlog.get_logger("stepwrit.broker")
 
@@ -232,7 +232,9 @@ async def serve(settings: BrokerSettings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(number, told)
-    async with Broker(settings) as broker:
+    async with started(settings, stop) as broker:
+        if broker is None:
+            return
         _log.info("serving", mtls=broker.mtls_url, ops=broker.ops.url, admin=str(settings.admin))
         await stop.wait()
         _log.info("stopping", drain_s=settings.drain_s)

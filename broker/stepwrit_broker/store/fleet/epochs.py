@@ -46,11 +46,18 @@ class Epochs:
 
     async def start(self) -> None:
         """Join the epoch that stands, or begin one where the swift engine does not know it."""
-        await self._adopt(await self._truth.standing())
+        await self._join()
         try:
             await self._swift.rule(self.epoch, self._scratch.state.rules)
         except EpochOver:
             await self.renew(self.epoch)
+
+    async def _join(self) -> None:
+        """Others may end the epoch while we read what stands in it."""
+        for _ in range(_TRIES):
+            with contextlib.suppress(EpochOver):
+                return await self._adopt(await self._truth.standing())
+        raise _restless()
 
     async def renew(self, over: str) -> None:
         """This epoch is over: join the next one, or begin it. Raises Unavailable."""
@@ -70,7 +77,7 @@ class Epochs:
                     await self._swift.tell(Told("epoch", standing.epoch.encode()))
                     return
                 over = standing.epoch
-            raise Unavailable("unavailable", "the fleet's epoch changes again and again", rule="epoch")
+            raise _restless()
 
     async def reload(self) -> None:
         """The rules as the truth has them, before anything else is decided."""
@@ -90,3 +97,9 @@ class Epochs:
         self._scratch.state.at(standing.high)
         self.standing = standing
         self._durable.begin(standing.epoch, positions)
+
+
+def _restless() -> Unavailable:
+    return Unavailable(
+        "unavailable", "the fleet's epoch changes again and again", rule="epoch", retry_after=1.0
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, Protocol, cast
 
@@ -47,18 +48,40 @@ class _One:
 
 
 class _BySentinels:
-    """Asked at every connecting, in order, until one names a primary."""
+    """All are asked at every connecting: the primary is whom more than half of them name, else whom most do.
+
+    One that was away, or is cut off, goes on naming the primary of before.
+    """
 
     def __init__(self, place: Place, login: Login) -> None:
         self._place, self._login = place, login
 
     async def find(self, tag: str) -> Address:
         del tag  # all are there
-        for address in self._place.hosts:
-            named = await asked(address, self._login, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._place.name)
-            if named:
-                return named[0].decode(), int(named[1])
-        raise misplaced("no Sentinel names its primary")
+        asking = [asyncio.create_task(self._named_by(address)) for address in self._place.hosts]
+        try:
+            return await self._most_named(asking)
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+
+    async def _most_named(self, asking: Sequence[asyncio.Task[Address | None]]) -> Address:
+        votes = Counter[Address]()
+        for each in asyncio.as_completed(asking):
+            named = await each
+            if named is None:
+                continue
+            votes[named] += 1
+            if 2 * votes[named] > len(asking):
+                return named
+        if not votes:
+            raise misplaced("no Sentinel names its primary")
+        return votes.most_common(1)[0][0]
+
+    async def _named_by(self, sentinel: Address) -> Address | None:
+        said = await asked(sentinel, self._login, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._place.name)
+        return (said[0].decode(), int(said[1])) if said else None
 
     async def all(self) -> Sequence[Address]:
         return [await self.find("")]

@@ -106,6 +106,9 @@ class Wire:
         except (*_LOST, RedisError) as error:
             await connection.disconnect(nowait=True)
             raise doubtful(error) if isinstance(error, _LOST) else refused(error) from None
+        except asyncio.CancelledError:
+            await connection.disconnect(nowait=True)
+            raise
         connection.socket_timeout = None  # from here on each command has its own
         wire = cls(address, connection, login.timeout_s)
         wire._start()
