@@ -86,14 +86,14 @@ async def test_work_goes_on_with_one_that_is_stale_and_one_that_is_gone(two) -> 
     primary, replica = two
     sentinels = [Sentinel(replica), Sentinel(primary), Sentinel(primary)]
     async with watched(*sentinels) as swift:
-        await swift.begin(ONE)
+        await swift.begin(ONE, 1)
         assert await commit(swift, change(txn(0))) == 1
 
 
 async def test_nobody_waits_for_one_that_does_not_answer_where_the_others_agree(two) -> None:
     primary, _ = two
     async with watched(Sentinel(None), Sentinel(primary), Sentinel(primary), timeout_s=3600) as swift:
-        await swift.begin(ONE)
+        await swift.begin(ONE, 1)
         assert await commit(swift, change(txn(0))) == 1
 
 
@@ -116,7 +116,7 @@ async def test_all_that_name_a_replica_or_nobody_are_asked_until_they_agree(two,
     primary, replica = two
     sentinels = [Sentinel(primary) for _ in range(3)]
     async with watched(*sentinels) as before, watched(*sentinels) as during:
-        await before.begin(ONE)
+        await before.begin(ONE, 1)
         await commit(before, change(txn(0)))
         if is_dead:
             primary.kill()
