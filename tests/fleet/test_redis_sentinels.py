@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -52,7 +52,7 @@ async def _words(reader: asyncio.StreamReader) -> list[bytes]:
 
 
 @asynccontextmanager
-async def watched(*sentinels: Sentinel, timeout_s: float = 5.0) -> AsyncIterator[RedisSwift]:
+async def watched(*sentinels: Sentinel, timeout_s: float = 5.0) -> AsyncGenerator[RedisSwift]:
     """An engine that asks these."""
     async with AsyncExitStack() as stack:
         for each in sentinels:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final
 
 import structlog
@@ -20,7 +20,7 @@ _log = structlog.get_logger("stepwrit.broker")
 @contextlib.asynccontextmanager
 async def started(
     settings: BrokerSettings, stop: asyncio.Event, patience_s: float = PATIENCE_S
-) -> AsyncIterator[Broker | None]:
+) -> AsyncGenerator[Broker | None]:
     """A broker that serves until left; None where `stop` was set before it did.
 
     One of a fleet is begun again while its engines are in doubt and may come round by themselves (a fail-over
