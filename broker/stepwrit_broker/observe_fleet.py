@@ -21,6 +21,7 @@ class FleetMetrics:
         self._leads = gauge("leads", "1 while this broker carries the streams into PostgreSQL")
         self._committed = gauge("committed", "Works that this broker has carried since its start")
         self._epochs = gauge("epochs", "How many epochs there were, of the whole fleet")
+        self._clock = gauge("clock_offset_seconds", "PostgreSQL's clock minus this broker's")
         self._accepted = Gauge(
             "stepwrit_fleet_accepted",
             "Servers with a weakness that [fleet] accept names",
@@ -42,6 +43,10 @@ class FleetMetrics:
         self._leads.set(leads)
         self._committed.set(committed)
         self._epochs.set(epochs)
+
+    def clock(self, offset_s: float) -> None:
+        """How far PostgreSQL's clock is before ours."""
+        self._clock.set(offset_s)
 
     def accepted(self, weaknesses: Mapping[str, float]) -> None:
         """How many servers have each."""

@@ -505,6 +505,10 @@ class MemoryTruth:
         self._leader, self._leads_until = me, now + for_s
         return True
 
+    async def clock_offset(self) -> float:
+        await asyncio.sleep(0)
+        return 0.0
+
     async def secret(self, fresh: bytes) -> bytes:
         self._secret = self._secret or fresh
         return self._secret

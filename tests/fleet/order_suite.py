@@ -10,6 +10,7 @@ import asyncio
 import pytest
 from tests.fleet.pair import Pair
 
+from stepwrit_broker.clock import JUMP_S
 from stepwrit_broker.core.errors import Problem, Refused, Unavailable
 from stepwrit_broker.core.grant import Grant
 from stepwrit_broker.store.fleet.store import FleetStore
@@ -166,3 +167,32 @@ async def _held_by(pair: Pair, store: FleetStore) -> Grant:
         return await _held(pair)
     finally:
         pair.stores = both
+
+
+class ClockSuite:
+    """A broker whose clock goes wrong while it serves."""
+
+    @pytest.mark.parametrize("seconds", [3.0, -3.0, 30.0])
+    async def test_it_grants_nothing_until_it_is_right_again(self, pair: Pair, seconds: float) -> None:
+        first, second = await pair.held(), await pair.held()
+        await pair.one.clock.look()
+        await pair.one.redeem(pair.make.redeem(first))
+        pair.skew(0, seconds)
+        await pair.one.clock.look()
+        with pytest.raises(Unavailable) as doubt:
+            await pair.one.redeem(pair.make.redeem(second))
+        assert doubt.value.rule == "clock"
+        assert await code(pair.one.open(pair.make.open(pair.make.root_step()))) == "unavailable"
+        assert pair.one.clock.doubt() is not None
+        assert (await pair.two.redeem(pair.make.redeem(second)))[0].state == "redeemed", "it is this one's"
+        await pair.one.mark(pair.make.mark("tool:anything"))
+        pair.skew(0, 0.0)
+        if seconds < JUMP_S:
+            await pair.one.clock.look()
+            assert pair.one.clock.doubt() is None
+            await pair.one.open(pair.make.open(pair.make.root_step()))
+
+    async def test_a_little_is_lived_with(self, pair: Pair) -> None:
+        pair.skew(0, 0.5)
+        await pair.one.clock.look()
+        await pair.one.redeem(pair.make.redeem(await pair.held()))

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import secrets
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -80,6 +81,14 @@ class Pair:
         for number, truth in enumerate(self.truths):
             await truth.lead(f"broker {number}", 0)
 
+    def skew(self, number: int, seconds: float) -> None:
+        """Set this broker's clock ahead of what is right."""
+
+        async def offset() -> float:
+            return -seconds
+
+        self.truths[number].clock_offset = offset  # type: ignore[method-assign]
+
     async def close(self) -> None:
         await ended([*self._carrying, *self._workers])
         for store in self.stores:
@@ -98,9 +107,7 @@ class Pair:
 
     async def entries(self) -> list[dict[str, Any]]:
         """The ledger, with what waits to be appended."""
-        truth = self.truths[0]
-        assert isinstance(truth, MemoryTruth)
-        return truth.entries()
+        return cast("MemoryTruth", self.truths[0]).entries()
 
     async def told(self, kind: str, grant: Grant) -> int:
         """How often the ledger says this of a credential."""
@@ -121,6 +128,10 @@ class RealPair(Pair):
     """On Redis and PostgreSQL."""
 
     dsn: str = ""
+    skews: list[float] = field(default_factory=lambda: [0.0, 0.0])
+
+    def skew(self, number: int, seconds: float) -> None:
+        self.skews[number] = seconds
 
     async def entries(self) -> list[dict[str, Any]]:
         conn = await asyncpg.connect(self.dsn)
@@ -148,7 +159,7 @@ async def memory_pair() -> AsyncGenerator[Pair]:
     """On engines in memory."""
     swift, truth = MemorySwift(SHARDS), MemoryTruth(SHARDS)
     ways = [cast("Swift", Way(swift)) for _ in range(2)]
-    async with _started(Pair(ways, [truth, truth])) as pair:
+    async with _started(Pair(ways, [cast("Truth", Way(truth)) for _ in ways])) as pair:
         yield pair
 
 
@@ -160,12 +171,18 @@ async def real_pair(redis: RedisServer, postgres: PostgresServer) -> AsyncGenera
     await conn.execute(f"CREATE DATABASE {name} TEMPLATE template0")
     await conn.close()
     dsn = postgres.dsn_of("postgres", name)
+    skews = [0.0, 0.0]
     truths: list[Truth] = [
-        await open_truth(Session(dsn=dsn), PgLog(), SystemClock(), shards=SHARDS) for _ in range(2)
+        await open_truth(Session(dsn=dsn), PgLog(), _clock(skews, number), shards=SHARDS)
+        for number in range(2)
     ]
     swifts: list[Swift] = [RedisSwift.of(redis.url, fleet=fleet, shards=SHARDS) for _ in range(2)]
-    async with _started(RealPair(swifts, truths, dsn=dsn)) as pair:
+    async with _started(RealPair(swifts, truths, dsn=dsn, skews=skews)) as pair:
         yield pair
+
+
+def _clock(skews: list[float], number: int) -> SystemClock:
+    return SystemClock(wall=lambda: time.time() + skews[number])
 
 
 @asynccontextmanager

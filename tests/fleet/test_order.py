@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.fleet.order_suite import EpochSuite, OrderSuite
+from tests.fleet.order_suite import ClockSuite, EpochSuite, OrderSuite
 from tests.fleet.pair import Pair, memory_pair
 
 
@@ -20,4 +20,8 @@ class TestOrderInMemory(OrderSuite):
 
 
 class TestEpochsInMemory(EpochSuite):
+    """See the suite."""
+
+
+class TestClocksInMemory(ClockSuite):
     """See the suite."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
-from tests.fleet.order_suite import EpochSuite, OrderSuite
+from tests.fleet.order_suite import ClockSuite, EpochSuite, OrderSuite
 from tests.fleet.pair import Pair, real_pair
 from tests.rigs.postgres import PostgresServer, postgres_server
 from tests.rigs.redis import RedisServer, redis_server
@@ -39,4 +39,8 @@ class TestOrderOnRealEngines(OrderSuite):
 
 
 class TestEpochsOnRealEngines(EpochSuite):
+    """See the suite."""
+
+
+class TestClocksOnRealEngines(ClockSuite):
     """See the suite."""

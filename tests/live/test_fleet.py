@@ -73,6 +73,18 @@ async def test_a_version_of_one_broker_is_in_force_on_the_other(two: Fleet) -> N
     (await held.redeem()).ok()
 
 
+async def test_the_next_step_at_the_other_broker_is_decided_under_it(two: Fleet) -> None:
+    """Nobody waits for it, and nobody is told that the other broker is behind."""
+    stage = two.stage
+    await two.to(two.two)
+    text = (stage.folder / "limits.yaml").read_text()
+    for number in range(5):
+        with two.at(two.one):
+            applied = (await stage.apply("limits", f"{text}\n# {number}\n")).ok()
+        await stage.opened()
+        assert two.two.live.now_in_force().versions.limits == applied["version"]
+
+
 def documents(broker: Broker) -> tuple[int, int, int]:
     """What is in force there; the generation of bundles is each broker's own."""
     versions = broker.live.now_in_force().versions

@@ -125,6 +125,10 @@ class Backing(Protocol):
         """
         ...
 
+    def catch_up(self, load: Callable[[], Awaitable[None]]) -> None:
+        """load: compiles the versions in force, where another broker was first to apply them."""
+        ...
+
     async def sign(self) -> str:
         """Sign what is committed, durable when this returns; the note."""
         ...

@@ -128,6 +128,9 @@ class EmbeddedBacking:
         """From now on these are told."""
         self.store.heed(ended=ended, marked=marked, ruled=ruled)
 
+    def catch_up(self, load: Callable[[], Awaitable[None]]) -> None:
+        """Nobody else applies anything."""
+
     @property
     def vkey(self) -> str:
         """The public key of the log."""

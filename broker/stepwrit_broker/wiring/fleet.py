@@ -144,6 +144,10 @@ class FleetBacking:
         self.store.heed(ended=ended, marked=marked)
         self.store.set_ruled(changed)
 
+    def catch_up(self, load: Callable[[], Awaitable[None]]) -> None:
+        """As soon as something was decided on versions that another broker replaced."""
+        self.store.set_catch_up(load)
+
     @property
     def vkey(self) -> str:
         """The public key of the log."""
@@ -176,6 +180,7 @@ class FleetBacking:
             committed=store.sequencer.committed,
             epochs=store.epochs.standing.order,
         )
+        self._fleet_metrics.clock(store.clock.offset_s)
         self._fleet_metrics.accepted(self.judged.metrics)
         self._metrics.headroom.set(math.inf)  # the engines' disks are their own
 
@@ -206,12 +211,12 @@ class FleetBacking:
                 _log.warning("the fleet's engines cannot be asked for their settings", why=str(down))
 
     def not_ready(self) -> str | None:
-        """A ledger that contradicts what was seen of it serves nobody."""
+        """A ledger that contradicts what was seen of it serves nobody, nor does a clock that is off."""
         other = self.witnessing.contradiction()
         if other is not None:
             return f"the ledger is in doubt: witness {other}"
         doubt = self.ledgering.doubt()
-        return None if doubt is None else f"the ledger is in doubt: {doubt}"
+        return self.store.clock.doubt() if doubt is None else f"the ledger is in doubt: {doubt}"
 
     def doubts(self) -> list[str]:
         """Of the witnesses, and settings that keep no promise or are lived with."""

@@ -48,5 +48,6 @@ class Work:
         """What somebody changed, here or on another broker, is followed at once."""
         marked, ruled = asyncio.Event(), asyncio.Event()
         self.housed.heed(self.backing, marked=marked, ruled=ruled)
+        self.backing.catch_up(self.live.load)
         self.background.when(marked, self.chores.walk)
         self.background.when(ruled, self.live.load)

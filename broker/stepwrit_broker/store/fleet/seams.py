@@ -397,7 +397,7 @@ class Truth(Protocol):
         ...
 
     async def clock_offset(self) -> float:
-        """This engine's clock minus ours, in seconds; more than 5 either way is doubt."""
+        """This engine's clock minus ours, in seconds."""
         ...
 
     async def due(self, now: float, limit: int) -> Sequence[str]:

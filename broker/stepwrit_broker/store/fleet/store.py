@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from stepwrit_broker.core.errors import Refused, Unavailable
+from stepwrit_broker.core.errors import Conflict, Problem, Refused, Unavailable
 from stepwrit_broker.core.grant import Grant, GrantRecord
 from stepwrit_broker.core.influence import Past
 from stepwrit_broker.core.limits import Asked, Limits
@@ -38,6 +39,7 @@ from stepwrit_broker.store.approvals import asker_of
 from stepwrit_broker.store.common import check_kept, name_of, op_key
 from stepwrit_broker.store.disk import Headroom
 from stepwrit_broker.store.fleet.carrying import Carrier, Job, Shares
+from stepwrit_broker.store.fleet.clocks import ClockWatch
 from stepwrit_broker.store.fleet.durable import Durable
 from stepwrit_broker.store.fleet.epochs import Epochs
 from stepwrit_broker.store.fleet.hearing import Hearing
@@ -61,6 +63,10 @@ CLAIM_S: Final = 15.0  # an operation is under way for less: longer than anybody
 SECRET_BYTES: Final = 32
 
 
+async def _nothing() -> None:
+    pass
+
+
 class FleetStore:
     """Every promise is the port's. me: this broker's name among the others. `start` comes first; `runs` are
     its workers, without which nothing becomes durable.
@@ -80,6 +86,7 @@ class FleetStore:
         self._state = FleetState(entropy)
         self._scratch = Scratch(self._state)
         self.durable: Final = Durable()
+        self.clock: Final = ClockWatch(truth)
         self.epochs: Final = Epochs(self._scratch, swift, truth, self.durable, shares)
         self._carrier = Carrier(self._scratch, swift, truth, self.epochs, self.durable, shares)
         self._carrier.done = self._done
@@ -99,6 +106,7 @@ class FleetStore:
         self._tell: Tell = lambda _: None
         self._marked: Callable[[], None] = lambda: None
         self._guard: Callable[[str], None] = lambda _: None
+        self._catch_up: Callable[[], Awaitable[None]] = _nothing
         self._saying = 0
         self._walking: Final = asyncio.Lock()
         self.approvals: Final = FleetApprovals(self._scratch, truth, self._carrier)
@@ -111,7 +119,7 @@ class FleetStore:
 
     def runs(self) -> list[Callable[[], Awaitable[None]]]:
         """Its workers; each runs until cancelled."""
-        return [self.sequencer.run, *self.hearing.runs()]
+        return [self.sequencer.run, *self.hearing.runs(), self.clock.run]
 
     def set_patience(self, ordered_s: float) -> None:
         """How long a rule waits for what was ordered before it, until it ends the epoch instead."""
@@ -153,6 +161,10 @@ class FleetStore:
     def heed(self, *, ended: Tell, marked: Callable[[], None]) -> None:
         """See `SqliteStore.heed`."""
         self._tell, self._marked = ended, marked
+
+    def set_catch_up(self, load: Callable[[], Awaitable[None]]) -> None:
+        """It compiles the versions in force, where they are not."""
+        self._catch_up = load
 
     def set_guard(self, guard: Callable[[str], None]) -> None:
         """See `SqliteStore.set_guard`."""
@@ -349,10 +361,23 @@ class FleetStore:
 
     def _admit(self, verb: str) -> None:
         self._guard(verb)
+        self.clock.check()
         if self.durable.waiting >= WAITING_MAX:
             raise Unavailable("unavailable", "too many operations wait", rule="backlog", retry_after=1.0)
 
     async def _run(self, job: Job, verb: Callable[[], T], *, wait: bool = True) -> T:
+        """Where another broker put a version in force that is not compiled here yet, it is first: what was
+        decided on the one before is decided again, and nobody is told that we are behind.
+        """
+        try:
+            return (await self._carrier.run(job, verb, wait=wait)).answer
+        except (Conflict, Unavailable) as behind:
+            if behind.code != "stale_version" and behind.rule != "limits":
+                raise
+            with contextlib.suppress(Problem):
+                await self._catch_up()
+            if isinstance(behind, Conflict):
+                raise
         return (await self._carrier.run(job, verb, wait=wait)).answer
 
     def _done(self, plan: Plan[Any]) -> None:

@@ -121,7 +121,7 @@ class PostgresTruth:
         return done == "UPDATE 1"
 
     async def clock_offset(self) -> float:
-        """The server's clock minus ours, seconds; more than 5 either way is doubt."""
+        """The server's clock minus ours, seconds. Raises Unavailable, also where ours is in doubt itself."""
         async with self._connections.use(vital=True) as conn:
             return await facts.clock_offset(conn, self._clock)
 
