@@ -47,7 +47,11 @@ def options(given: list[str]) -> argparse.Namespace:
         help="an epoch's first quarter of an hour: PostgreSQL knows the proofs",
     )
     add("--folder", type=Path, help="where Redis writes (default: the system's temporary folder)")
-    add("--profile", type=Path, help="cProfile each broker into FILE.b1, FILE.b2 …; numbers then mean little")
+    add(
+        "--profile",
+        type=Path,
+        help="where each broker spends its CPU, into FILE.b1, FILE.b2 … (tests.bench.profiled)",
+    )
     return parser.parse_args(given)
 
 
