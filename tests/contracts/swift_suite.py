@@ -90,6 +90,17 @@ class SwiftSuite:
         await swift.begin(ONE, 1)
         assert await commit(swift, change(txn(0))) == 1
 
+    async def test_who_joins_begins_nothing(self, swift: Swift) -> None:
+        with pytest.raises(EpochOver):
+            await swift.join(ONE)
+        await swift.begin(ONE, 1)
+        assert await commit(swift, change(txn(0))) == 1
+        await swift.join(ONE)
+        assert (await held(swift, txn(0))).version == 1
+        with pytest.raises(EpochOver):
+            await swift.join(TWO)
+        assert await commit(swift, change(txn(0), 1)) == 2
+
     async def test_begin_again_keeps_what_is_there(self, began: Swift) -> None:
         await commit(began, change(txn(1)))
         await began.begin(ONE, 1)

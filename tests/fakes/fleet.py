@@ -91,6 +91,10 @@ class MemorySwift:
             self.past.add(over)
             self.epoch, self.order = epoch, order
 
+    async def join(self, epoch: str) -> None:
+        await asyncio.sleep(0)
+        self._check(epoch)
+
     async def fetch(self, epoch: str, txn: str, known: int) -> Snapshot | Unchanged | Absent:
         await asyncio.sleep(0)
         self._check(epoch)

@@ -24,7 +24,7 @@ from stepwrit_broker.core.step import StepRecord
 from stepwrit_broker.store.fleet.claiming import Claims
 from stepwrit_broker.store.fleet.rates import Rates
 from stepwrit_broker.store.fleet.scratch import Plan
-from stepwrit_broker.store.fleet.seams import OpDone, Told
+from stepwrit_broker.store.fleet.seams import EpochOver, OpDone, Told
 from stepwrit_broker.store.fleet.state import FleetState, Proof, Wanted
 from stepwrit_broker.store.fleet.store import FleetStore
 
@@ -39,7 +39,7 @@ class Fleet:
     tasks: list[asyncio.Future[None]] = field(default_factory=list)
     stores: list[FleetStore] = field(default_factory=list)
 
-    async def broker(self) -> FleetStore:
+    async def broker(self, *, is_late: bool = False) -> FleetStore:
         number = len(self.stores)
         store = FleetStore(
             self.swift,
@@ -51,10 +51,15 @@ class Fleet:
         )
         await store.start()
         store.use(build.limits(), lambda: 0)
-        self.tasks += [asyncio.ensure_future(run()) for run in store.runs()]
         self.stores.append(store)
+        if not is_late:
+            self.work(store)
         self.make.epoch = store.epoch
         return store
+
+    def work(self, store: FleetStore) -> None:
+        """What it does beside answering; a broker that is late hears nothing until then."""
+        self.tasks += [asyncio.ensure_future(run()) for run in store.runs()]
 
     async def close(self) -> None:
         await ended(self.tasks)
@@ -71,6 +76,38 @@ async def fleet() -> AsyncIterator[Fleet]:
     made = Fleet()
     yield made
     await made.close()
+
+
+async def test_an_epoch_is_begun_on_one_server_alone(fleet: Fleet) -> None:
+    """Two fail-overs while a broker stands still. It finds an epoch that another one made, that has works in
+    the truth, and a server that knows nothing of it: numbers from 1 on would be taken for those works.
+    """
+    one, late = await fleet.broker(), await fleet.broker(is_late=True)
+    fleet.swift.lose()
+    with pytest.raises(EpochOver):
+        await fleet.swift.join(one.epoch)
+    for _ in range(SHARDS * 8):
+        await opened(one, fleet.make)
+    made = await fleet.truth.standing()
+    assert max((await fleet.truth.positions(made.epoch)).values()) > SHARDS * 4
+    fleet.tasks[0].cancel()
+    await ended(fleet.tasks)
+    fleet.swift.lose()
+    fleet.work(late)
+    for _ in range(SHARDS * 4):
+        root = await opened(late, fleet.make)
+        assert await fleet.truth.whose(f"steps:{root.step.id}") == root.step.txn
+    assert (await fleet.truth.standing()).order == made.order + 1
+
+
+async def opened(store: FleetStore, make: Maker) -> StepRecord:
+    """A root, once its epoch stands."""
+    while True:
+        make.epoch = store.epoch
+        try:
+            return await store.open(make.open(make.root_step()))
+        except Unavailable:
+            await asyncio.sleep(0.01)
 
 
 class Restless(MemoryTruth):

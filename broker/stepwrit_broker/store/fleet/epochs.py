@@ -14,6 +14,8 @@ from stepwrit_broker.store.fleet.seams import EpochOver, Standing, Swift, Told, 
 from stepwrit_broker.store.state import EPOCH_BYTES
 
 _TRIES: Final = 8
+JOIN_TRIES: Final = 10
+JOIN_PAUSE_S: Final = 0.1
 
 
 class Drops(Protocol):
@@ -38,6 +40,7 @@ class Epochs:
         self.standing: Standing
         self.ruled: Callable[[], Awaitable[None]] = _nothing
         self.changes = 0
+        self._ours = ""  # the epoch that we made last
 
     @property
     def epoch(self) -> str:
@@ -60,17 +63,19 @@ class Epochs:
         raise _restless()
 
     async def renew(self, over: str) -> None:
-        """This epoch is over: join the next one, or begin it. Raises Unavailable."""
+        """This epoch is over: join the next one, or begin it. Raises Unavailable.
+
+        Only who made an epoch begins it, and once. The swift engine may by then be another server, that has
+        nothing: begun there again its numbers would be those that the truth has of other works, and who waits
+        for them would be answered too early.
+        """
         async with self._lock:
             if self.epoch != over:
                 return
             for _ in range(_TRIES):
-                standing = await self._truth.standing()
-                if standing.epoch == over:
-                    fresh = self._scratch.state.entropy.bytes(EPOCH_BYTES).hex()
-                    standing = await self._truth.next_epoch(over, fresh)
+                standing, is_made = await self._next(over)
                 with contextlib.suppress(EpochOver):
-                    await self._swift.begin(standing.epoch, standing.order)
+                    await (self._begin(standing) if is_made else self._wait_begun(standing))
                     await self._adopt(standing)
                     await self._swift.rule(standing.epoch, self._scratch.state.rules)
                     self.changes += 1
@@ -78,6 +83,32 @@ class Epochs:
                     return
                 over = standing.epoch
             raise _restless()
+
+    async def _next(self, over: str) -> tuple[Standing, bool]:
+        """What stands after it, and whether we made it."""
+        standing = await self._truth.standing()
+        if standing.epoch != over:
+            return standing, False
+        fresh = self._scratch.state.entropy.bytes(EPOCH_BYTES).hex()
+        standing = await self._truth.next_epoch(over, fresh)
+        return standing, standing.epoch == fresh
+
+    async def _begin(self, standing: Standing) -> None:
+        """Where this fails nobody knows in which shards it has begun: then it is joined, or over."""
+        self._ours = standing.epoch
+        await self._swift.begin(standing.epoch, standing.order)
+
+    async def _wait_begun(self, standing: Standing) -> None:
+        """Whoever made it is about to begin it, unless that was us. Raises EpochOver where nobody did."""
+        for left in reversed(range(1 if standing.epoch == self._ours else JOIN_TRIES)):
+            try:
+                await self._swift.join(standing.epoch)
+            except EpochOver:
+                if not left or (await self._truth.standing()).epoch != standing.epoch:
+                    raise
+                await asyncio.sleep(JOIN_PAUSE_S)
+            else:
+                return
 
     async def reload(self) -> None:
         """The rules as the truth has them, before anything else is decided."""

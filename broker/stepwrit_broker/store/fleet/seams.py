@@ -170,9 +170,14 @@ class Swift(Protocol):
     async def begin(self, epoch: str, order: int) -> None:
         """Let the epoch stand in every shard, on the reign that each server has now, with nothing in it.
 
-        order: its place among all epochs, as `Standing.order`. MUST be idempotent. MUST raise EpochOver, and
-        change nothing, in a shard that has an epoch of a later place, or one that began after this one.
+        order: its place among all epochs, as `Standing.order`. Called once for an epoch, by who made it in
+        the truth; MUST be idempotent on one reign all the same. MUST raise EpochOver, and change nothing, in
+        a shard that has an epoch of a later place, or one that began after this one.
         """
+        ...
+
+    async def join(self, epoch: str) -> None:
+        """See that the epoch stands in every shard, where it is now. MUST NOT begin it. Raises EpochOver."""
         ...
 
     async def fetch(self, epoch: str, txn: str, known: int) -> Snapshot | Unchanged | Absent:

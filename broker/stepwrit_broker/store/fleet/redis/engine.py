@@ -94,6 +94,11 @@ class RedisSwift:
             await self._end_sweeping()
             self.sweeping = asyncio.create_task(sweep(self._runner, epoch))
 
+    async def join(self, epoch: str) -> None:
+        """As `Swift.join`, on who is the primary now."""
+        await self.nodes.follow()
+        await self.rule(epoch, 0)
+
     @property
     def _all(self) -> range:
         return range(self.keys.shards)
