@@ -134,7 +134,7 @@ class EpochSuite:
     async def test_a_broker_that_is_late_to_begin_an_epoch_ends_none(
         self, pair: Pair, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It learned which epoch stands, slept, and begins it where a later one has begun."""
+        """It made one, slept, and begins it where a later one has begun: the other one did not wait for it."""
         before = pair.one.epoch
         asleep, awake = asyncio.Event(), asyncio.Event()
         begin = pair.swifts[0].begin
@@ -146,15 +146,15 @@ class EpochSuite:
 
         with monkeypatch.context() as cut:
             cut.setattr(pair.swifts[0], "begin", late)
-            first = (await pair.truths[0].next_epoch(before, "a" * 32)).epoch
             renewing = asyncio.ensure_future(pair.one.epochs.renew(before))
             await asleep.wait()
-            second = (await pair.truths[1].next_epoch(first, "b" * 32)).epoch
-            await pair.two.epochs.renew(pair.two.epoch)
+            first = (await pair.truths[0].standing()).epoch
+            await pair.two.epochs.renew(before)
+            second = pair.two.epoch
             grant = await _held_by(pair, pair.two)
             awake.set()
             await renewing
-        assert (await pair.truths[0].standing()).epoch == second
+        assert (await pair.truths[0].standing()).epoch == second != first
         assert pair.one.epoch == pair.two.epoch == second
         assert (await pair.one.redeem(pair.make.redeem(grant)))[0].state == "redeemed"
 
