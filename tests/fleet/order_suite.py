@@ -134,7 +134,7 @@ class EpochSuite:
     async def test_a_broker_that_is_late_to_begin_an_epoch_ends_none(
         self, pair: Pair, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It made one, slept, and begins it where a later one has begun: the other one did not wait for it."""
+        """It made one, slept, and begins it where a later one has begun: the other did not wait."""
         before = pair.one.epoch
         asleep, awake = asyncio.Event(), asyncio.Event()
         begin = pair.swifts[0].begin
