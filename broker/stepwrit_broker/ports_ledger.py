@@ -111,6 +111,13 @@ class Erased:
     documents: int
 
 
+class Beside(NamedTuple):
+    """What is kept beside the log under one name: whether its salt is, and how many documents."""
+
+    is_salted: bool
+    documents: int
+
+
 class Eraser(Protocol):
     """Erases what is kept beside the log."""
 

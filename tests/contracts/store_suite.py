@@ -24,6 +24,7 @@ from stepwrit_broker.core.obligations import Obligation
 from stepwrit_broker.core.step import Label, StepRecord
 from stepwrit_broker.ports import Store
 from stepwrit_broker.ports_ended import Tell
+from stepwrit_broker.ports_ledger import EraseCommand, Erased
 
 Entry = dict[str, object]
 OTHER = "spiffe://example.test/mcp/other"
@@ -38,6 +39,20 @@ class Used(Store, Protocol):
 
     def set_guard(self, guard: Callable[[str], None]) -> None: ...
 
+    async def erase(self, command: EraseCommand) -> Erased: ...
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is kept beside the ledger under a name: its salt, and the documents."""
+
+    salt: bytes | None
+    documents: tuple[bytes, ...]
+
+
+def _nowhere(_: str) -> Beside:
+    raise NotImplementedError
+
 
 @dataclass
 class House:
@@ -46,6 +61,7 @@ class House:
     store: Used
     entries: Callable[[], list[Entry]]
     restart: Callable[[], Awaitable[Used]]
+    beside: Callable[[str], Beside] = _nowhere
     make: Maker = field(default_factory=lambda: Maker(now=START))
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 from tests.contracts import store_suite_ended, store_suites
-from tests.contracts.store_suite import House
+from tests.contracts.store_suite import Beside, House
 from tests.fakes import build
 from tests.fakes.entropy import SeededEntropy
 from tests.fakes.fleet import MemorySwift, MemoryTruth
@@ -52,13 +52,17 @@ class Fleet:
         self.rates.drop(replace(standing, began_at=standing.began_at - A_MOMENT_S))
         return store
 
+    def beside(self, name: str) -> Beside:
+        docs = tuple(each.doc for each in self.truth.kept.values() if each.name == name)
+        return Beside(self.truth.salts.get(name), docs)
+
 
 @asynccontextmanager
 async def opened(_folder: object = None) -> AsyncGenerator[House]:
     fleet = Fleet()
     store = await fleet.open()
     try:
-        yield House(store=store, entries=fleet.truth.entries, restart=fleet.restart)
+        yield House(store=store, entries=fleet.truth.entries, restart=fleet.restart, beside=fleet.beside)
     finally:
         await fleet.close()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.contracts import store_suite_ended, store_suite_rules, store_suites
-from tests.contracts.store_suite import Entry, House
+from tests.contracts.store_suite import Beside, Entry, House
 from tests.fakes import build
 from tests.fakes.entropy import SeededEntropy
 
@@ -44,12 +44,23 @@ class Embedded:
         finally:
             conn.close()
 
+    def beside(self, name: str) -> Beside:
+        conn = sqlite3.connect(self.path)
+        try:
+            salt = conn.execute("SELECT salt FROM salts WHERE txn = ?", (name,)).fetchone() or (None,)
+            docs = conn.execute("SELECT doc FROM decisions WHERE txn = ?", (name,)).fetchall()
+        finally:
+            conn.close()
+        return Beside(salt[0], tuple(row[0] for row in docs))
+
 
 @asynccontextmanager
 async def opened(folder: Path) -> AsyncGenerator[House]:
     embedded = Embedded(folder / "store.db")
     try:
-        yield House(store=embedded.store, entries=embedded.entries, restart=embedded.restart)
+        yield House(
+            store=embedded.store, entries=embedded.entries, restart=embedded.restart, beside=embedded.beside
+        )
     finally:
         await embedded.store.close()
 

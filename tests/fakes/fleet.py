@@ -17,6 +17,7 @@ from stepwrit_broker.core.versions import StoredVersion, VersionKind
 from stepwrit_broker.ports_approval import Sought
 from stepwrit_broker.store.fleet.seams import (
     Absent,
+    Beside,
     Change,
     Claim,
     Contradiction,
@@ -285,7 +286,8 @@ class MemoryTruth:
         self._secret: bytes | None = None
         self.said: list[Said] = []
         self.kept: dict[str, Kept] = {}
-        self.salts: dict[str, bytes] = {}
+        self.salts: dict[str, bytes | None] = {}  # None: erased
+        self._erasures: list[str] = []
 
     def entries_said(self) -> list[Said]:
         """The ledger, with what waits to be appended."""
@@ -361,8 +363,33 @@ class MemoryTruth:
                 raise Contradiction("an operation was done")
             self._ops[op.key] = op
         self.said += work.entries
-        self.kept.update({each.digest: each for each in work.kept})
-        self.salts.update(work.salts)
+        self._keep(work.kept, work.salts)
+        for name in work.erased:
+            self._erase(name)
+
+    def _keep(self, kept: Sequence[Kept], salts: Sequence[tuple[str, bytes]]) -> None:
+        for name, salt in salts:
+            if self.salts.setdefault(name, salt) != salt:
+                raise Contradiction(f"{name} has another salt, or an erased one")
+        gone = {name for name, salt in self.salts.items() if salt is None}
+        self.kept.update({each.digest: each for each in kept if each.name not in gone})
+
+    def _erase(self, name: str) -> None:
+        if name in self.salts:
+            self.salts[name] = None
+        for digest in [each.digest for each in self.kept.values() if each.name == name]:
+            del self.kept[digest]
+        self._erasures.append(name)
+        self._standing = replace(self._standing, erased=len(self._erasures))
+
+    async def beside(self, name: str) -> Beside:
+        await asyncio.sleep(0)
+        documents = sum(each.name == name for each in self.kept.values())
+        return Beside(self.salts.get(name) is not None, documents)
+
+    async def erased(self, after: int) -> Sequence[tuple[int, str]]:
+        await asyncio.sleep(0)
+        return list(enumerate(self._erasures, start=1))[after:]
 
     async def used(self, keys: Sequence[bytes]) -> frozenset[bytes]:
         await asyncio.sleep(0)
@@ -429,9 +456,8 @@ class MemoryTruth:
         self, said: Sequence[Said], kept: Sequence[Kept], salts: Sequence[tuple[str, bytes]]
     ) -> None:
         await asyncio.sleep(0)
+        self._keep(kept, salts)
         self._outbox += said
-        self.kept.update({each.digest: each for each in kept})
-        self.salts.update(salts)
 
     async def pin(self, key: bytes, jkt: str, until: float, proofs: Sequence[Used]) -> str:
         await asyncio.sleep(0)

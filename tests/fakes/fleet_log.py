@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from stepwrit_broker.store.fleet.seams import Contradiction, Kept, Said
+from stepwrit_broker.store.fleet.seams import Beside, Contradiction, Kept, Said
 
 
 class SmallLog:
@@ -37,5 +37,17 @@ class SmallLog:
                 raise Contradiction(f"{txn} has another salt")
 
     async def put_kept(self, conn: asyncpg.Connection, kept: Sequence[Kept]) -> None:
-        rows = [(each.digest, each.name, each.doc) for each in kept]
+        gone = {row[0] for row in await conn.fetch("SELECT txn FROM salts WHERE salt IS NULL")}
+        rows = [(each.digest, each.name, each.doc) for each in kept if each.name not in gone]
         await conn.executemany("INSERT INTO decisions VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", rows)
+
+    async def beside(self, conn: asyncpg.Connection, name: str) -> Beside:
+        salts = await conn.fetchval("SELECT count(*) FROM salts WHERE txn = $1 AND salt IS NOT NULL", name)
+        documents = await conn.fetchval("SELECT count(*) FROM decisions WHERE txn = $1", name)
+        return Beside(salts > 0, documents)
+
+    async def erase(self, conn: asyncpg.Connection, name: str) -> tuple[int, int]:
+        before = await self.beside(conn, name)
+        await conn.execute("UPDATE salts SET salt = NULL WHERE txn = $1", name)
+        await conn.execute("DELETE FROM decisions WHERE txn = $1", name)
+        return int(before.is_salted), before.documents

@@ -51,6 +51,7 @@ works = st.builds(
     ops=some(st.builds(OpDone, keys, texts, texts, times)),
     uses=some(texts),
     ended=some(st.tuples(texts, texts, texts, texts)),
+    erased=some(texts),
 )
 ONE = Work(
     at=1.5,

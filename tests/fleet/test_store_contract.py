@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from tests.contracts import store_suites
-from tests.contracts.store_suite import Entry, House
+from tests.contracts.store_suite import Beside, Entry, House
 from tests.fakes import build
 from tests.fakes.clock import START
 from tests.fakes.entropy import SeededEntropy
@@ -109,10 +109,18 @@ class Fleet:
         return store
 
     def entries(self) -> list[Entry]:
-        async def read() -> list[Entry]:
+        return [json.loads(row[0]) for row in self._rows(_ENTRIES)]
+
+    def beside(self, name: str) -> Beside:
+        salts = self._rows("SELECT salt FROM stepwrit.ledger_salts WHERE txn = $1", name)
+        docs = self._rows("SELECT doc FROM stepwrit.ledger_decisions WHERE txn = $1", name)
+        return Beside(salts[0][0] if salts else None, tuple(row[0] for row in docs))
+
+    def _rows(self, query: str, *values: object) -> list[asyncpg.Record]:
+        async def read() -> list[asyncpg.Record]:
             conn = await asyncpg.connect(self.dsn)
             try:
-                return [json.loads(row[0]) for row in await conn.fetch(_ENTRIES)]
+                return await conn.fetch(query, *values)
             finally:
                 await conn.close()
 
@@ -124,7 +132,7 @@ async def opened(engines: Engines) -> AsyncGenerator[House]:
     fleet = Fleet(engines, await engines.database())
     store = await fleet.open()
     try:
-        yield House(store=store, entries=fleet.entries, restart=fleet.restart)
+        yield House(store=store, entries=fleet.entries, restart=fleet.restart, beside=fleet.beside)
     finally:
         await fleet.close()
 

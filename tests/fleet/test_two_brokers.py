@@ -258,8 +258,8 @@ async def test_a_try_that_is_refused_gives_nothing_back_that_another_try_of_it_h
 
 def plan_of(wanted: Wanted, op: OpDone) -> Plan[None]:
     return Plan(
-        answer=None, changes=(), said=(), kept=(), salts=(), marks=(), lifted=(), version=None, op=op,
-        uses=(), ended=(), wanted=wanted, rules=0, now=0.0,
+        answer=None, changes=(), said=(), kept=(), salts=(), erased=(), marks=(), lifted=(), version=None,
+        op=op, uses=(), ended=(), wanted=wanted, rules=0, now=0.0,
     )  # fmt: skip
 
 

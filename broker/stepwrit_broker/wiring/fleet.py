@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from stepwrit_broker.core.errors import Malformed, Problem, Unavailable
+from stepwrit_broker.core.errors import Malformed, Problem
 from stepwrit_broker.keys.board import PgKeyBoard, open_board
 from stepwrit_broker.ledger.postgres.log import PgLog
 from stepwrit_broker.ledger.postgres.reading import Reading
@@ -23,7 +23,6 @@ from stepwrit_broker.observe import Metrics
 from stepwrit_broker.observe_fleet import FleetMetrics
 from stepwrit_broker.ports import Clock, Entropy
 from stepwrit_broker.ports_ended import Tell
-from stepwrit_broker.ports_ledger import EraseCommand, Erased
 from stepwrit_broker.store.fleet.postgres.session import Connections
 from stepwrit_broker.store.fleet.postgres.truth import PostgresTruth, open_truth
 from stepwrit_broker.store.fleet.promises import Judged
@@ -61,7 +60,6 @@ class FleetBacking:
         self._clock, self._entropy = clock, entropy
         self._metrics, self._stack = metrics, stack
         self._fleet_metrics = FleetMetrics(metrics.registry)
-        self.eraser: Final = NoErasing()
         self.judged: Judged
         self.store: FleetStore
         self.ledger: LogView
@@ -134,6 +132,11 @@ class FleetBacking:
         """What the settings of both engines promise now."""
         redis = await self._swift.facts(self._clock)
         return judged(self._fleet, redis, await self._truth.facts())
+
+    @property
+    def eraser(self) -> FleetStore:
+        """The store itself."""
+        return self.store
 
     def heed(self, *, ended: Tell, marked: Callable[[], None], ruled: Callable[[], None]) -> None:
         """From now on these are told, of what other brokers do too."""
@@ -245,15 +248,3 @@ class FleetBacking:
     def witnesses(self) -> dict[str, object]:
         """Who was asked, and what they doubt."""
         return {"asked": self.witnessing.told(), "doubts": self.witnessing.doubts()}
-
-
-class NoErasing:
-    """The `Eraser` port where erasing is not built."""
-
-    async def erase(self, command: EraseCommand) -> Erased:
-        """Raises Unavailable."""
-        raise Unavailable(
-            "not_yet_supported",
-            f"a fleet erases nothing yet: {command.name} is as it was",
-            who_can_change_it="the maintainers",
-        )

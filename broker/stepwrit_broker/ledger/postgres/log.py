@@ -18,7 +18,7 @@ from stepwrit_broker.core.merkle import HASH_BYTES, Frontier, Node
 from stepwrit_broker.ledger.postgres.schema import MOVABLE, SCHEMA, month_of, next_month
 from stepwrit_broker.ledger.schema import in_doubt
 from stepwrit_broker.ledger.sqlite_log import MAX_BODY_BYTES
-from stepwrit_broker.ports_ledger import Contradiction, Kept, Said
+from stepwrit_broker.ports_ledger import Beside, Contradiction, Kept, Said
 
 Conn = Any  # asyncpg.Connection, or what its pool hands out
 _TODAY: Final = (
@@ -55,6 +55,10 @@ _PUT_KEPT: Final = (
     " SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[]) AS kept (digest, txn, doc)"
     " WHERE NOT EXISTS (SELECT FROM ledger_salts AS s WHERE s.txn = kept.txn AND s.salt IS NULL)"
     " ON CONFLICT (digest) DO NOTHING"
+)
+_BESIDE: Final = (
+    "SELECT EXISTS (SELECT FROM ledger_salts WHERE txn = $1 AND salt IS NOT NULL),"
+    " (SELECT count(*) FROM ledger_decisions WHERE txn = $1)"
 )
 
 
@@ -140,6 +144,10 @@ class PgLog:
         )
         documents = await conn.execute("DELETE FROM ledger_decisions WHERE txn = $1", name)
         return _count(salts), _count(documents)
+
+    async def beside(self, conn: Conn, name: str) -> Beside:
+        """What is kept under this name."""
+        return Beside(*await conn.fetchrow(_BESIDE, name))
 
     async def prepare_months(self, conn: Conn) -> None:
         """Make the partitions of this month and the next, by the database's clock: ahead of their entries."""

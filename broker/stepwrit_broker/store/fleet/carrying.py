@@ -125,6 +125,16 @@ class Carrier:
             await self._durable.wait(place.epoch, place.shard, place.seq)
         return self._scratch.held(name) is not None
 
+    async def refresh(self, name: str) -> None:
+        """Have no copy that is older than what stands now."""
+        async with self._lock(name):
+            if self._scratch.held(name) is None:
+                return
+            try:
+                await self._sync(self._epochs.epoch, name)
+            except (Stale, EpochOver, Unavailable):
+                self._scratch.forget(name)
+
     async def _seen(self, name: str) -> str:
         """Make the copy what everybody sees; the epoch in which they do."""
         for _ in range(TRIES):

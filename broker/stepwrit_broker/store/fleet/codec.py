@@ -70,6 +70,7 @@ class _Work(NamedTuple):
     ops: tuple[_Op, ...]
     uses: tuple[str, ...]
     ended: tuple[tuple[str, str, str, str], ...]
+    erased: tuple[str, ...] = ()
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -83,6 +84,7 @@ def encode(work: Work) -> bytes:
     changes = [(each.txn, each.version, each.put, each.drop) for each in work.changes]
     row = (
         work.at, changes, work.entries, work.salts, work.kept, work.proofs, work.ops, work.uses, work.ended,
+        *((work.erased,) if work.erased else ()),
     )  # fmt: skip
     try:
         raw = bytes((VERSION,)) + _encode(row)
@@ -124,6 +126,7 @@ def _work(row: _Work) -> Work:
         ops=tuple(OpDone(*each) for each in row.ops),
         uses=row.uses,
         ended=row.ended,
+        erased=row.erased,
     )
 
 
@@ -146,6 +149,7 @@ def _texts(work: Work) -> Iterator[str]:
     yield from (text for kept in work.kept for text in (kept.digest, kept.name or ""))
     yield from (text for op in work.ops for text in (op.digest, op.answer))
     yield from work.uses
+    yield from work.erased
 
 
 def _times(work: Work) -> Iterator[float]:

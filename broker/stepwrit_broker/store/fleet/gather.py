@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import Final
 
 from stepwrit_broker.core.errors import Conflict, Malformed
-from stepwrit_broker.store.fleet.seams import Kept, Said
+from stepwrit_broker.store.fleet.seams import Beside, Kept, Said
 
 MAX_BODY_BYTES = 65_535  # an entry's length is 16 bits in an entry bundle (C2SP tlog-tiles)
+NOTHING_BESIDE: Final = Beside(is_salted=False, documents=0)
 
 
 class Gathering:
     """An `EmbeddedLog` that keeps what it is told until it is taken.
 
-    A transaction's salt is one of its rows, so that whichever broker writes its next entry has it.
+    A transaction's salt is one of its rows, so that whichever broker writes its next entry has it. beside:
+    what the truth keeps under the name that is about to be erased.
     """
 
     schema = "CREATE TABLE salts (txn TEXT PRIMARY KEY, salt BLOB NOT NULL) STRICT, WITHOUT ROWID;"
@@ -22,11 +25,13 @@ class Gathering:
         self.said: list[Said] = []
         self.kept: list[Kept] = []
         self.salts: list[tuple[str, bytes]] = []
+        self.erased: list[str] = []
+        self.beside = NOTHING_BESIDE
         self.size = 0
 
     def clear(self) -> None:
         """Forget what was gathered."""
-        self.said, self.kept, self.salts = [], [], []
+        self.said, self.kept, self.salts, self.erased = [], [], [], []
 
     def load(self, conn: sqlite3.Connection) -> None:
         """Nothing to take up."""
@@ -48,14 +53,14 @@ class Gathering:
         self.said.append(Said(body, at, kind, txn, ref, tenant))
         return len(self.said) - 1
 
-    def position(self) -> tuple[int, int, int]:
+    def position(self) -> tuple[int, int, int, int]:
         """How much was gathered."""
-        return len(self.said), len(self.kept), len(self.salts)
+        return len(self.said), len(self.kept), len(self.salts), len(self.erased)
 
-    def rewind(self, position: tuple[int, int, int]) -> None:
+    def rewind(self, position: tuple[int, int, int, int]) -> None:
         """Forget what was gathered since."""
-        said, kept, salts = position
-        del self.said[said:], self.kept[kept:], self.salts[salts:]
+        said, kept, salts, erased = position
+        del self.said[said:], self.kept[kept:], self.salts[salts:], self.erased[erased:]
 
     def seal(self, conn: sqlite3.Connection) -> None:
         """The tree is grown elsewhere."""
@@ -79,12 +84,14 @@ class Gathering:
         return None if row is None else row[0]
 
     def erase_salt(self, conn: sqlite3.Connection, txn: str) -> bool:
-        """The row goes; what stands beside the log is erased there."""
-        return conn.execute("DELETE FROM salts WHERE txn = ?", (txn,)).rowcount == 1
+        """The row goes, and with it what stands beside the log: there it is erased."""
+        self.erased.append(txn)
+        is_here = conn.execute("DELETE FROM salts WHERE txn = ?", (txn,)).rowcount == 1
+        return is_here or self.beside.is_salted
 
     def erase_decisions(self, conn: sqlite3.Connection, txn: str) -> int:  # noqa: ARG002  the port's
-        """They stand beside the log."""
-        return 0
+        """They go with the salt; as many as there were when the truth was asked."""
+        return self.beside.documents
 
     def put_decision(self, conn: sqlite3.Connection, digest: str, txn: str | None, doc: bytes) -> None:  # noqa: ARG002
         """Keep a document."""

@@ -31,12 +31,13 @@ class Hearing:
         durable: Durable,
         *,
         ended: Callable[[Ends], None],
+        erased: Callable[[int], Awaitable[None]],
         rules: Callable[[], int],
     ) -> None:
         self.seal: Seal
         self._me, self._swift, self._truth = me, swift, truth
         self._epochs, self._durable = epochs, durable
-        self._ended, self._rules = ended, rules
+        self._ended, self._erased, self._rules = ended, erased, rules
         self._outgoing: asyncio.Queue[Ends] = asyncio.Queue(OUTGOING_MAX)
 
     def runs(self) -> list[Callable[[], Awaitable[None]]]:
@@ -83,6 +84,7 @@ class Hearing:
             return
         if standing.rules > self._rules():
             await self._epochs.reload()
+        await self._erased(standing.erased)
         if self._durable.waiting:
             self._durable.advance(epoch, await self._truth.positions(epoch))
 
@@ -93,6 +95,8 @@ class Hearing:
             case "rules" if int(told.body) > self._rules():
                 await self._epochs.reload()
             case "epoch" if told.body.decode() != self._epochs.epoch:
+                await self._look()
+            case "erased":
                 await self._look()
             case "ended" if (end := self.seal.read_ended(told)) is not None and end[0] != self._me:
                 self._ended(end[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from stepwrit_broker.store.fleet.seams import Kept, Said
+from stepwrit_broker.store.fleet.seams import Beside, Kept, Said
 
 Conn = Any  # asyncpg.Connection, or what its pool hands out
 
@@ -41,4 +41,14 @@ class FleetLog(Protocol):
 
     async def put_kept(self, conn: Conn, kept: Sequence[Kept]) -> None:
         """Keep decision documents under their digests. The same again is nothing."""
+        ...
+
+    async def beside(self, conn: Conn, name: str) -> Beside:
+        """What is kept under this name."""
+        ...
+
+    async def erase(self, conn: Conn, name: str) -> tuple[int, int]:
+        """Erase its salt and documents for ever; how many of each. What is kept later MUST NOT bring them
+        back.
+        """
         ...

@@ -43,6 +43,7 @@ class Plan(Generic[T]):
     said: tuple[Said, ...]
     kept: tuple[Kept, ...]
     salts: tuple[tuple[str, bytes], ...]
+    erased: tuple[str, ...]
     marks: tuple[Mark, ...]
     lifted: tuple[str, ...]
     version: StoredVersion | None
@@ -72,6 +73,7 @@ class Plan(Generic[T]):
             ops=(self.op,) if self.op is not None and is_root else (),
             uses=self.uses,
             ended=self.ended,
+            erased=self.erased,
         )
 
 
@@ -162,6 +164,7 @@ class Scratch:
             said=tuple(state.gathered.said),
             kept=tuple(state.gathered.kept),
             salts=tuple(state.gathered.salts),
+            erased=tuple(state.gathered.erased),
             marks=tuple(seen.marks),
             lifted=tuple(seen.lifted),
             version=seen.version,

@@ -25,6 +25,7 @@ from stepwrit_broker.core.marks import Mark
 from stepwrit_broker.core.slices import Ask, Taken
 from stepwrit_broker.core.versions import StoredVersion, VersionKind
 from stepwrit_broker.ports_approval import Sought
+from stepwrit_broker.ports_ledger import Beside as Beside  # noqa: PLC0414  given on
 from stepwrit_broker.ports_ledger import Contradiction as Contradiction  # noqa: PLC0414  given on
 from stepwrit_broker.ports_ledger import Kept as Kept  # noqa: PLC0414  given on
 from stepwrit_broker.ports_ledger import Said as Said  # noqa: PLC0414  given on
@@ -123,6 +124,8 @@ class Work:
     uses: tuple[str, ...] = ()
     ended: tuple[tuple[str, str, str, str], ...] = ()
     """Steps that ended under those who run them: step, performer, state, ref."""
+    erased: tuple[str, ...] = ()
+    """Names whose salt and documents beside the log go for ever: transactions, or refs outside any."""
 
 
 class Numbered(NamedTuple):
@@ -154,7 +157,9 @@ Claim = Once | Place
 
 
 class Told(NamedTuple):
-    """A message of one broker to all: `durable` (epoch, shard -> seq), `rules` (number), `epoch`, `ended`."""
+    """A message of one broker to all: `durable` (epoch, shard -> seq), `rules` (number), `epoch`, `ended`,
+    `erased`.
+    """
 
     kind: str
     body: bytes
@@ -264,7 +269,7 @@ class Swift(Protocol):
 class Standing:
     """What stands for the whole fleet. epoch: 32 hex digits; order: how many epochs there were. began_at:
     by the true engine's clock. rules: counts changes of marks and versions. high: the latest time (`Work.at`)
-    that any committed work went by.
+    that any committed work went by. erased: counts what was erased.
     """
 
     epoch: str
@@ -273,6 +278,7 @@ class Standing:
     rules: int
     shards: int
     high: float = 0.0
+    erased: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -413,6 +419,14 @@ class Truth(Protocol):
 
     async def live(self, after: str, limit: int) -> Sequence[str]:
         """Transactions with a step that has not ended, in the order of their ids."""
+        ...
+
+    async def beside(self, name: str) -> Beside:
+        """What is kept beside the log under a transaction's id, or under a ref outside any."""
+        ...
+
+    async def erased(self, after: int) -> Sequence[tuple[int, str]]:
+        """What was erased since `Standing.erased` was this, in order: the number and the name of each."""
         ...
 
     async def secret(self, fresh: bytes) -> bytes:

@@ -41,6 +41,7 @@ class Sequencer:
         self._epochs, self._durable, self._now = epochs, durable, now
         self._epoch = ""
         self._at: dict[int, int] = {}
+        self._trimmed: dict[int, int] = {}
         self._trimmed_at = 0.0
         self._ask_at = 0.0
         self.leads = False
@@ -67,9 +68,10 @@ class Sequencer:
         if self._epoch != self._epochs.epoch:
             epoch = self._epochs.epoch
             self._at = dict(await self._truth.positions(epoch))
-            self._epoch = epoch
+            self._epoch, self._trimmed = epoch, {}
         batch = await self._swift.read(self._epoch, self._at, READ_WAIT_S)
         await self._commit(batch)
+        await self._trim()
 
     async def _lead(self) -> bool:
         """Whether this broker's turn goes on. The lease is a commit of its own: half of it is used first."""
@@ -89,9 +91,13 @@ class Sequencer:
         self.committed += len(batch)
         self._durable.advance(self._epoch, fresh)
         await self._swift.tell(self.seal.durable(self._epoch, fresh))
-        if self._now() - self._trimmed_at >= TRIM_EVERY_S:
-            self._trimmed_at = self._now()
-            await self._swift.trim(self._epoch, self._at)
+
+    async def _trim(self) -> None:
+        """Also where nothing follows: what was erased in the truth leaves the streams too."""
+        if self._trimmed != self._at and self._now() - self._trimmed_at >= TRIM_EVERY_S:
+            upto, self._trimmed_at = dict(self._at), self._now()
+            await self._swift.trim(self._epoch, upto)
+            self._trimmed = upto
 
     async def _again(self, epoch: str) -> None:
         """What the stream says cannot be: nothing more of this epoch will be believed."""

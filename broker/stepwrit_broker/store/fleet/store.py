@@ -34,6 +34,7 @@ from stepwrit_broker.ports import (
     VersionCommand,
 )
 from stepwrit_broker.ports_ended import Ended, Tell
+from stepwrit_broker.ports_ledger import EraseCommand, Erased
 from stepwrit_broker.store import accepting, attending, deferring, granting, moving, opening
 from stepwrit_broker.store.approvals import asker_of
 from stepwrit_broker.store.common import check_kept, name_of, op_key
@@ -42,6 +43,7 @@ from stepwrit_broker.store.fleet.carrying import Carrier, Job, Shares
 from stepwrit_broker.store.fleet.clocks import ClockWatch
 from stepwrit_broker.store.fleet.durable import Durable
 from stepwrit_broker.store.fleet.epochs import Epochs
+from stepwrit_broker.store.fleet.erasing import Erasing
 from stepwrit_broker.store.fleet.hearing import Hearing
 from stepwrit_broker.store.fleet.people import FleetApprovals
 from stepwrit_broker.store.fleet.ruling import Ruling
@@ -92,6 +94,7 @@ class FleetStore:
         self._carrier.done = self._done
         self._ruling = Ruling(self._scratch, swift, truth, self.epochs, self.durable, self._carrier)
         self._sweeping = Sweeping(self._scratch, truth, self._carrier)
+        self._erasing = Erasing(self._scratch, swift, truth, self._carrier, self._claimed)
         self.sequencer: Final = Sequencer(me, swift, truth, self.epochs, self.durable, now=now)
         self.hearing: Final = Hearing(
             me,
@@ -100,6 +103,7 @@ class FleetStore:
             self.epochs,
             self.durable,
             ended=self.told,
+            erased=self._erasing.heed,
             rules=lambda: self._state.rules,
         )
         self._whose: OrderedDict[str, str] = OrderedDict()
@@ -116,6 +120,7 @@ class FleetStore:
         secret = await self._truth.secret(self._state.entropy.bytes(SECRET_BYTES))
         self.sequencer.seal = self.hearing.seal = Seal(secret)
         await self.epochs.start()
+        self._erasing.known = self.epochs.standing.erased
 
     def runs(self) -> list[Callable[[], Awaitable[None]]]:
         """Its workers; each runs until cancelled."""
@@ -329,6 +334,10 @@ class FleetStore:
             grants=swept.grants + walked.grants,
             purged=swept.purged + walked.purged,
         )
+
+    async def erase(self, command: EraseCommand) -> Erased:
+        """Salt, documents and the entry of it, durable when this returns."""
+        return await self._erasing.erase(command)
 
     async def walk(self, now: float) -> Reaped:
         """Follow new revocations down to all that they end."""

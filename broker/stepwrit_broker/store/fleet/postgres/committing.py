@@ -21,6 +21,7 @@ from stepwrit_broker.store.fleet.postgres.folding import (
     digest,
     stretches,
 )
+from stepwrit_broker.store.fleet.postgres.schema import LOCK_CLASS, LOCK_ERASING
 from stepwrit_broker.store.fleet.postgres.session import Connections
 from stepwrit_broker.store.fleet.seams import Contradiction, EpochOver, Numbered, Said
 
@@ -83,6 +84,8 @@ _DRAIN: Final = (
     "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED)"
     " RETURNING id, body, at, kind, txn, ref, tenant"
 )
+_IN_ORDER: Final = "SELECT pg_advisory_xact_lock($1, $2)"
+_ERASED: Final = "INSERT INTO erasures (name) SELECT * FROM unnest($1::text[])"
 _ONCE: Final = {
     "uses_pkey": "a grant was used before",
     "proofs_pkey": "a proof was used before",
@@ -140,6 +143,8 @@ async def _commit(
             await log.put_salts(conn, fold.salts)
         if fold.kept:
             await log.put_kept(conn, fold.kept)
+        if fold.erased:
+            await _erase(conn, log, fold.erased)
     await _append(conn, log, fold.entries)
     return {shard: max(stretch.last, positions[shard]) for shard, stretch in whole.items()}
 
@@ -197,6 +202,14 @@ def _arrays(fold: Fold, fresh: Mapping[int, Stretch], stands: tuple[str, int]) -
         [each.digest for each in fold.ops], [each.answer for each in fold.ops],
         [each.at for each in fold.ops], fold.at,
     ]  # fmt: skip
+
+
+async def _erase(conn: Conn, log: FleetLog, names: list[str]) -> None:
+    """Numbered in the order in which they are committed: nobody who looks for later ones misses one."""
+    for name in names:
+        await log.erase(conn, name)
+    await conn.execute(_IN_ORDER, LOCK_CLASS, LOCK_ERASING)
+    await conn.execute(_ERASED, names)
 
 
 async def _append(conn: Conn, log: FleetLog, entries: list[Said]) -> None:

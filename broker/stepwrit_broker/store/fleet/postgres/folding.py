@@ -36,6 +36,7 @@ class Fold:
     proofs: list[Used] = field(default_factory=list)
     ops: list[OpDone] = field(default_factory=list)
     uses: list[tuple[str, int, int]] = field(default_factory=list)
+    erased: list[str] = field(default_factory=list)
     at: float = 0.0
 
     def add(self, numbered: Numbered, work: Work) -> None:
@@ -48,6 +49,7 @@ class Fold:
         self.proofs += work.proofs
         self.ops += work.ops
         self.uses += [(grant, numbered.shard, numbered.seq) for grant in work.uses]
+        self.erased += work.erased
         self.at = max(self.at, work.at)
 
     def _change(self, change: Change) -> None:

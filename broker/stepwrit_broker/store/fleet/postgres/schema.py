@@ -20,6 +20,9 @@ SCHEMA: Final = "stepwrit"
 OLDEST_SERVER: Final = 140000
 KEEP_OPS_S: Final = 1800  # as the embedded store keeps answers
 _LOCK: Final = 0x53545057  # the application id of the embedded store's file
+LOCK_CLASS: Final = _LOCK
+"""First half of the locks that are held while something is numbered; the second says what."""
+LOCK_ERASING: Final = 1
 _FIRST: Final = """
 CREATE TABLE fleet (
     one boolean PRIMARY KEY DEFAULT true CHECK (one), epoch text NOT NULL, nth bigint NOT NULL,
@@ -86,6 +89,10 @@ CREATE TABLE outbox (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, body bytea NOT NULL, at double precision NOT NULL,
     kind text NOT NULL, txn text, ref text, tenant text
 );
+CREATE TABLE erasures (
+    n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 CREATE TABLE secrets (name text PRIMARY KEY, value bytea NOT NULL);
 CREATE TABLE broker_keys (
     id text PRIMARY KEY CHECK (length(id) <= 200), statement text NOT NULL, until double precision NOT NULL
@@ -128,6 +135,7 @@ _RIGHTS: Final = {
     "approvals": "SELECT, INSERT, UPDATE, DELETE", "uses": "SELECT, INSERT", "proofs": "SELECT, INSERT",
     "ops": "SELECT, INSERT", "pins": "SELECT, INSERT", "marks": "SELECT, INSERT, UPDATE, DELETE",
     "versions": "SELECT, INSERT", "outbox": "SELECT, INSERT, UPDATE, DELETE", "secrets": "SELECT, INSERT",
+    "erasures": "SELECT, INSERT",
     "broker_keys": "SELECT, INSERT, DELETE",
 }  # fmt: skip
 _BEGIN: Final = """

@@ -24,6 +24,7 @@ from stepwrit_broker.store.fleet.postgres.saying import Saying
 from stepwrit_broker.store.fleet.postgres.searching import Searching
 from stepwrit_broker.store.fleet.postgres.session import Connections, Session, connect, trouble
 from stepwrit_broker.store.fleet.seams import (
+    Beside,
     EpochOver,
     Kept,
     OpDone,
@@ -37,7 +38,8 @@ from stepwrit_broker.store.fleet.seams import (
 
 _STANDING: Final = (
     "SELECT f.epoch, f.nth AS order, f.began_at, f.shards, r.number AS rules,"
-    " (SELECT coalesce(max(high), 0) FROM shards) AS high FROM fleet f, ruling r"
+    " (SELECT coalesce(max(high), 0) FROM shards) AS high,"
+    " (SELECT coalesce(max(n), 0) FROM erasures) AS erased FROM fleet f, ruling r"
 )
 _NEXT: Final = (
     "UPDATE fleet SET epoch = $2, nth = nth + 1, began_at = extract(epoch FROM clock_timestamp())"
@@ -54,6 +56,7 @@ _LEAD: Final = (
     " WHERE holder = $1 OR until < clock_timestamp()"
 )
 _KEEP: Final = "INSERT INTO secrets (name, value) VALUES ('fleet', $1) ON CONFLICT DO NOTHING"
+_ERASED: Final = "SELECT n, name FROM erasures WHERE n > $1 ORDER BY n"
 _EPOCH_CHARS: Final = 32
 MIGRATE_TRIES: Final = 8
 MIGRATE_PAUSE_S: Final = 0.5
@@ -197,6 +200,16 @@ class PostgresTruth:
     async def pin(self, key: bytes, jkt: str, until: float, proofs: Sequence[Used]) -> str:
         """The thumbprint that stands."""
         return await self._saying.pin(key, jkt, until, proofs)
+
+    async def beside(self, name: str) -> Beside:
+        """Beside the log."""
+        async with self._connections.use() as conn:
+            return await self._log.beside(conn, name)
+
+    async def erased(self, after: int) -> Sequence[tuple[int, str]]:
+        """In order."""
+        async with self._connections.use() as conn:
+            return [(row[0], row[1]) for row in await conn.fetch(_ERASED, after)]
 
     async def secret(self, fresh: bytes) -> bytes:
         """`fresh` at first."""
