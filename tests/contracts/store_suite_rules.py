@@ -99,6 +99,18 @@ class MarkContract:
         stands = await house.store.mark(house.make.mark(target, "freeze"))
         assert stands.verb == "revoke"
 
+    async def test_a_freeze_of_before_a_restart_is_lifted_for_good(self, house: House) -> None:
+        for target in ("tool:other/thing", "everything:all"):
+            await house.store.mark(house.make.mark(target, "freeze"))
+        assert await code(house.accepted()) == "frozen"
+        await house.reopen()
+        assert await code(house.accepted()) == "frozen"
+        await house.store.mark(house.make.mark("everything:all", "freeze", lift=True))
+        assert list(house.store.marks()) == ["tool:other/thing"]
+        await house.reopen()
+        assert list(house.store.marks()) == ["tool:other/thing"]
+        await house.accepted()
+
     async def test_a_mark_that_yields_takes_the_place_of_its_own_alone(self, house: House) -> None:
         target = f"workload:{SERVER}"
         weak = house.make.mark(target, "freeze", yields=True)

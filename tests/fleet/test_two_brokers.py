@@ -271,6 +271,17 @@ async def test_a_mark_stops_every_broker_before_it_is_acknowledged(fleet: Fleet)
     assert await code(two.redeem(fleet.make.redeem(grant))) == "revoked"
 
 
+async def test_a_freeze_is_lifted_by_another_broker_than_set_it(fleet: Fleet) -> None:
+    one, two = await fleet.broker(), await fleet.broker()
+    for setter, lifter in ((one, two), (two, one), (one, two)):
+        frozen = fleet.make.mark("tool:mail/send", "freeze")
+        await setter.mark(frozen)
+        assert (await fleet.truth.rules()).marks.keys() == {"tool:mail/send"}
+        await lifter.mark(fleet.make.mark("tool:mail/send", "freeze", lift=True))
+        assert not (await fleet.truth.rules()).marks
+        assert not lifter.marks()
+
+
 async def test_the_brake_works_without_the_swift_engine(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

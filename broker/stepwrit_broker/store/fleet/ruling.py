@@ -89,7 +89,8 @@ class Ruling:
 
     async def apply(self, command: VersionCommand) -> StoredVersion:
         """The next version with its marks, in force on every broker when it returns."""
-        return await self._ruled(lambda: ruling.apply(self._scratch.state, command))
+        targets = (*command.lifts, *(each.target for each in command.marks))
+        return await self._ruled(lambda: ruling.apply(self._scratch.state, command), targets)
 
     async def record(self, happening: Happening) -> None:
         """One entry outside any operation."""
@@ -103,7 +104,9 @@ class Ruling:
         done = await self._truth.operation(op_key(command.op))
         await self._look(command.mark.target)
         with self._remembered(done):
-            return await self._ruled(lambda: ruling.mark(self._scratch.state, command))
+            return await self._ruled(
+                lambda: ruling.mark(self._scratch.state, command), (command.mark.target,)
+            )
 
     async def _look(self, target: str) -> None:
         """So that the entry can stand in the story of what is marked. It waits for nothing that is under way
@@ -132,10 +135,13 @@ class Ruling:
                 copy.drop(f"ops:{done.key.hex()}")
                 copy.touched()
 
-    async def _ruled(self, run: Callable[[], T]) -> T:
-        """Also what was said before is in force when this returns: that it was may be what failed."""
+    async def _ruled(self, run: Callable[[], T], targets: Sequence[str]) -> T:
+        """targets: of the marks that it may touch. Also what was said before is in force when this returns:
+        that it was may be what failed.
+        """
         async with self._lock:
             await self._epochs.reload()
+            self._scratch.state.show(targets)
             plan = self._scratch.plan(RULES, run)
             self._scratch.forget(RULES)
             if plan.marks or plan.lifted or plan.version or plan.said:

@@ -6,6 +6,7 @@ it where all brokers do, before anything is committed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,7 @@ from stepwrit_broker.ports import Entropy, MarkCommand
 from stepwrit_broker.store.disk import Disk
 from stepwrit_broker.store.fleet.gather import Gathering
 from stepwrit_broker.store.fleet.seams import Place, Rules
-from stepwrit_broker.store.fleet.tables import Copy
+from stepwrit_broker.store.fleet.tables import Copy, encoded
 from stepwrit_broker.store.state import State
 
 NOTHING_ASKED: Final = Asked(of_requester=0, of_initiator=0, denied_at=0.0)
@@ -63,6 +64,7 @@ class FleetState(State):
         super().__init__(self.copy.conn, self.gathered, entropy, room)
         self.wanted = Wanted()
         self.rules = 0
+        self._written: Mapping[str, Mark] = {}
         self.asking = NOTHING_ASKED
         self._places: dict[str, int] = {}
 
@@ -70,7 +72,7 @@ class FleetState(State):
         """The marks and versions that are in force from now on."""
         if rules.number < self.rules:
             return
-        self.rules = rules.number
+        self.rules, self._written = rules.number, rules.marks
         fresh = dict(rules.marks)
         for target, owed in self.owed.items():
             fresh[target] = owing(fresh.get(target), owed)
@@ -78,6 +80,16 @@ class FleetState(State):
         for target in self.marks.keys() - fresh.keys():
             del self.marks[target]
         self.versions = dict(rules.versions)
+
+    def show(self, targets: Iterable[str]) -> None:
+        """The copy's rows of these marks are as the truth has them, whichever broker set or lifted them."""
+        for target in targets:
+            field, mark = f"marks:{target}", self._written.get(target)
+            self.copy.drop(field)
+            if mark is not None:
+                row = (mark.target, mark.verb, mark.reason, mark.by, mark.at, mark.ref, 0)
+                self.copy.put(field, encoded(row))
+        self.copy.touched()
 
     def charge(self, what: Charge, now: float) -> None:
         """Note it; that there are limits at all is checked here. Raises Refused(`limit`), Unavailable."""
