@@ -142,13 +142,12 @@ async def test_the_how_to_works_as_it_stands(tmp_path: Path) -> None:
         await called(caller, 2)
         for part in list(parts())[:7]:
             await follow(machine, part)
-        print(await machine.run("for e in one two; do stepwrit marks --admin /run/stepwrit/$e/admin.sock; done; stepwrit tail --admin /run/stepwrit/two/admin.sock; psql -c 'select * from stepwrit.marks' stepwrit"))  # DBG
         caller.root = await root(agent, world)
         await called(caller, 2)
         status = json.loads(await machine.run("stepwrit fleet status --json"))
         assert status["marks"] == 1  # what was frozen before the move is frozen
-        assert status["ledger"] == f"broker.{DOMAIN}:8444/fleet"
-        assert f"broker.{DOMAIN}:8444" in await machine.run(
+        assert status["ledger"] == machine.here(f"broker.{DOMAIN}:8444/fleet")
+        assert machine.here(f"broker.{DOMAIN}:8444") in await machine.run(
             "stepwrit tail --json --after -1 --admin /run/stepwrit/one/admin.sock | grep fleet.carried"
         )
         async with asyncio.timeout(240), asyncio.TaskGroup() as group:  # a failed call fails the test

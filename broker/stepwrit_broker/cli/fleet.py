@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -182,6 +183,43 @@ def migrate(
             say(line)
     if not found.is_good:
         raise typer.Exit(REFUSED)
+
+
+@app.command(
+    epilog=examples(
+        "sudo -u stepwrit stepwrit fleet carry --config /etc/stepwrit/fleet.toml \\\n"
+        "    --from /var/lib/stepwrit/stepwrit.db"
+    )
+)
+def carry(
+    source: Annotated[
+        Path,
+        typer.Option(
+            "--from", metavar="FILE", exists=True, dir_okay=False, help="The old broker's database."
+        ),
+    ],
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Carry marks, approvers' keys and persons' opaque names from a broker that stood alone into a new fleet.
+
+    Once, with that broker stopped and before the first of the fleet starts. Its database is not changed.
+    Transactions, approvals that wait and unused credentials are not carried: they end.
+    """
+    from stepwrit_broker.wiring.carrying import carry as carried  # noqa: PLC0415  a whole broker comes with it
+    from stepwrit_broker.wiring.configured import settings_of  # noqa: PLC0415
+
+    settings = config_of(config)
+    if settings is None:
+        raise ConfigurationError("there is no broker.toml here to name the fleet; give --config FILE")
+    made = asyncio.run(carried(settings_of(settings), source))
+    if as_json:
+        print_json(asdict(made))
+        return
+    say(f"carried from {made.origin} ({made.size} entries)")
+    say(f"  {made.marks} marks, {made.authenticators} authenticators")
+    if made.left:
+        say(f"  left behind: {made.left} marks on transactions that end here")
 
 
 @app.command(epilog=examples("sudo -u stepwrit stepwrit fleet status --config /etc/stepwrit/broker.toml"))

@@ -73,14 +73,28 @@ def database(given: Path | None) -> Path:
 
 
 def place(given: Path | None, dsn: str | None) -> str:
-    """The file or the DSN to read, for `open_source`. Raises ConfigurationError."""
+    """The file or the DSN to read, for `open_source`; a secret. By default that of broker.toml.
+
+    Raises ConfigurationError.
+    """
     if dsn is None:
-        return str(database(given))
+        return (_fleet() if given is None else None) or str(database(given))
     if given is not None:
         raise ConfigurationError("give --db for a file or --database for a fleet's, not both")
     if not is_dsn(dsn):
         raise ConfigurationError("--database is a DSN such as postgresql://reader@host/stepwrit")
     return dsn
+
+
+def _fleet() -> str | None:
+    """The DSN of [fleet] in broker.toml with its password; None for a broker that stands alone."""
+    config = config_of(None)
+    if config is None or not config.fleet.is_on:
+        return None
+    from stepwrit_broker.wiring.fleet_settings import fleet_of  # noqa: PLC0415  few commands need it
+
+    fleet = fleet_of(config.fleet)
+    return None if fleet is None else fleet.postgres
 
 
 def named(where: str) -> str:

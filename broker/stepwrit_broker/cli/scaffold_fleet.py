@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from stepwrit_broker.config import Config, load_config, parse_config
+from stepwrit_broker.config_checks import host_port
 from stepwrit_broker.config_docs import toml_value
 from stepwrit_broker.core.errors import Conflict, Malformed
 
@@ -16,22 +17,25 @@ Wanted = Mapping[tuple[str, str], object]
 """Values by section and key."""
 REDIS: Final = "redis://stepwrit@127.0.0.1:6379"
 POSTGRES: Final = "postgresql://stepwrit_broker@127.0.0.1:5432/stepwrit"
+MTLS: Final = "0.0.0.0:8443"
 DRAIN_S: Final = 10.0  # a balancer that asks every second has noticed by then
-_FOLDER: Final = "/var/lib/stepwrit/fleet"
 _SECTION: Final = re.compile(r"\[+\s*([a-z_]+)\s*\]+")
 _HEAD: Final = re.compile(r"\s*(#\s*)?\[")
 _LOCAL: Final = ("localhost", "[::1]", "::1")
 _VERIFIED: Final = frozenset({"verify-full", "verify-ca"})
 
 
-def fleet_settings(redis: str, postgres: str) -> dict[tuple[str, str], object]:
-    """What a broker of a fleet needs beyond the defaults. Raises Malformed for an engine across a network
-    that nobody verifies.
+def fleet_settings(issuer: str, mtls: str, redis: str, postgres: str) -> dict[tuple[str, str], object]:
+    """What a broker of a fleet needs beyond the defaults.
+
+    mtls: what workloads reach, whichever port a broker of the fleet has. Raises Malformed for an engine
+    across a network that nobody verifies.
     """
     problems = list(_unsafe(redis, postgres))
     if problems:
         raise Malformed("invalid_request", "\n".join(problems))
     return {
+        ("listen", "mtls_url"): f"https://{_bare(_netloc(issuer))}:{host_port(mtls)[1]}",
         ("listen", "drain_s"): DRAIN_S,
         ("fleet", "redis"): redis,
         ("fleet", "redis_password_file"): "redis.password",
@@ -56,12 +60,15 @@ def write_fleet(source: Path, into: Path, redis: str, postgres: str, *, force: b
         )
     if into.exists() and not force:
         raise Conflict("wrong_state", f"{into}: already there; nothing was written")
+    state = old.store.path.parent / "fleet"
     wanted = {
-        **fleet_settings(redis, postgres),
+        **fleet_settings(old.issuer, old.listen.mtls, redis, postgres),
         ("ledger", "origin"): f"{old.ledger.origin}/fleet",
-        ("ledger", "key_file"): f"{_FOLDER}/ledger.key",
-        ("store", "anchor"): f"{_FOLDER}/anchor/stepwrit.anchor",
+        ("ledger", "key_file"): str(state / "ledger.key"),
+        ("store", "anchor"): str(state / "stepwrit.anchor"),
     }
+    if old.listen.mtls_url:
+        del wanted["listen", "mtls_url"]
     text = with_settings(source.read_text(encoding="utf-8"), wanted)
     made = parse_config(text, name=into.name, folder=into.absolute().parent, env={})
     into.write_text(text, encoding="utf-8")
@@ -111,6 +118,14 @@ def _unsafe(redis: str, postgres: str) -> Iterator[str]:
 def _is_local(url: str) -> bool:
     hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
     return all(_bare(each) in _LOCAL or _bare(each).startswith("127.") for each in hosts)
+
+
+def _netloc(url: str) -> str:
+    """Empty for what is no URL: the checker of settings says so."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return ""
 
 
 def _bare(host: str) -> str:

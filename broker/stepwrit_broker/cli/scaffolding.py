@@ -65,11 +65,11 @@ def init(
 ) -> None:
     """Write broker.toml, registry.yaml, limits.yaml and policy/, commented and conservative."""
     from stepwrit_broker.cli.scaffold import write_init  # noqa: PLC0415  the checkers are slow to import
-    from stepwrit_broker.cli.scaffold_fleet import POSTGRES, REDIS, fleet_settings  # noqa: PLC0415
+    from stepwrit_broker.cli.scaffold_fleet import MTLS, POSTGRES, REDIS, fleet_settings  # noqa: PLC0415
 
     if (redis or postgres) and not fleet:
         raise typer.BadParameter("--redis and --postgres are for --fleet")
-    more = fleet_settings(redis or REDIS, postgres or POSTGRES) if fleet else {}
+    more = fleet_settings(issuer, MTLS, redis or REDIS, postgres or POSTGRES) if fleet else {}
     for path in write_init(
         folder, trust_domain, issuer, stance_name=stance, engine=engine, wanted=more, force=force
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from stepwrit_broker.ports import Entropy
 from stepwrit_broker.store.disk import Disk
@@ -67,8 +68,11 @@ def _ready(
     return state
 
 
+PEPPER: Final = "SELECT value FROM meta WHERE name = 'pepper'"
+
+
 def own_secret(conn: sqlite3.Connection, made: bytes) -> bytes:
     """The store's own secret (32 bytes): it names persons and makes nonces. `made` at first; never shown."""
     conn.execute("INSERT OR IGNORE INTO meta (name, value) VALUES ('pepper', ?)", (made.hex(),))
-    found: str = conn.execute("SELECT value FROM meta WHERE name = 'pepper'").fetchone()[0]
+    found: str = conn.execute(PEPPER).fetchone()[0]
     return bytes.fromhex(found)

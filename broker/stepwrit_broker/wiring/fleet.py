@@ -37,6 +37,7 @@ from stepwrit_broker.wiring.ledgering_fleet import FleetLedgering
 from stepwrit_broker.wiring.settings import BrokerSettings
 from stepwrit_broker.wiring.witnessing import Witnessing, quorum_of
 
+HOUSE: Final = "house"  # the row of the secret that was carried over
 PREPARE_EVERY_S: Final = 3600.0
 JUDGE_EVERY_S: Final = 60.0
 _log = structlog.get_logger("stepwrit.fleet")
@@ -88,8 +89,6 @@ class FleetBacking:
         self.store.durable.waited = self._fleet_metrics.truth.observe
         self._stack.push_async_callback(rates.close)
         self.say = Recorder(store=self.store, clock=self._clock, entropy=self._entropy)
-        own = await self._truth.secret(self._entropy.bytes(32))
-        self.secret = hmac.digest(own, b"stepwrit: persons, nonces, sealed texts", hashlib.sha256)
         self.board = await open_board(fleet.postgres, server_settings={"search_path": "stepwrit"})
         self._stack.push_async_callback(self.board.close)
         await self._open_log()
@@ -114,6 +113,7 @@ class FleetBacking:
             source=source,
             clock=self._clock,
         )
+        self.secret = await self._secret(connections)
         await self.ledgering.admit()
         await self.ledgering.prepare()
         self.ledger = LogView(source, quorum=quorum_of(settings))
@@ -123,6 +123,13 @@ class FleetBacking:
         self.witnessing.say = self.say
         self.tiles = LogTiles(source, self.witnessing.published)
         self.store.set_guard(self._guard)
+
+    async def _secret(self, connections: Connections) -> bytes:
+        """The fleet's own, or that of the broker whose place it took: persons keep their opaque names."""
+        own = await self._truth.secret(self._entropy.bytes(32))
+        async with connections.use() as conn:
+            carried: bytes | None = await conn.fetchval("SELECT value FROM secrets WHERE name = $1", HOUSE)
+        return carried or hmac.digest(own, b"stepwrit: persons, nonces, sealed texts", hashlib.sha256)
 
     def _guard(self, verb: str) -> None:
         self.ledgering.guard(verb)
