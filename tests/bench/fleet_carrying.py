@@ -20,26 +20,33 @@ from stepwrit_broker.store.fleet.store import FleetStore
 
 SIZES: Final = (1, 16, 64, 256, 1024)
 AT_ONCE: Final = 2048  # transactions of which the streams hold a work each
+STATISTICS_S: Final = 1.2  # until PostgreSQL shows how often a row was changed
 PER_TXN: Final = 20  # steps of a transaction before the next begins
 Batch = list[tuple[Numbered, Work]]
 
 
 class Tally:
-    """Prints what was carried since it was made, per work and per cycle."""
+    """What was carried from when it was made until `stop`, per work and per cycle."""
 
     def __init__(self, on: Engines, before: Reading) -> None:
-        self._on, self._before = on, before
+        self._on, self._before, self._after = on, before, before
         self._began, self._own = time.perf_counter(), time.process_time()
+        self._took = 0.0
 
-    async def tell(self, name: str, works: int, batches: int, apart: float = 0.0) -> None:
+    async def stop(self, apart: float = 0.0) -> None:
         """apart: CPU seconds of this process, and as many of waiting, that a sequencer would not have."""
-        took, own = time.perf_counter() - self._began - apart, time.process_time() - self._own - apart
-        after, cycles = await self._on.read(), works / len(VERBS)
-        used = {name: getattr(after, name) - getattr(self._before, name) for name in Reading.__slots__}
+        self._took = time.perf_counter() - self._began - apart
+        self._own = time.process_time() - self._own - apart
+        self._after = await self._on.read()
+
+    def tell(self, name: str, works: int, batches: int) -> None:
+        """Print it."""
+        cycles = works / len(VERBS)
+        used = {name: getattr(self._after, name) - getattr(self._before, name) for name in Reading.__slots__}
         print(
-            f"{name:14} {works / took:7,.0f} works/s = {cycles / took:6,.0f} cycles/s,"
-            f" {took / batches * 1e3:7.2f} ms a batch; us of CPU a cycle: PostgreSQL"
-            f" {used['postgres_cpu'] / cycles * 1e6:6,.0f}, here {own / cycles * 1e6:6,.0f};"
+            f"{name:14} {works / self._took:7,.0f} works/s = {cycles / self._took:6,.0f} cycles/s,"
+            f" {self._took / max(1, batches) * 1e3:7.2f} ms a commit; us of CPU a cycle: PostgreSQL"
+            f" {used['postgres_cpu'] / cycles * 1e6:6,.0f}, here {self._own / cycles * 1e6:6,.0f};"
             f" bytes a cycle: WAL {used['wal'] / cycles:7,.0f}, ledger {used['ledger'] / cycles:6,.0f},"
             f" other tables {used['tables'] / cycles:6,.0f}"
         )
@@ -58,7 +65,8 @@ async def in_batches(on: Engines, count: int) -> None:
             apart += time.process_time() - began
             await on.truth.commit(on.epoch, batch)
             done += size
-        await tally.tell(f"batches of {size}", done, done // size, apart)
+        await tally.stop(apart)
+        tally.tell(f"batches of {size}", done, done // size)
 
 
 def rounds(on: Engines, size: int) -> Iterator[list[tuple[Lane, Work]]]:
@@ -94,5 +102,7 @@ async def sequencer(on: Engines, count: int) -> None:
     running = asyncio.ensure_future(store.sequencer.run())
     while store.sequencer.committed < len(ready):
         await asyncio.sleep(0.01)
+    await tally.stop()
     running.cancel()
-    await tally.tell("as fast as goes", len(ready), (await on.read()).commits - commits)
+    await asyncio.sleep(STATISTICS_S)
+    tally.tell("as fast as goes", len(ready), (await on.read()).commits - commits)

@@ -39,7 +39,7 @@ class Engines:
             await client.flushall()
         over = await self.truth.standing()
         standing = await self.truth.next_epoch(over.epoch, os.urandom(16).hex())
-        await self.swift.begin(standing.epoch)
+        await self.swift.begin(standing.epoch, standing.order)
         self.epoch, self.rules, self.reached = standing.epoch, standing.rules, {}
 
     async def commit(self, shard: int, work: Work, raw: bytes) -> None:
