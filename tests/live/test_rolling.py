@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from tests.faults.process import Process
 from tests.faults.world import AGENT, BASE, BROKER, CLIENT, SERVER, World, spiffe
-from tests.rigs.balancer import Backend, balancer
+from tests.rigs.balancer import Backend, Balancer, balancer
 from tests.rigs.engines import ACCEPTED, Engines, engines
 
 from stepwrit._transport import Attested, HttpTransport
@@ -111,31 +111,36 @@ async def test_a_rolling_restart_fails_nobody(tmp_path: Path) -> None:
         for count, (each, _) in enumerate(made, 1):  # the first makes the log's key
             await each.start()
             stack.push_async_callback(each.end)
-            try:
-                async with asyncio.timeout(60):
-                    await front.until_ready(count)
-            except TimeoutError:
-                pytest.fail(each.last_words())
+            await ready(front, count, each)
         agents = [await client(world, AGENT, front.port, stack) for _ in range(CALLERS)]
         servers = [await client(world, SERVER, front.port, stack) for _ in range(CALLERS)]
         crowd = [
             Callers(agent, server, await root(agent, world))
             for agent, server in zip(agents, servers, strict=True)
         ]
-        async with asyncio.timeout(240), asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group:
             for caller in crowd:
                 group.create_task(caller.run())
             for each, _ in made:
                 await done_more(crowd, 3)
                 await each.end()
-                await front.until_ready(1)
+                await ready(front, 1, each)
                 await done_more(crowd, 3)
                 await each.start()
-                await front.until_ready(2)
+                await ready(front, 2, each)
             await done_more(crowd, 3)
             for caller in crowd:
                 caller.stop.set()
         assert all(backend.taken for _, backend in made)
+
+
+async def ready(front: Balancer, count: int, of: Process) -> None:
+    """So many brokers serve; else what the one that was started or ended said last."""
+    try:
+        async with asyncio.timeout(60):
+            await front.until_ready(count)
+    except TimeoutError:
+        pytest.fail(of.last_words())
 
 
 async def done_more(crowd: list[Callers], count: int) -> None:
