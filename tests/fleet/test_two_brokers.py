@@ -242,7 +242,7 @@ async def test_a_try_that_is_refused_gives_nothing_back_that_another_try_of_it_h
     def claims(name: bytes) -> tuple[Claims, Plan[None]]:
         state = FleetState(SeededEntropy(next(seeds)))
         wanted = Wanted(proofs={b"p" * 16: Proof("dpop", 60.0)})
-        return Claims(swift, truth, shares, state), plan_of(wanted, OpDone(name, "digest", "", 0.0))
+        return Claims(swift, truth, shares, state, "txn"), plan_of(wanted, OpDone(name, "digest", "", 0.0))
 
     used, plan = claims(b"a" * 16)
     await used.take(standing.epoch, plan, standing)  # and commits

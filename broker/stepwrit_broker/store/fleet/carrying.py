@@ -162,7 +162,8 @@ class Carrier:
             self._scratch.forget(name)
 
     async def _stand(self, job: Job, verb: Callable[[], T]) -> tuple[Plan[T], list[Place]]:
-        claims = Claims(self._swift, self._truth, self._shares, self._scratch.state, job.claimed)
+        of = "" if job.is_root else job.main  # a root's repeat comes with another name for its transaction
+        claims = Claims(self._swift, self._truth, self._shares, self._scratch.state, of, job.claimed)
         is_fresh = False
         for _ in range(TRIES):
             epoch = self._epochs.epoch

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from stepwrit_broker.core.errors import Refused, Unavailable
+from stepwrit_broker.store.common import name_of
 from stepwrit_broker.store.fleet.scratch import Plan
-from stepwrit_broker.store.fleet.seams import Claim, EpochOver, Once, Standing, Swift, Truth
+from stepwrit_broker.store.fleet.seams import Claim, EpochOver, Once, OpDone, Standing, Swift, Truth
 from stepwrit_broker.store.fleet.state import FleetState, Proof
 
 if TYPE_CHECKING:
@@ -27,9 +28,11 @@ class Claims:
         truth: Truth,
         shares: Shares,
         state: FleetState,
+        of: str,
         taken: Sequence[Claim] = (),
     ) -> None:
         self._swift, self._truth, self._shares, self._state = swift, truth, shares, state
+        self._of = of  # the aggregate that remembers the operation; none for a root's
         self._taken = list(taken)
         self.sent = False  # whether a commit may have landed: then nothing is given back
         self._charged, self._charged_in = 0, ""
@@ -45,7 +48,7 @@ class Claims:
     async def take(self, epoch: str, plan: Plan[Any], standing: Standing) -> None:
         """Take all, or raise Refused(`replay` | `limit`); then `refused` gives back what was taken."""
         self._noted = {}
-        self._op = self._mine if plan.op is None else plan.op.key.hex()
+        self._op = self._mine if plan.op is None else _try_of(plan.op, self._of)
         proofs = self._shown(plan.wanted.proofs)
         if proofs or plan.wanted.places:
             await self._claim(epoch, [*proofs, *plan.wanted.places], plan.now)
@@ -125,6 +128,13 @@ class Claims:
     def _replay(self, key: bytes) -> Refused:
         kind = self._kinds.get(key, "key")
         return Refused("replay", f"this {kind} proof was used before", rule=f"proof {kind}")
+
+
+def _try_of(op: OpDone, of: str) -> str:
+    """What a repeat has in common with the first try: the operation, what it asks for, and of what. Callers
+    choose an operation's id, so that alone would let one proof be used for several things.
+    """
+    return name_of(op.key.hex(), op.digest, of).hex()
 
 
 def _of(claim: Claim) -> str:
