@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 from tests.contracts.key_board_suite import NOW, KeyBoardSuite, posted
 from tests.fakes.keyboard import MemoryKeyBoard
+from tests.faults.relay import Behaviour, Relay
 from tests.rigs.postgres import postgres_server
 
 from stepwrit_broker.core.errors import Unavailable
@@ -44,3 +45,19 @@ async def test_brokers_that_start_together_share_one_table_and_doubt_is_said() -
         await open_board(server.dsn)
     for each in boards:
         await each.close()
+
+
+@pytest.mark.live
+async def test_a_database_that_falls_silent_is_doubt_and_no_hanging() -> None:
+    async with postgres_server() as server:
+        relay = Relay("postgres", to=("127.0.0.1", server.port))
+        await relay.start()
+        board = await open_board(server.dsn.replace(f":{server.port}/", f":{relay.port}/"))
+        await board.post(posted(), NOW)
+        assert list(await board.posted(NOW)) == [posted()]
+        relay.misbehave(Behaviour("half_open"))
+        for work in (board.posted(NOW), board.post(posted(), NOW)):
+            with pytest.raises(Unavailable):
+                await work
+        await relay.stop()
+        await board.close()

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import signal
 import sys
+import time
 from pathlib import Path
 
 import httpx2
@@ -16,7 +17,7 @@ from tests.faults.world import World
 
 from stepwrit_broker.dev.ports import steady_port
 
-READY_S = 120.0
+READY_S = 240.0  # since it was started last; an import alone takes many seconds where others work too
 SMALL = 65_536  # bytes; smaller than what a broker has written by then
 
 
@@ -66,14 +67,12 @@ class Served:
 
         Raises NotReadyError.
         """
-        try:
-            async with asyncio.timeout(READY_S):
-                await self._begin()
-                while not await self.is_ready():
-                    await asyncio.sleep(0.3)
-                    await self._begin()
-        except TimeoutError:
-            raise NotReadyError(f"{self.name} is not ready:\n{self.process.last_words()}") from None
+        await self._begin()
+        while not await self.is_ready():
+            if time.monotonic() - self.process.started_at > READY_S:
+                raise NotReadyError(f"{self.name} is not ready:\n{self.process.last_words()}")
+            await asyncio.sleep(0.3)
+            await self._begin()
 
     async def stop(self) -> None:
         """An orderly end."""

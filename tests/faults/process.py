@@ -88,7 +88,7 @@ class Process:
     ) -> None:
         self.name, self.command, self.log = name, list(command), log
         self.environ = {**os.environ, **(environ or {})}
-        self.starts = 0
+        self.starts, self.started_at = 0, 0.0  # how often, and when last by the monotonic clock
         self._running: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
 
@@ -99,7 +99,7 @@ class Process:
 
     async def start(self) -> None:
         """Its output goes through a pipe, so that a full disk of its own does not silence it."""
-        self.starts += 1
+        self.starts, self.started_at = self.starts + 1, time.monotonic()
         self._running = await asyncio.create_subprocess_exec(
             *self.command,
             env=self.environ,

@@ -14,7 +14,7 @@ from stepwrit_broker.ports_fleet import STATEMENT_MAX, Posted
 
 T = TypeVar("T")
 _create_pool: Final[Any] = asyncpg.create_pool
-TIMEOUT_S: Final = 3.0
+TIMEOUT_S: Final = 3.0  # the driver's too: it waits for the end of what was given up
 MOST: Final = 4_096  # statements that are read
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS broker_keys (
@@ -76,7 +76,9 @@ async def open_board(dsn: str, **how: Any) -> PgKeyBoard:
     """On this database; makes the table. how: as `asyncpg.create_pool` takes it. Raises Unavailable."""
     try:
         async with asyncio.timeout(10.0):
-            pool: Any = await _create_pool(dsn, min_size=0, max_size=2, **how)
+            pool: Any = await _create_pool(
+                dsn, min_size=0, max_size=2, timeout=TIMEOUT_S, command_timeout=TIMEOUT_S, **how
+            )
             async with pool.acquire() as conn, conn.transaction():
                 await conn.execute(_LOCK)  # two that start together make it once
                 if await conn.fetchval("SELECT to_regclass('broker_keys') IS NULL"):
