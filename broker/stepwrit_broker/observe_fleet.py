@@ -21,6 +21,7 @@ class FleetMetrics:
         self._leads = gauge("leads", "1 while this broker carries the streams into PostgreSQL")
         self._committed = gauge("committed", "Works that this broker has carried since its start")
         self._epochs = gauge("epochs", "How many epochs there were, of the whole fleet")
+        self._forged = gauge("forged", "How often Redis held what no broker of this fleet wrote, seen here")
         self._clock = gauge("clock_offset_seconds", "PostgreSQL's clock minus this broker's")
         self._accepted = Gauge(
             "stepwrit_fleet_accepted",
@@ -43,6 +44,10 @@ class FleetMetrics:
         self._leads.set(leads)
         self._committed.set(committed)
         self._epochs.set(epochs)
+
+    def forged(self, times: int) -> None:
+        """How often Redis held what nobody of us wrote."""
+        self._forged.set(times)
 
     def clock(self, offset_s: float) -> None:
         """How far PostgreSQL's clock is before ours."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -15,6 +16,7 @@ from tests.bench.fleet_works import Lane
 from stepwrit_broker.clock import SystemEntropy
 from stepwrit_broker.store.fleet.codec import encode
 from stepwrit_broker.store.fleet.rates import Rates
+from stepwrit_broker.store.fleet.sealed import Seal
 from stepwrit_broker.store.fleet.seams import Numbered, Work
 from stepwrit_broker.store.fleet.store import FleetStore
 
@@ -94,8 +96,9 @@ async def sequencer(on: Engines, count: int) -> None:
     at_once = min(AT_ONCE, count)
     batches = rounds(on, at_once)
     ready = [each for _ in range(count // at_once) for each in next(batches)]
+    seal = Seal(await on.truth.secret(os.urandom(32)))
     for lane, work in ready:
-        await on.commit(lane.shard, work, encode(work))
+        await on.commit(lane.shard, work, seal.work(on.epoch, lane.shard, encode(work)))
     store = FleetStore(on.swift, on.truth, Rates(on.swift), SystemEntropy(), me="bench", now=time.time)
     await store.start()
     tally, commits = Tally(on, await on.read()), (await on.read()).commits

@@ -15,6 +15,7 @@ from tests.bench.measure import Load
 from stepwrit_broker.core.ids import RANDOM_BYTES, make_id
 from stepwrit_broker.store.fleet.codec import decode
 from stepwrit_broker.store.fleet.redis.engine import RedisSwift
+from stepwrit_broker.store.fleet.sealed import TAG_BYTES
 from stepwrit_broker.store.fleet.seams import Change, Row, Work
 
 
@@ -64,7 +65,7 @@ async def _catch(swift: RedisSwift, epoch: str, at: dict[int, int], count: int) 
     while len(works) < count:
         for each in await swift.read(epoch, at, 0.2):
             at[each.shard] = each.seq
-            works.append(decode(each.work))
+            works.append(decode(each.work[TAG_BYTES:]))
     return works
 
 

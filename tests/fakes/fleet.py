@@ -114,7 +114,15 @@ class MemorySwift:
         shard.txns.setdefault(snapshot.txn, snapshot)
 
     async def commit(
-        self, epoch: str, shard: int, changes: Sequence[Change], work: bytes, *, now: float, rules: int
+        self,
+        epoch: str,
+        shard: int,
+        changes: Sequence[Change],
+        work: bytes,
+        *,
+        now: float,
+        rules: int,
+        seals: Sequence[bytes] = (),
     ) -> int:
         await asyncio.sleep(0)
         self._check(epoch)
@@ -131,8 +139,8 @@ class MemorySwift:
         into.high = max(into.high, now)
         into.seq += 1
         into.stream.append(work)
-        for change in changes:
-            into.txns[change.txn] = _changed(into.txns.get(change.txn), change, into.seq)
+        for change, seal in zip(changes, seals or [b""] * len(changes), strict=True):
+            into.txns[change.txn] = _changed(into.txns.get(change.txn), change, into.seq, seal)
         self.wrote.set()
         return into.seq
 
@@ -253,12 +261,12 @@ class MemorySwift:
         pass
 
 
-def _changed(found: Snapshot | None, change: Change, seq: int) -> Snapshot:
+def _changed(found: Snapshot | None, change: Change, seq: int, seal: bytes = b"") -> Snapshot:
     rows = {} if found is None else {row.field: row for row in found.rows}
     rows.update({row.field: row for row in change.put})
     for gone in change.drop:
         rows.pop(gone, None)
-    return Snapshot(txn=change.txn, version=change.version + 1, seq=seq, rows=tuple(rows.values()))
+    return Snapshot(txn=change.txn, version=change.version + 1, seq=seq, rows=tuple(rows.values()), seal=seal)
 
 
 class MemoryTruth:

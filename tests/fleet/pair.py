@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 import asyncpg
@@ -31,7 +31,7 @@ from stepwrit_broker.store.fleet.postgres.session import Session
 from stepwrit_broker.store.fleet.postgres.truth import open_truth
 from stepwrit_broker.store.fleet.rates import Rates
 from stepwrit_broker.store.fleet.redis import RedisSwift
-from stepwrit_broker.store.fleet.seams import Swift, Truth
+from stepwrit_broker.store.fleet.seams import Row, Snapshot, Swift, Truth
 from stepwrit_broker.store.fleet.store import FleetStore
 
 _numbers = itertools.count()
@@ -113,6 +113,34 @@ class Pair:
         """How often the ledger says this of a credential."""
         return sum(entry["kind"] == kind and entry.get("grant") == grant.id for entry in await self.entries())
 
+    async def raw(self, txn: str) -> dict[str, bytes]:
+        """What the swift engine holds of a transaction: rows, and its own words."""
+        found = self._memory(txn)
+        own = {"v": b"%d" % found.version, "s": b"%d" % found.seq, "m": found.seal}
+        return own | {row.field: row.value for row in found.rows}
+
+    async def put_raw(self, txn: str, raw: dict[str, bytes]) -> None:
+        """As somebody who can write there."""
+        found = self._memory(txn)
+        orders = {row.field: row.ord for row in found.rows}
+        rows = tuple(Row(name, orders.get(name, 0), each) for name, each in raw.items() if ":" in name)
+        fresh = replace(found, rows=rows, version=int(raw["v"]), seq=int(raw["s"]), seal=raw["m"])
+        self._swift._shard(txn).txns[txn] = fresh
+
+    @property
+    def _swift(self) -> MemorySwift:
+        return cast("MemorySwift", cast("Way", self.swifts[0]).to)
+
+    def _memory(self, txn: str) -> Snapshot:
+        return self._swift._shard(txn).txns[txn]
+
+    async def append(self, shard: int, work: bytes) -> None:
+        """One more to a stream, with the next number, past the script."""
+        into = self._swift.shards[shard]
+        into.seq += 1
+        into.stream.append(work)
+        self._swift.wrote.set()
+
     async def ordered(self) -> None:
         """Until something is in a stream that the truth does not have."""
         store = self.one
@@ -123,15 +151,36 @@ class Pair:
             await asyncio.sleep(0.005)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RealPair(Pair):
     """On Redis and PostgreSQL."""
 
+    redis: RedisServer
     dsn: str = ""
     skews: list[float] = field(default_factory=lambda: [0.0, 0.0])
 
     def skew(self, number: int, seconds: float) -> None:
         self.skews[number] = seconds
+
+    def _key(self, txn: str) -> str:
+        swift = cast("RedisSwift", self.swifts[0])
+        return swift._txn(self.one.epoch, txn)[1]
+
+    async def raw(self, txn: str) -> dict[str, bytes]:
+        async with self.redis.client() as client:
+            found = await client.hgetall(self._key(txn))
+        return {name.decode(): value for name, value in found.items()}
+
+    async def put_raw(self, txn: str, raw: dict[str, bytes]) -> None:
+        async with self.redis.client() as client:
+            await client.delete(self._key(txn))
+            await client.hset(self._key(txn), mapping=raw)
+
+    async def append(self, shard: int, work: bytes) -> None:
+        keys = cast("RedisSwift", self.swifts[0]).keys
+        async with self.redis.client() as client:
+            seq = await client.hincrby(keys.shard(shard), "seq", 1)
+            await client.xadd(keys.of(shard, self.one.epoch, "s"), {"w": work}, id=f"{seq}-0")
 
     async def entries(self) -> list[dict[str, Any]]:
         conn = await asyncpg.connect(self.dsn)
@@ -145,10 +194,10 @@ class Way:
     """One broker's way to what all share: what a test puts in it is in this one alone."""
 
     def __init__(self, to: object) -> None:
-        self._to = to
+        self.to = to
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._to, name)
+        return getattr(self.to, name)
 
 
 P = TypeVar("P", bound=Pair)
@@ -177,7 +226,7 @@ async def real_pair(redis: RedisServer, postgres: PostgresServer) -> AsyncGenera
         for number in range(2)
     ]
     swifts: list[Swift] = [RedisSwift.of(redis.url, fleet=fleet, shards=SHARDS) for _ in range(2)]
-    async with _started(RealPair(swifts, truths, dsn=dsn, skews=skews)) as pair:
+    async with _started(RealPair(swifts=swifts, truths=truths, redis=redis, dsn=dsn, skews=skews)) as pair:
         yield pair
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
+from tests.fleet.forging_suite import ForgingSuite
 from tests.fleet.order_suite import ClockSuite, EpochSuite, OrderSuite
 from tests.fleet.pair import Pair, real_pair
 from tests.rigs.postgres import PostgresServer, postgres_server
@@ -43,4 +44,8 @@ class TestEpochsOnRealEngines(EpochSuite):
 
 
 class TestClocksOnRealEngines(ClockSuite):
+    """See the suite."""
+
+
+class TestForgingOnRealEngines(ForgingSuite):
     """See the suite."""

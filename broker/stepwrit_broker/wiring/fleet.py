@@ -190,6 +190,7 @@ class FleetBacking:
             committed=store.sequencer.committed,
             epochs=store.epochs.standing.order,
         )
+        self._fleet_metrics.forged(store.forged)
         self._fleet_metrics.clock(store.clock.offset_s)
         self._fleet_metrics.accepted(self.judged.metrics)
         self._metrics.headroom.set(math.inf)  # the engines' disks are their own

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakValueDictionary
@@ -18,6 +18,7 @@ from stepwrit_broker.store.fleet.codec import encode
 from stepwrit_broker.store.fleet.durable import Durable
 from stepwrit_broker.store.fleet.epochs import Epochs
 from stepwrit_broker.store.fleet.scratch import Plan, Scratch
+from stepwrit_broker.store.fleet.sealed import NO_WORK, digest_of
 from stepwrit_broker.store.fleet.seams import (
     Absent,
     Change,
@@ -90,6 +91,7 @@ class Carrier:
         self._scratch, self._swift, self._truth = scratch, swift, truth
         self._epochs, self._durable, self._shares = epochs, durable, shares
         self.done: Callable[[Plan[Any]], None] = lambda _: None
+        self.forged = 0
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def run(self, job: Job, verb: Callable[[], T], *, wait: bool = True) -> Plan[T]:
@@ -196,28 +198,40 @@ class Carrier:
             raise
         if plan.is_empty:
             return plan, self._places(job.names, epoch)
+        changes = self._changes(job, plan)
+        totals = {each.txn: self._scratch.total(each.txn) for each in changes}
         try:
             await claims.take(epoch, plan, self._epochs.standing)
             claims.sent = True
-            return plan, await self._commit(epoch, job, plan)
+            return plan, await self._commit(epoch, job, plan, changes, totals)
         except BaseException:
             self._forget(job, plan.changes)
             raise
 
-    async def _commit(self, epoch: str, job: Job, plan: Plan[T]) -> list[Place]:
-        shards, places = self._epochs.standing.shards, list[Place]()
+    def _changes(self, job: Job, plan: Plan[T]) -> list[Change]:
+        """The plan's; the main aggregate's version moves on in any case, and stands last."""
         changes = list(plan.changes)
         if not changes or changes[-1].txn != job.main:
-            held = self._scratch.held(job.main)
-            changes.append(Change(txn=job.main, version=0 if held is None else held.version, put=()))
+            changes.append(Change(txn=job.main, version=self._version(job.main), put=()))
+        return changes
+
+    async def _commit(
+        self, epoch: str, job: Job, plan: Plan[T], changes: Sequence[Change], totals: Mapping[str, int]
+    ) -> list[Place]:
+        shards, places, seal = self._epochs.standing.shards, list[Place](), self._scratch.seal
         groups = [
             (shard, list(group))
             for shard, group in groupby(changes, key=lambda each: shard_of_name(each.txn, shards))
         ]
         for shard, group in groups:
             is_main = group is groups[-1][1]
-            work = encode(plan.work(changes=group, with_all=is_main, is_root=job.is_root))
-            seq = await self._swift.commit(epoch, shard, group, work, now=plan.now, rules=plan.rules)
+            raw = encode(plan.work(changes=group, with_all=is_main, is_root=job.is_root))
+            work = seal.work(epoch, shard, raw)
+            name = digest_of(work)
+            seals = [seal.rows(epoch, each.txn, each.version + 1, name, totals[each.txn]) for each in group]
+            seq = await self._swift.commit(
+                epoch, shard, group, work, now=plan.now, rules=plan.rules, seals=seals
+            )
             for change in group:
                 self._scratch.committed(change, seq)
             places.append(Place(epoch, shard, seq))
@@ -237,13 +251,24 @@ class Carrier:
         held = self._scratch.held(name)
         found = await self._swift.fetch(epoch, name, 0 if held is None else held.version)
         if isinstance(found, Snapshot):
-            self._scratch.load(found)
+            self._believe(epoch, found)
         elif isinstance(found, Absent):
             self._scratch.forget(name)
             known = await self._truth.transaction(name)
             if known is not None:
-                await self._swift.hold(epoch, known, found.evictions)
-                self._scratch.load(known)
+                held = self._scratch.load(known)
+                sealed = self._scratch.seal.rows(epoch, name, known.version, NO_WORK, held.total)
+                await self._swift.hold(epoch, replace(known, seal=sealed), found.evictions)
+
+    def _believe(self, epoch: str, found: Snapshot) -> None:
+        """Take up what a broker of this fleet wrote. Raises EpochOver for anything else: somebody writes to
+        the swift engine who is none, so nothing in it is believed any more.
+        """
+        held = self._scratch.load(found)
+        if not self._scratch.seal.holds(epoch, found.txn, found.version, found.seal, held.total):
+            self._scratch.forget(found.txn)
+            self.forged += 1
+            raise EpochOver
 
     async def _from_truth(self, name: str) -> None:
         """A copy to look at. A plan that is made on it is compared as any other when it is committed."""

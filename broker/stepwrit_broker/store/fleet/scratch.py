@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from stepwrit_broker.core.marks import Mark
 from stepwrit_broker.core.versions import StoredVersion
+from stepwrit_broker.store.fleet.sealed import Seal
 from stepwrit_broker.store.fleet.seams import Change, Kept, OpDone, Row, Said, Snapshot, Used, Work
 from stepwrit_broker.store.fleet.state import FleetState, Wanted
 from stepwrit_broker.store.fleet.tables import AUTHENTICATORS, encoded
@@ -26,12 +27,27 @@ _WIDE: Final = {"authenticators": AUTHENTICATORS}
 
 @dataclass(slots=True)
 class Held:
-    """One aggregate of the copy. fields: its rows, each with the place it was first put at."""
+    """One aggregate of the copy. fields: its rows, each with the place it was first put at. terms, total:
+    what each adds to their sum (`Seal.term`), and that.
+    """
 
     name: str
     version: int = 0
     seq: int = 0
     fields: dict[str, int] = field(default_factory=dict)
+    terms: dict[str, int] = field(default_factory=dict)
+    total: int = 0
+
+    def put(self, name: str, order: int, term: int) -> None:
+        """A row as it is now."""
+        self.fields[name] = order
+        self.total ^= self.terms.get(name, 0) ^ term
+        self.terms[name] = term
+
+    def drop(self, name: str) -> None:
+        """A row goes."""
+        self.fields.pop(name, None)
+        self.total ^= self.terms.pop(name, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +98,7 @@ class Scratch:
 
     def __init__(self, state: FleetState) -> None:
         self.state: Final = state
+        self.seal: Seal
         self._held: OrderedDict[str, Held] = OrderedDict()
 
     def held(self, name: str) -> Held | None:
@@ -91,15 +108,17 @@ class Scratch:
             self._held.move_to_end(name)
         return found
 
-    def load(self, snapshot: Snapshot) -> None:
+    def load(self, snapshot: Snapshot) -> Held:
         """Take up all of an aggregate as it stands."""
         self.forget(snapshot.txn)
         rows = sorted(snapshot.rows, key=lambda row: row.ord)
         for row in rows:
             self.state.copy.put(row.field, row.value)
         self.state.copy.touched()
-        fields = {row.field: row.ord for row in rows}
-        self._held[snapshot.txn] = Held(snapshot.txn, snapshot.version, snapshot.seq, fields)
+        held = self._held[snapshot.txn] = Held(snapshot.txn, snapshot.version, snapshot.seq)
+        for row in rows:
+            held.put(row.field, row.ord, self.seal.term(snapshot.txn, row))
+        return held
 
     def forget(self, name: str) -> None:
         """Have no copy of it."""
@@ -125,6 +144,11 @@ class Scratch:
     def crowded(self) -> list[str]:
         """Names of copies beyond the bound, the longest unused first."""
         return list(self._held)[: max(0, len(self._held) - HELD_MAX)]
+
+    def total(self, name: str) -> int:
+        """The sum of an aggregate's rows."""
+        found = self._held.get(name)
+        return 0 if found is None else found.total
 
     def committed(self, change: Change, seq: int) -> None:
         """The plan stands: this is the version and the number of its last write."""
@@ -180,9 +204,10 @@ class Scratch:
         """The copy's own books: which rows are whose."""
         for change in plan.changes:
             found = self._held.setdefault(change.txn, Held(change.txn))
-            found.fields.update((row.field, row.ord) for row in change.put)
+            for row in change.put:
+                found.put(row.field, row.ord, self.seal.term(change.txn, row))
             for gone in change.drop:
-                found.fields.pop(gone, None)
+                found.drop(gone)
 
 
 class _Seen:

@@ -1,7 +1,9 @@
 """What one broker may believe of another's word that came over the swift engine.
 
 Whoever can write there can publish too. A word that brings an answer forward (this is durable) or ends what
-runs is sealed with a key that only the truth's readers have; all other words only make a broker look.
+runs is sealed with a key that only the truth's readers have; all other words only make a broker look. So is a
+work in a stream, for its epoch and shard, and the rows of a transaction, for their epoch and version: the
+truth takes no work on an older version that is put back.
 """
 
 from __future__ import annotations
@@ -13,10 +15,24 @@ from typing import Final
 
 import msgspec
 
-from stepwrit_broker.store.fleet.seams import Told
+from stepwrit_broker.store.fleet.codec import Garbled
+from stepwrit_broker.store.fleet.seams import Row, Told
 
 Ends = Sequence[tuple[str, str, str, str]]
 _MAC_BYTES: Final = 32
+TAG_BYTES: Final = 16
+DIGEST_BYTES: Final = 16
+NO_WORK: Final = bytes(DIGEST_BYTES)
+
+
+def digest_of(work: bytes) -> bytes:
+    """A sealed work's name by its bytes, as the truth keeps it."""
+    return hashlib.blake2b(work, digest_size=DIGEST_BYTES).digest()
+
+
+def rows_digest(seal: bytes) -> bytes:
+    """The work that made these rows, by the seal that they have."""
+    return seal[:DIGEST_BYTES]
 
 
 class Seal:
@@ -24,6 +40,8 @@ class Seal:
 
     def __init__(self, secret: bytes) -> None:
         self._key = hmac.digest(secret, b"stepwrit fleet words", hashlib.sha256)
+        self._works = hmac.digest(secret, b"stepwrit fleet works", hashlib.sha256)
+        self._rows = hmac.digest(secret, b"stepwrit fleet rows", hashlib.sha256)
 
     def durable(self, epoch: str, positions: Mapping[int, int]) -> Told:
         """How far the truth is in this epoch."""
@@ -43,6 +61,36 @@ class Seal:
         body = self._body(told)
         shape = tuple[str, list[tuple[str, str, str, str]]]
         return None if body is None else msgspec.msgpack.decode(body, type=shape)
+
+    def work(self, epoch: str, shard: int, work: bytes) -> bytes:
+        """A work as it stands in a stream."""
+        return self._tag(self._works, epoch, str(shard), work) + work
+
+    def opened(self, epoch: str, shard: int, sealed: bytes) -> bytes:
+        """What `work` sealed. Raises Garbled for anything else."""
+        tag, work = sealed[:TAG_BYTES], sealed[TAG_BYTES:]
+        if not hmac.compare_digest(tag, self._tag(self._works, epoch, str(shard), work)):
+            raise Garbled("a work that no broker of this fleet sealed for this shard and epoch")
+        return work
+
+    def term(self, txn: str, row: Row) -> int:
+        """What a row adds to the sum of its transaction; rows are summed by exclusive or."""
+        said = b"\0".join((txn.encode(), row.field.encode(), b"%d" % row.ord, row.value))
+        return int.from_bytes(hashlib.blake2b(said, key=self._rows, digest_size=32).digest(), "big")
+
+    def rows(self, epoch: str, txn: str, version: int, work: bytes, total: int) -> bytes:
+        """The seal of all of a transaction's rows. work: the digest of the one that made them."""
+        named = (epoch, txn, str(version))
+        return work + self._tag(self._rows, *named, work + total.to_bytes(32, "big"))
+
+    def holds(self, epoch: str, txn: str, version: int, seal: bytes, total: int) -> bool:
+        """Whether `rows` made this seal of them."""
+        return hmac.compare_digest(seal, self.rows(epoch, txn, version, rows_digest(seal), total))
+
+    @staticmethod
+    def _tag(key: bytes, *said: str | bytes) -> bytes:
+        whole = b"\0".join(each.encode() if isinstance(each, str) else each for each in said)
+        return hashlib.blake2b(whole, key=key, digest_size=TAG_BYTES).digest()
 
     def _made(self, kind: str, body: bytes) -> Told:
         return Told(kind, self._mac(kind, body) + body)

@@ -56,13 +56,14 @@ class Row(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """All rows of a transaction at one version. version: from 1; seq: number of its last write in its
-    shard's stream of this epoch, 0 where that was in an earlier epoch.
+    shard's stream of this epoch, 0 where that was in an earlier epoch. seal: as it was given with it.
     """
 
     txn: str
     version: int
     seq: int
     rows: tuple[Row, ...] = field(repr=False)
+    seal: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,9 +197,19 @@ class Swift(Protocol):
         ...
 
     async def commit(
-        self, epoch: str, shard: int, changes: Sequence[Change], work: bytes, *, now: float, rules: int
+        self,
+        epoch: str,
+        shard: int,
+        changes: Sequence[Change],
+        work: bytes,
+        *,
+        now: float,
+        rules: int,
+        seals: Sequence[bytes] = (),
     ) -> int:
         """All changes are of one shard; the work's number. Checks first, then the stream, then the rows.
+
+        seals: one for each change, to be given back with the rows; none where nothing is sealed.
 
         Raises Stale(`version` | `rules`), and Stale(`time`) with the shard's high-water time when `now` is
         before it by more than a quarter of a second. The high-water time never goes back.

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from stepwrit_broker.core.errors import Problem, Unavailable
-from stepwrit_broker.store.fleet.codec import decode
+from stepwrit_broker.store.fleet.codec import Garbled, decode
 from stepwrit_broker.store.fleet.durable import Durable
 from stepwrit_broker.store.fleet.epochs import Epochs
 from stepwrit_broker.store.fleet.sealed import Seal
-from stepwrit_broker.store.fleet.seams import Contradiction, EpochOver, Numbered, Swift, Truth
+from stepwrit_broker.store.fleet.seams import Contradiction, EpochOver, Numbered, Swift, Truth, Work
 
 LEAD_S: Final = 2.0
 READ_WAIT_S: Final = 0.2
@@ -45,7 +45,7 @@ class Sequencer:
         self._trimmed_at = 0.0
         self._ask_at = 0.0
         self.leads = False
-        self.committed = 0
+        self.committed = self.forged = 0
 
     async def run(self) -> None:
         """Lead whenever nobody else does."""
@@ -54,7 +54,8 @@ class Sequencer:
                 await self._turn()
             except EpochOver:
                 await self._again(self._epoch)
-            except Contradiction:
+            except Contradiction as wrong:
+                self.forged += isinstance(wrong, Garbled)
                 await self._again(self._epoch)
             except Problem:
                 self.leads, self._epoch = False, ""
@@ -83,7 +84,7 @@ class Sequencer:
 
     async def _commit(self, batch: Sequence[Numbered]) -> None:
         """Also an empty one: what was said outside the streams is appended then."""
-        await self._truth.commit(self._epoch, [(each, decode(each.work)) for each in batch])
+        await self._truth.commit(self._epoch, [(each, self._opened(each)) for each in batch])
         if not batch:
             return
         fresh = {each.shard: each.seq for each in batch}
@@ -98,6 +99,9 @@ class Sequencer:
             upto, self._trimmed_at = dict(self._at), self._now()
             await self._swift.trim(self._epoch, upto)
             self._trimmed = upto
+
+    def _opened(self, each: Numbered) -> Work:
+        return decode(self.seal.opened(self._epoch, each.shard, each.work))
 
     async def _again(self, epoch: str) -> None:
         """What the stream says cannot be: nothing more of this epoch will be believed."""

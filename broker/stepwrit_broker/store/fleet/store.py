@@ -118,7 +118,7 @@ class FleetStore:
     async def start(self) -> None:
         """Join the fleet's epoch, or begin one; with every mark and version in place."""
         secret = await self._truth.secret(self._state.entropy.bytes(SECRET_BYTES))
-        self.sequencer.seal = self.hearing.seal = Seal(secret)
+        self.sequencer.seal = self.hearing.seal = self._scratch.seal = Seal(secret)
         await self.epochs.start()
         self._erasing.known = self.epochs.standing.erased
 
@@ -153,6 +153,11 @@ class FleetStore:
     def owed(self) -> int:
         """Marks in force on this broker only, because their commit failed."""
         return len(self._state.owed)
+
+    @property
+    def forged(self) -> int:
+        """How often the swift engine held what no broker of this fleet wrote; each ended an epoch."""
+        return self._carrier.forged + self.sequencer.forged
 
     @property
     def queued(self) -> int:

@@ -13,7 +13,7 @@ from stepwrit_broker.store.fleet.redis import scripts, telling
 from stepwrit_broker.store.fleet.redis.facts import facts_of
 from stepwrit_broker.store.fleet.redis.keys import Keys
 from stepwrit_broker.store.fleet.redis.nodes import Nodes
-from stepwrit_broker.store.fleet.redis.rows import change_words, row_words, rows_of
+from stepwrit_broker.store.fleet.redis.rows import change_words, row_words, rows_of, seal_of
 from stepwrit_broker.store.fleet.redis.running import Runner, together
 from stepwrit_broker.store.fleet.redis.streams import Streams
 from stepwrit_broker.store.fleet.redis.sweeping import sweep
@@ -111,16 +111,27 @@ class RedisSwift:
             return Absent(evictions=int(said[1]))
         if said[0] == b"SAME":
             return Unchanged(seq=int(said[1]))
-        return Snapshot(txn=txn, version=int(said[1]), seq=int(said[2]), rows=rows_of(said[3]))
+        rows = said[3]
+        return Snapshot(
+            txn=txn, version=int(said[1]), seq=int(said[2]), rows=rows_of(rows), seal=seal_of(rows)
+        )
 
     async def hold(self, epoch: str, snapshot: Snapshot, evictions: int) -> None:
         """As `Swift.hold`."""
         shard, key = self._txn(epoch, snapshot.txn)
-        words = (evictions, snapshot.version, snapshot.seq, *row_words(snapshot.rows))
+        words = (evictions, snapshot.version, snapshot.seq, snapshot.seal, *row_words(snapshot.rows))
         await self._runner.run(scripts.HOLD, shard, epoch, [key], *words)
 
     async def commit(
-        self, epoch: str, shard: int, changes: Sequence[Change], work: bytes, *, now: float, rules: int
+        self,
+        epoch: str,
+        shard: int,
+        changes: Sequence[Change],
+        work: bytes,
+        *,
+        now: float,
+        rules: int,
+        seals: Sequence[bytes] = (),
     ) -> int:
         """As `Swift.commit`."""
         keys = [self.keys.of(shard, epoch, "s")]
@@ -129,7 +140,7 @@ class RedisSwift:
             if of != shard or key in keys:
                 raise ValueError("a commit has each transaction once, and all of one shard")
             keys.append(key)
-        words = (repr(now), rules, repr(SLACK_S), work, *change_words(changes))
+        words = (repr(now), rules, repr(SLACK_S), work, *change_words(changes, seals))
         return int((await self._runner.run(scripts.COMMIT, shard, epoch, keys, *words))[0])
 
     async def evict(self, epoch: str, txn: str, version: int) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from stepwrit_broker.store.fleet.redis.wire import Word
 from stepwrit_broker.store.fleet.seams import Change, Row
 
-_OWN = frozenset((b"v", b"s"))  # version and seq; a row's field has a colon
+_OWN = frozenset((b"v", b"s", b"m"))  # version, seq and seal; a row's field has a colon
 
 
 def row_words(rows: Iterable[Row]) -> list[Word]:
@@ -28,14 +28,19 @@ def rows_of(fields: Sequence[Any]) -> tuple[Row, ...]:
     return tuple(sorted(rows, key=lambda row: (row.ord, row.field)))
 
 
+def seal_of(fields: Sequence[Any]) -> bytes:
+    """The seal in HGETALL's answer."""
+    return next((value for name, value in zip(fields[::2], fields[1::2], strict=True) if name == b"m"), b"")
+
+
 def _row(name: bytes, value: bytes) -> Row:
     return Row(name.decode(), int.from_bytes(value[:8], "big"), value[8:])
 
 
-def change_words(changes: Sequence[Change]) -> list[Word]:
+def change_words(changes: Sequence[Change], seals: Sequence[bytes]) -> list[Word]:
     """As `commit` reads them."""
     words: list[Word] = []
-    for change in changes:
+    for change, seal in zip(changes, seals or [b""] * len(changes), strict=True):
         put = row_words(change.put)
-        words += (change.version, len(put), *put, len(change.drop), *change.drop)
+        words += (change.version, seal, len(put), *put, len(change.drop), *change.drop)
     return words
