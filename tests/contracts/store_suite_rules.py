@@ -329,6 +329,8 @@ class ReapContract:
         assert gone == [None, None]
         assert dict(house.store.marks()) == {}
         assert dict(house.store.tats()) == {}
+        await house.reopen()
+        assert dict(house.store.marks()) == {}, "it is not kept anywhere"
 
     async def test_a_large_sweep_lets_others_in_between(self, house: House) -> None:
         root = await house.root()

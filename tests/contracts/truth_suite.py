@@ -536,6 +536,24 @@ class SearchContract:
 
 
 class PurgeContract:
+    async def test_marks_on_what_is_gone_are_forgotten(self, house):
+        name, other = "txn_1", "txn_2"
+        rows = (
+            Row(f"txns:{name}", 1, b"\x90"), step("stp_1", name), grant("grt_1", "e", state="redeemed"),
+        )  # fmt: skip
+        gone = {"txn:txn_1", "step:stp_1", "grant:grt_1"}
+        kept = {"txn:txn_2", "step:stp_2", "tool:mail/send", "step:stp_1x"}
+        await house.put(work(new(name, *rows)), work(new(other, step("stp_2", other))))
+        await house.truth.rule(RuleChange(put=tuple(mark(each) for each in sorted(gone | kept))))
+        number = (await house.truth.standing()).rules
+        assert set((await house.truth.rules()).marks) == gone | kept
+        await house.put(work(Change(txn=name, version=1, put=(), drop=("steps:stp_1",))))
+        assert set((await house.truth.rules()).marks) == (gone | kept) - {"step:stp_1"}
+        fields = tuple(row.field for row in rows if row.field != "steps:stp_1")
+        await house.put(work(Change(txn=name, version=2, put=(), drop=fields)))
+        assert set((await house.truth.rules()).marks) == kept
+        assert (await house.truth.standing()).rules == number, "nothing that stands is another"
+
     async def test_only_what_is_too_old_is_forgotten(self, house):
         await house.put(
             work(proofs=(Used(key("a"), NOW - 1), Used(key("b"), LATER))),

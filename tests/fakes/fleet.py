@@ -358,6 +358,10 @@ class MemoryTruth:
             self._whose.update({row.field: change.txn for row in change.put})
             for gone in change.drop:
                 self._whose.pop(gone, None)
+                table, _, key = gone.partition(":")
+                target = f"{table.removesuffix('s')}:{key}"
+                self._marks.pop(target, None)
+                self._unwalked.discard(target)
         for grant in work.uses:
             if grant in self._uses:
                 raise Contradiction(f"{grant} was used")

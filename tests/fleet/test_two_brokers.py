@@ -26,7 +26,7 @@ from stepwrit_broker.store.fleet.rates import Rates
 from stepwrit_broker.store.fleet.scratch import Plan
 from stepwrit_broker.store.fleet.seams import EpochOver, OpDone, Told
 from stepwrit_broker.store.fleet.state import FleetState, Proof, Wanted
-from stepwrit_broker.store.fleet.store import FleetStore
+from stepwrit_broker.store.fleet.store import RELOAD_EVERY, FleetStore
 
 
 @dataclass
@@ -368,3 +368,22 @@ async def _shown_to_all(
             fleet.swift.lose()
 
     await asyncio.gather(*(show(chance.choice(brokers)) for _ in range(6)), lose())
+
+
+async def test_a_mark_on_what_is_gone_goes_from_every_broker(fleet: Fleet) -> None:
+    one, two = await fleet.broker(), await fleet.broker()
+    root = await one.open(fleet.make.open(fleet.make.root_step()))
+    target, kept = f"txn:{root.step.txn}", "tool:mail/send"
+    for each in (target, kept):
+        await one.mark(fleet.make.mark(each))
+    while set(two.marks()) != {target, kept}:
+        await asyncio.sleep(0.001)
+    for _ in range(2):
+        fleet.make.now += 3600
+        await one.reap(fleet.make.now)
+    assert not await one.knows(root.step.txn)
+    assert set((await fleet.truth.rules()).marks) == set(one.marks()) == {kept}
+    assert set(two.marks()) == {target, kept}, "it is told nothing, as nothing is another"
+    for _ in range(RELOAD_EVERY):
+        await two.reap(fleet.make.now)
+    assert set(two.marks()) == {kept}

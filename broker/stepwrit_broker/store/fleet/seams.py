@@ -445,7 +445,9 @@ class Truth(Protocol):
         ...
 
     async def purge(self, now: float, limit: int) -> int:
-        """Forget proofs, pins and operations that are too old to matter; how many."""
+        """Forget what is too old to matter: proofs, pins, operations, and what is there to find a second use;
+        `limit` of each kind at most. How many.
+        """
         ...
 
     async def close(self) -> None:

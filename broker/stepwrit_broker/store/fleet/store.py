@@ -61,6 +61,7 @@ WHOSE_HELD: Final = 65_536
 SHED_RECORDS_AT: Final = 512
 WAITING_MAX: Final = 8192
 EPOCH_TRIES: Final = 4
+RELOAD_EVERY: Final = 60  # sweeps
 CLAIM_S: Final = 15.0  # an operation is under way for less: longer than anybody waits for what is durable
 SECRET_BYTES: Final = 32
 
@@ -111,7 +112,7 @@ class FleetStore:
         self._marked: Callable[[], None] = lambda: None
         self._guard: Callable[[str], None] = lambda _: None
         self._catch_up: Callable[[], Awaitable[None]] = _nothing
-        self._saying = 0
+        self._saying = self._reaps = 0
         self._walking: Final = asyncio.Lock()
         self.approvals: Final = FleetApprovals(self._scratch, truth, self._carrier)
 
@@ -333,6 +334,7 @@ class FleetStore:
             await self._ruling.mark(command)
         swept = await self._sweeping.reap(now)
         self._shares.prune(self._state.at(now))
+        await self._look_at_marks()
         walked = await self.walk(now)
         return Reaped(
             steps=swept.steps + walked.steps,
@@ -343,6 +345,12 @@ class FleetStore:
     async def erase(self, command: EraseCommand) -> Erased:
         """Salt, documents and the entry of it, durable when this returns."""
         return await self._erasing.erase(command)
+
+    async def _look_at_marks(self) -> None:
+        """Marks on what is gone go without a new number of the rules: who has them forgets them by and by."""
+        self._reaps += 1
+        if self._reaps % RELOAD_EVERY == 0:
+            await self.epochs.reload()
 
     async def walk(self, now: float) -> Reaped:
         """Follow new revocations down to all that they end."""

@@ -19,6 +19,8 @@ from stepwrit_broker.store.fleet.seams import Truth
 from stepwrit_broker.store.reading import find_grant, find_step
 
 CHUNK: Final = 200
+PURGE_CHUNK: Final = 2000  # rows of each kind, in one short transaction
+PURGES_MAX: Final = 50
 _DUE_GRANTS: Final = (
     "SELECT grants.id FROM grants JOIN steps ON steps.id = grants.step"
     " WHERE steps.txn = ? AND grants.state = 'issued' AND (grants.expires_at <= ? OR grants.epoch <> ?)"
@@ -49,8 +51,17 @@ class Sweeping:
             for txn in due:
                 seen.add(txn)
                 swept = reaping.total(swept, await self._all(txn, now))
-        gone = await self._truth.purge(self._state.at(now), CHUNK)
-        return reaping.total(swept, Reaped(steps=0, grants=0, purged=gone))
+        return reaping.total(swept, Reaped(steps=0, grants=0, purged=await self._purge(now)))
+
+    async def _purge(self, now: float) -> int:
+        """Until nothing is left of what is too old, as far as one sweep may go."""
+        gone = 0
+        for _ in range(PURGES_MAX):
+            one = await self._truth.purge(self._state.at(now), PURGE_CHUNK)
+            gone += one
+            if one < PURGE_CHUNK:  # no kind has more
+                break
+        return gone
 
     async def walk(self, now: float) -> Reaped:
         """Follow new revocations down to all that they end."""

@@ -76,6 +76,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 ON CONFLICT (id) DO UPDATE SET state = EXCLUDED.state, by = EXCLUDED.by, ended_at = EXCLUDED.ended_at
 """
 _DROP_APPROVALS: Final = "DELETE FROM approvals WHERE id = ANY($1)"
+_DROP_MARKS: Final = "DELETE FROM marks WHERE target = ANY($1)"
 _EMPTY: Final = (
     "UPDATE txns SET empty_at = $2 WHERE txn = ANY($1)"
     " AND NOT EXISTS (SELECT 1 FROM rows WHERE rows.txn = txns.txn)"
@@ -181,6 +182,8 @@ async def _write(conn: Conn, fold: Fold, fresh: dict[int, Stretch], stands: tupl
         await conn.executemany(_PUT_APPROVALS, fold.approvals)
     if fold.approvals_gone:
         await conn.execute(_DROP_APPROVALS, fold.approvals_gone)
+    if fold.marks_gone:
+        await conn.execute(_DROP_MARKS, fold.marks_gone)
     if fold.perhaps_empty:
         await conn.execute(_EMPTY, fold.perhaps_empty, fold.at)
 

@@ -21,6 +21,7 @@ from stepwrit_broker.store.fleet.seams import (
 )
 
 DIGEST_BYTES: Final = 16
+_MARKED: Final = {"steps": "step", "grants": "grant", "txns": "txn"}
 Batch = Sequence[tuple[Numbered, Work]]
 
 
@@ -82,6 +83,12 @@ class Fold:
     def approvals_gone(self) -> list[str]:
         """Ids of those among the rows that go."""
         return [each.partition(":")[2] for _, each in self.drops if each.startswith("approvals:")]
+
+    @property
+    def marks_gone(self) -> list[str]:
+        """Targets of marks that say nothing any more: what they named goes."""
+        named = [name.partition(":") for _, name in self.drops]
+        return [f"{_MARKED[table]}:{key}" for table, _, key in named if table in _MARKED]
 
     @property
     def perhaps_empty(self) -> list[str]:

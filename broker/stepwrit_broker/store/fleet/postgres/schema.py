@@ -121,8 +121,10 @@ BEGIN
     GET DIAGNOSTICS n = ROW_COUNT; gone := gone + n;
     DELETE FROM works WHERE ctid IN
         (SELECT ctid FROM works WHERE at < clock_timestamp() - interval '1 hour' LIMIT most);
+    GET DIAGNOSTICS n = ROW_COUNT; gone := gone + n;
     DELETE FROM uses WHERE ctid IN
         (SELECT ctid FROM uses WHERE at < clock_timestamp() - interval '2 days' LIMIT most);
+    GET DIAGNOSTICS n = ROW_COUNT; gone := gone + n;
     RETURN gone;
 END $purge$;
 REVOKE ALL ON FUNCTION purge FROM PUBLIC;
