@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.bench.simulate import WORKS, Model, rows, run
+from tests.bench.simulate import HEAD, WORKS, Model, rows, run
 
 MODEL = Model(fixed=0.004, each=0.00015)
 
@@ -44,4 +44,6 @@ def test_a_bounded_commit_holds_no_more() -> None:
 
 
 def test_a_row_for_each_share() -> None:
-    assert [row[0] for row in rows(MODEL, (0.1, 0.5), 200)] == ["10%", "50%"]
+    made = rows(MODEL, (0.1, 0.5), 200)
+    assert [row[0] for row in made] == ["10%", "50%"]
+    assert {len(row) for row in made} == {len(HEAD)}
