@@ -102,6 +102,10 @@ class Embedded:
         """After so long every credential must have ended."""
         return CREDENTIAL_S + 30.0
 
+    async def outside(self) -> list[SeenCheckpoint]:
+        """Nobody keeps anything of it."""
+        return []
+
     async def read(self) -> tuple[list[Entry], FinalState]:
         """What the file has, read by SQL alone; the broker has ended."""
         with closing(sqlite3.connect(f"file:{self._file}?mode=ro", uri=True)) as conn:

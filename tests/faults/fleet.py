@@ -16,7 +16,9 @@ import msgspec
 from tests.faults.brokers import BrokerUnderTest, Served
 from tests.faults.embedded import BROKER_KINDS, callers_of, watching
 from tests.faults.engine_faults import ENGINE_KINDS, EngineFaults, Preload
+from tests.faults.least import migrated
 from tests.faults.observed import Entry, FinalState, SeenCheckpoint
+from tests.faults.outside import Witness
 from tests.faults.plan import Bounds, Injection, Kinds
 from tests.faults.process import Process
 from tests.faults.thin_callers import Links
@@ -33,7 +35,7 @@ from stepwrit_broker.store.fleet.tables import Copy
 NAMES = ("b1", "b2", "b3")
 SHARDS = 4
 NETWORK = ("cut", "half_open", "delay", "drop_replies")
-ACCEPTED = ["postgres.role=superuser"]  # the rig has one role
+WITNESS = "kill_witness"
 CLIENTS = ("kill_broker", "pause_broker", "clock_jump", *NETWORK)
 
 
@@ -73,10 +75,8 @@ class Fleet:
         self.kinds: Kinds = {**own, **ENGINE_KINDS}
 
     async def start(self) -> None:
-        """Run and be ready: the first makes the tables."""
-        first, *others = self.brokers.values()
-        await first.start()
-        await asyncio.gather(*(broker.start() for broker in others))
+        """Run and be ready, all at once: the tables are there."""
+        await asyncio.gather(*(broker.start() for broker in self.brokers.values()))
 
     async def stop(self) -> None:
         """An orderly end of the brokers; the engines go on."""
@@ -98,6 +98,10 @@ class Fleet:
             await self.engines.heal(fault)
 
     # --- what is there at the end
+
+    async def outside(self) -> list[SeenCheckpoint]:
+        """What somebody else keeps of the log: nobody does."""
+        return []
 
     async def live(self) -> int:
         """How many credentials have not ended."""
@@ -139,10 +143,10 @@ def _pid_of(process: Process) -> Any:
 class ThinFleet(Fleet):
     """Of thin brokers."""
 
-    def __init__(self, folder: Path, shim: Path, rig: Engines, preload: Preload) -> None:
+    def __init__(self, folder: Path, shim: Path, rig: Engines, dsn: str, preload: Preload) -> None:
         key = folder / "ledger.key"
         ledger_keys.create(key, origin=f"{DOMAIN}/log", seed=os.urandom(32))
-        given = {"redis": rig.redis_url, "dsn": rig.dsn, "key": str(key), "origin": f"{DOMAIN}/log"}
+        given = {"redis": rig.redis_url, "dsn": dsn, "key": str(key), "origin": f"{DOMAIN}/log"}
         super().__init__(rig, preload, {name: ThinBroker(folder, name, shim, given) for name in NAMES})
 
     def callers(self) -> tuple[str, dict[str, Any]]:
@@ -166,19 +170,47 @@ class ThinFleet(Fleet):
 
 
 class WholeFleet(Fleet):
-    """Of whole brokers."""
+    """Of whole brokers, and a witness. dsn: of the brokers' role. told: what their broker.toml says of it."""
 
-    def __init__(self, world: World, shim: Path, rig: Engines, preload: Preload) -> None:
-        self._world = world
+    def __init__(
+        self, world: World, shim: Path, rig: Engines, dsn: str, witness: Witness, told: str, preload: Preload
+    ) -> None:
+        self._world, self._witness = world, witness
 
         def config(name: str) -> str:
             return (
-                f'[fleet]\nredis = "{rig.redis_url}"\npostgres = "{rig.dsn}?sslmode=disable"\n'
-                f'broker = "{name}"\nshards = {SHARDS}\naccept = {json.dumps(ACCEPTED)}\n'
+                f'[fleet]\nredis = "{rig.redis_url}"\npostgres = "{dsn}?sslmode=disable"\n'
+                f'broker = "{name}"\nshards = {SHARDS}\n{told}'
             )
 
         brokers = {name: BrokerUnderTest(world, name, shim, config(name)) for name in NAMES}
         super().__init__(rig, preload, brokers)
+        self.kinds = {**self.kinds, WITNESS: (Bounds(seconds=(0.5, 4.0)), ("witness",))}
+
+    async def start(self) -> None:
+        """Run and be ready; the witness first."""
+        await self._witness.start()
+        await super().start()
+
+    async def stop(self) -> None:
+        """An orderly end of the brokers, then of the witness."""
+        await super().stop()
+        await self._witness.stop()
+
+    async def inject(self, fault: Injection) -> str:
+        """Begin a fault; by what means."""
+        if fault.kind != WITNESS:
+            return await super().inject(fault)
+        await self._witness.process.kill()
+        return "kill -9"
+
+    async def heal(self, fault: Injection) -> None:
+        """End it."""
+        await (self._witness.start() if fault.kind == WITNESS else super().heal(fault))
+
+    async def outside(self) -> list[SeenCheckpoint]:
+        """What the witness cosigned last."""
+        return [await self._witness.kept()]
 
     def callers(self) -> tuple[str, dict[str, Any]]:
         """The module that calls, and what it has to know."""
@@ -195,7 +227,7 @@ async def thin_fleet(folder: Path, shim: Path, *, is_supervised: bool = True) ->
     preload = Preload(shim)
     try:
         async with engines(folder, preload={"postgres": preload.environ}) as rig:
-            fleet = ThinFleet(folder, shim, rig, preload)
+            fleet = ThinFleet(folder, shim, rig, await migrated(rig, SHARDS), preload)
             tasks = [asyncio.create_task(fleet.engines.supervise())] if is_supervised else []
             try:
                 yield fleet
@@ -209,12 +241,15 @@ async def thin_fleet(folder: Path, shim: Path, *, is_supervised: bool = True) ->
 
 @asynccontextmanager
 async def whole_fleet(folder: Path, shim: Path) -> AsyncGenerator[WholeFleet]:
-    """With its engines and identities."""
-    preload, world = Preload(shim), World(folder)
+    """With its engines, identities and witness."""
+    preload, world, witness = Preload(shim), World(folder), Witness(folder)
     await world.start()
     try:
         async with engines(folder, preload={"postgres": preload.environ}) as rig:
-            fleet = WholeFleet(world, shim, rig, preload)
+            ledger_keys.create(folder / "ledger.key", origin=f"{DOMAIN}/log", seed=os.urandom(32))
+            told = await witness.make(folder / "ledger.key")
+            dsn = await migrated(rig, SHARDS)
+            fleet = WholeFleet(world, shim, rig, dsn, witness, told, preload)
             supervising = asyncio.create_task(fleet.engines.supervise())
             try:
                 yield fleet

@@ -76,6 +76,10 @@ class Topology(Protocol):
         """What is stored, once the brokers have ended."""
         ...
 
+    async def outside(self) -> list[SeenCheckpoint]:
+        """What somebody else keeps of the log, once the brokers have ended."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
@@ -147,7 +151,7 @@ async def run(folder: Path, topology: Topology, asked: Asked) -> Outcome:
     terms = Terms(
         limits=LIMITS, times=TIMES, is_epoch_fresh=topology.is_epoch_fresh, held_s=_apart(topology, plan)
     )
-    found = _read(folder, [*faults, *seen, *entries, state, terms])
+    found = _read(folder, [*faults, *seen, *await topology.outside(), *entries, state, terms])
     return Outcome(run=found, plan=plan, findings=check(found), seconds=time.time() - began)
 
 

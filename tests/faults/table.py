@@ -26,6 +26,7 @@ MEANING = {
     "pause_redis": "a Redis stands still: long enough, and Sentinel fails over",
     "fail_over": "Sentinel is told to fail over",
     "kill_sentinel": "a Sentinel is killed",
+    "kill_witness": "the witness is killed",
     "part_redis": "a Redis is parted from the other and the Sentinels: two primaries",
     "lost_replies_of_redis": "scripts land in Redis unseen",
     "full_disk_of_redis": "a Redis' disk is full",

@@ -57,5 +57,7 @@ async def test_a_fleet_under_faults() -> None:
     folder = Path(tempfile.mkdtemp(prefix="sw-"))
     async with whole_fleet(folder, build_shim(folder)) as topology:
         asked = Asked(seed=SEED, seconds=30.0, callers=16, kinds=topology.kinds)
-        proved(await run(folder, topology, asked))
+        outcome = await run(folder, topology, asked)
+        proved(outcome)
+    assert [seen.size > 0 for seen in outcome.run.checkpoints if seen.via == "the witness"] == [True]
     shutil.rmtree(folder, ignore_errors=True)

@@ -88,8 +88,12 @@ class Engines:
 
     @property
     def dsn(self) -> str:
-        """Of PostgreSQL, through its relay."""
-        return f"postgresql://postgres@127.0.0.1:{self.relays['postgres'].port}/postgres"
+        """Of PostgreSQL's superuser, through its relay."""
+        return self.dsn_of("postgres")
+
+    def dsn_of(self, user: str) -> str:
+        """Of another role, through the relay of PostgreSQL."""
+        return f"postgresql://{user}@127.0.0.1:{self.relays['postgres'].port}/postgres"
 
     def pids(self) -> dict[str, int]:
         """Every process that may stand at the other end of a relay."""
