@@ -111,21 +111,44 @@ class Carrier:
     async def look(self, name: str, *, wait: bool = True) -> bool:
         """Have a copy of all that was acknowledged, and all of it durable. False: there is no such thing.
         Without `wait` there may be more in it, of which nobody knows yet whether it ever was.
-
-        Without the swift engine it is what the truth has: the brake must find what it is to stop.
         """
-        if name != AUTHENTICATORS and not is_id("txn", name):
-            return False
-        async with self._lock(name):
+        return await self.read((name,), lambda: self._scratch.held(name) is not None, wait=wait)
+
+    async def read(self, names: Sequence[str], find: Callable[[], T], *, wait: bool = True) -> T:
+        """What `find` says of these as everybody sees them, once all that it saw is durable.
+
+        It runs while nobody else works on them here: a verb that is under way shows what may never be, and
+        one whose plan does not stand leaves no copy at all. Without the swift engine it sees what the truth
+        has: the brake must find what it is to stop.
+        """
+        known = sorted({name for name in names if name == AUTHENTICATORS or is_id("txn", name)})
+        async with AsyncExitStack() as stack:
+            for name in known:
+                await stack.enter_async_context(self._lock(name))
             try:
-                epoch = await self._seen(name)
+                epoch = await self._seen(known)
             except Unavailable:
                 epoch = self._epochs.epoch
-                await self._from_truth(name)
-            places = self._places([name], epoch) if wait else []
+                await self._from_truth(known)
+            found, places = find(), self._places(known, epoch) if wait else []
         for place in places:
             await self._durable.wait(place.epoch, place.shard, place.seq)
-        return self._scratch.held(name) is not None
+        return found
+
+    async def _seen(self, names: Sequence[str]) -> str:
+        """Make the copies what everybody sees; the epoch in which they do."""
+        for _ in range(TRIES):
+            epoch = self._epochs.epoch
+            try:
+                for name in names:
+                    await self._sync(epoch, name)
+            except Stale:
+                continue
+            except EpochOver:
+                await self._epochs.renew(epoch)
+            else:
+                return epoch
+        raise _restless()
 
     async def refresh(self, name: str) -> None:
         """Have no copy that is older than what stands now."""
@@ -136,20 +159,6 @@ class Carrier:
                 await self._sync(self._epochs.epoch, name)
             except (Stale, EpochOver, Unavailable):
                 self._scratch.forget(name)
-
-    async def _seen(self, name: str) -> str:
-        """Make the copy what everybody sees; the epoch in which they do."""
-        for _ in range(TRIES):
-            epoch = self._epochs.epoch
-            try:
-                await self._sync(epoch, name)
-            except Stale:
-                continue
-            except EpochOver:
-                await self._epochs.renew(epoch)
-            else:
-                return epoch
-        raise _restless()
 
     async def drop_empty(self, name: str) -> None:
         """Let the swift engine hold no more of a transaction that is gone. For room alone."""
@@ -270,13 +279,14 @@ class Carrier:
             self.forged += 1
             raise EpochOver
 
-    async def _from_truth(self, name: str) -> None:
-        """A copy to look at. A plan that is made on it is compared as any other when it is committed."""
-        known = await self._truth.transaction(name)
-        if known is None:
-            self._scratch.forget(name)
-        else:
-            self._scratch.load(known)
+    async def _from_truth(self, names: Sequence[str]) -> None:
+        """Copies to look at. A plan that is made on one is compared as any other when it is committed."""
+        known = {name: await self._truth.transaction(name) for name in names}
+        for name, snapshot in known.items():
+            if snapshot is None:
+                self._scratch.forget(name)
+            else:
+                self._scratch.load(snapshot)
 
     async def _is_outdated(self, epoch: str, job: Job) -> bool:
         """Whether a refusal came of a copy that others have moved on from."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 from stepwrit_broker.core.approval import ApprovalRecord
 from stepwrit_broker.core.authenticator import Authenticator
@@ -25,6 +25,9 @@ from stepwrit_broker.store.fleet.scratch import Scratch
 from stepwrit_broker.store.fleet.seams import Truth
 from stepwrit_broker.store.fleet.tables import AUTHENTICATORS
 
+T = TypeVar("T")
+_SEALED: Final = "SELECT sealed FROM approvals WHERE id = ?"
+
 
 class FleetApprovals:
     """See the port for every promise."""
@@ -34,15 +37,11 @@ class FleetApprovals:
 
     async def approval(self, approval: str) -> ApprovalRecord | None:
         """By its id."""
-        if await self._look(f"approvals:{approval}") is None:
-            return None
-        return self._record(self._one(approvals.BY_ID, approval))
+        return await self._look(f"approvals:{approval}", lambda: self._record(approvals.BY_ID, approval))
 
     async def approval_of(self, step: str) -> ApprovalRecord | None:
         """By its step."""
-        if await self._look(f"steps:{step}") is None:
-            return None
-        return self._record(self._one(approvals.BY_STEP, step))
+        return await self._look(f"steps:{step}", lambda: self._record(approvals.BY_STEP, step))
 
     async def approvals(self, sought: Sought) -> Sequence[ApprovalRecord]:
         """Newest first."""
@@ -57,9 +56,7 @@ class FleetApprovals:
 
     async def sealed_text(self, approval: str) -> bytes | None:
         """What persons are to read, sealed."""
-        if await self._look(f"approvals:{approval}") is None:
-            return None
-        row = self._one("SELECT sealed FROM approvals WHERE id = ?", approval)
+        row = await self._look(f"approvals:{approval}", lambda: self._one(_SEALED, approval))
         return None if row is None else row[0]
 
     async def sign(self, command: SignCommand) -> ApprovalRecord:
@@ -94,23 +91,25 @@ class FleetApprovals:
 
     async def authenticator(self, name: str) -> Authenticator | None:
         """By its id or a passkey's credential id."""
-        await self._carrier.look(AUTHENTICATORS)
-        row = self._state.conn.execute(authenticators.BY_NAME, (name, name)).fetchone()
-        return None if row is None else authenticators.decode(row)
+        found = await self._authenticators(authenticators.BY_NAME, (name, name))
+        return found[0] if found else None
 
     async def authenticators(self, owner: Identity | None) -> Sequence[Authenticator]:
         """Oldest first."""
-        await self._carrier.look(AUTHENTICATORS)
         asked = () if owner is None else (owner.issuer, owner.subject)
         statement = authenticators.ALL if owner is None else authenticators.OF_OWNER
-        return [authenticators.decode(row) for row in self._state.conn.execute(statement, asked).fetchall()]
+        return await self._authenticators(statement, asked)
 
-    async def _look(self, field: str) -> str | None:
+    async def _authenticators(self, statement: str, asked: tuple[str, ...]) -> list[Authenticator]:
+        rows = await self._carrier.read(
+            (AUTHENTICATORS,), lambda: self._state.conn.execute(statement, asked).fetchall()
+        )
+        return [authenticators.decode(row) for row in rows]
+
+    async def _look(self, field: str, find: Callable[[], T | None]) -> T | None:
+        """An approval is read with the authenticators: a signature by one that was retired counts no more."""
         txn = await self._truth.whose(field)
-        if txn is not None:
-            await self._carrier.look(AUTHENTICATORS)
-            await self._carrier.look(txn)
-        return txn
+        return None if txn is None else await self._carrier.read((AUTHENTICATORS, txn), find)
 
     async def _txn(self, approval: str) -> str:
         txn = await self._truth.whose(f"approvals:{approval}")
@@ -122,5 +121,6 @@ class FleetApprovals:
         row: tuple[Any, ...] | None = self._state.conn.execute(statement, (key,)).fetchone()
         return row
 
-    def _record(self, row: tuple[Any, ...] | None) -> ApprovalRecord | None:
+    def _record(self, statement: str, key: str) -> ApprovalRecord | None:
+        row = self._one(statement, key)
         return None if row is None else approvals.find(self._state, row[1])

@@ -94,11 +94,14 @@ class Ruling:
 
     async def record(self, happening: Happening) -> None:
         """One entry outside any operation."""
-        if happening.txn is not None:
-            await self._carrier.look(happening.txn)
+        names = () if happening.txn is None else (happening.txn,)
+        plan = await self._carrier.read(names, lambda: self._recorded(happening))
+        await self._truth.say(plan.said, plan.kept, plan.salts)
+
+    def _recorded(self, happening: Happening) -> Plan[None]:
         plan = self._scratch.plan(RULES, lambda: ruling.record(self._scratch.state, happening))
         self._scratch.forget(RULES)
-        await self._truth.say(plan.said, plan.kept, plan.salts)
+        return plan
 
     async def _mark(self, command: MarkCommand) -> Mark:
         done = await self._truth.operation(op_key(command.op))

@@ -7,6 +7,7 @@ takes each number once, and the head of the log from one value to the next.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -20,6 +21,7 @@ from stepwrit_broker.store.fleet.seams import Contradiction, EpochOver, Numbered
 LEAD_S: Final = 2.0
 READ_WAIT_S: Final = 0.2
 RETRY_S: Final = 0.3
+YIELD_S: Final = 3 * RETRY_S  # all others have asked for the lease by then
 TRIM_EVERY_S: Final = 1.0
 
 
@@ -58,8 +60,7 @@ class Sequencer:
                 self.forged += isinstance(wrong, Garbled)
                 await self._again(self._epoch)
             except Problem:
-                self.leads, self._epoch = False, ""
-                await asyncio.sleep(RETRY_S)
+                await self._yield()
 
     async def _turn(self) -> None:
         if not await self._lead():
@@ -102,6 +103,14 @@ class Sequencer:
 
     def _opened(self, each: Numbered) -> Work:
         return decode(self.seal.opened(self._epoch, each.shard, each.work))
+
+    async def _yield(self) -> None:
+        """Let another broker lead: one that reaches the truth alone would lead, and carry nothing."""
+        led, self.leads, self._epoch = self.leads, False, ""
+        if led:
+            with contextlib.suppress(Problem):
+                await self._truth.lead(self._me, 0)
+        await asyncio.sleep(YIELD_S if led else RETRY_S)
 
     async def _again(self, epoch: str) -> None:
         """What the stream says cannot be: nothing more of this epoch will be believed."""

@@ -64,6 +64,7 @@ EPOCH_TRIES: Final = 4
 RELOAD_EVERY: Final = 60  # sweeps
 CLAIM_S: Final = 15.0  # an operation is under way for less: longer than anybody waits for what is durable
 SECRET_BYTES: Final = 32
+_SEALED: Final = "SELECT sealed FROM sealed_args WHERE step = ?"
 
 
 async def _nothing() -> None:
@@ -206,9 +207,7 @@ class FleetStore:
 
     async def sealed_args(self, step: str) -> bytes | None:
         """A step's sealed arguments, while it lives."""
-        if not await self._look("steps", step):
-            return None
-        row = self._state.conn.execute("SELECT sealed FROM sealed_args WHERE step = ?", (step,)).fetchone()
+        row = await self._read("steps", step, lambda: self._state.conn.execute(_SEALED, (step,)).fetchone())
         return None if row is None else row[0]
 
     async def reserve(self, command: ReserveCommand) -> GrantRecord:
@@ -282,23 +281,24 @@ class FleetStore:
 
     async def step(self, step: str) -> StepRecord | None:
         """A durable step."""
-        found = find_step(self._state, step) if await self._look("steps", step) else None
+        found = await self._read("steps", step, lambda: find_step(self._state, step))
         return None if found is None else found[0].record
 
     async def past(self, txn: str) -> Past:
         """All durable steps of a transaction."""
-        if not await self._carrier.look(txn):
-            return NO_PAST
+        return await self._carrier.read((txn,), lambda: self._past(txn))
+
+    def _past(self, txn: str) -> Past:
         known = find_txn(self._state, txn)
         return NO_PAST if known is None else find_past(self._state, known)
 
     async def knows(self, txn: str) -> bool:
         """Whether the transaction is here and not purged."""
-        return await self._carrier.look(txn) and find_txn(self._state, txn) is not None
+        return await self._carrier.read((txn,), lambda: find_txn(self._state, txn) is not None)
 
     async def grant(self, grant: str) -> GrantRecord | None:
         """A durable grant."""
-        found = find_grant(self._state, grant) if await self._look("grants", grant) else None
+        found = await self._read("grants", grant, lambda: find_grant(self._state, grant))
         return None if found is None else found.record
 
     async def version(self, kind: VersionKind, number: int | None = None) -> StoredVersion | None:
@@ -466,9 +466,9 @@ class FleetStore:
             self._remember(field, found)
         return found
 
-    async def _look(self, table: str, name: str) -> bool:
+    async def _read(self, table: str, name: str, find: Callable[[], T | None]) -> T | None:
         txn = await self._find(table, name)
-        return txn is not None and await self._carrier.look(txn)
+        return None if txn is None else await self._carrier.read((txn,), find)
 
     def _remember(self, field: str, txn: str) -> None:
         if field.partition(":")[0] in ("steps", "grants", "approvals"):
