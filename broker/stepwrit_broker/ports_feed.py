@@ -27,8 +27,8 @@ class Following(Protocol):
     """One follower's place in the feed."""
 
     async def next(self, seconds: float) -> Sequence[News] | None:
-        """What came since; empty after `seconds` of nothing; None at the end: of this process, or because the
-        follower is too far behind.
+        """What came since; empty after `seconds` of nothing; None at the end: of this process, because the
+        follower is too far behind, or because it cannot be told whether anything happened.
         """
         ...
 
@@ -42,6 +42,7 @@ class Feed(Protocol):
 
     def follow(self, who: SpiffeId, since: float | None) -> Following:
         """From now on; first, where `since` (seconds since the epoch) is given, the standing marks that were
-        set from then on. MUST miss nothing in between. Raises Refused(`slow_down`) where too many follow.
+        set from then on. MUST miss nothing in between. Raises Refused(`slow_down`) where too many follow,
+        Unavailable where it cannot be told which stand.
         """
         ...

@@ -1,17 +1,23 @@
-"""One operation id, one proof, several things: a caller, or a thief of a bearer's request, at two brokers."""
+"""Attacks on several brokers: one proof for several things, and a broker that is cut off from the truth."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any, cast
 
+import anyio
 import pytest
+from tests.fakes.fleet import MemorySwift, MemoryTruth
 from tests.fleet.test_two_brokers import Fleet, code
 
+from stepwrit_broker.core.errors import Unavailable
 from stepwrit_broker.core.step import StepRecord
+from stepwrit_broker.core.workload import SpiffeId
 from stepwrit_broker.ports import OpenCommand
 from stepwrit_broker.store.fleet.store import FleetStore
+from stepwrit_broker.wiring.feeding import Newsroom
 
 OLD_S = 1_000.0  # an epoch that does not look proofs up in the truth any more
 
@@ -78,3 +84,80 @@ async def test_an_operation_id_of_another_caller_or_key_is_another(fleet: Fleet)
     assert (await fleet.stores[0].open(mine)).step.id == mine.step.id
     other = replace(mine, op=replace(mine.op, digest="another"))
     assert await code(fleet.stores[1].open(other)) == "operation_reused"
+
+
+# --- cut off
+
+
+class Cable:
+    """One broker's way to the truth."""
+
+    def __init__(self, truth: MemoryTruth) -> None:
+        self._truth, self.is_cut = truth, False
+
+    def __getattr__(self, verb: str) -> object:
+        if self.is_cut:
+            raise Unavailable("unavailable", "no connection", rule="store")
+        return getattr(self._truth, verb)
+
+
+async def far_and_near(fleet: Fleet) -> tuple[FleetStore, FleetStore, Cable, Newsroom]:
+    """A broker, another at the end of a cable, and what the other tells its guards."""
+    near, cable = await fleet.broker(), Cable(fleet.truth)
+    fleet.truth = cast("Any", cable)
+    far = await fleet.broker()
+    room = Newsroom(far.marks, lambda: far.knows_marks)
+
+    async def ruled() -> None:
+        room.ruled()
+
+    far.set_ruled(ruled)
+    await until_known(far, is_known=True)
+    return near, far, cable, room
+
+
+async def until_known(store: FleetStore, *, is_known: bool) -> None:
+    while store.knows_marks is not is_known:
+        await asyncio.sleep(0.02)
+
+
+async def test_a_broker_that_cannot_see_the_truth_tells_no_guard_that_nothing_happened(fleet: Fleet) -> None:
+    who = SpiffeId("spiffe://a.test/door")
+    with anyio.fail_after(60):
+        near, far, cable, room = await far_and_near(fleet)
+        follower = room.follow(who, None)
+        assert await follower.next(0.0) == ()
+        await near.mark(fleet.make.mark("tool:mail/send"))
+        assert [each.target for each in await follower.next(30) or ()] == ["tool:mail/send"]
+
+        cable.is_cut = True
+        fleet.swift.listeners.clear()
+        since = fleet.make.now
+        await near.mark(fleet.make.mark("tool:mail/read"))
+        await until_known(far, is_known=False)
+        assert await follower.next(0.0) is None
+        with pytest.raises(Unavailable):
+            room.follow(who, since)
+
+        cable.is_cut = False
+        await until_known(far, is_known=True)
+        assert "tool:mail/read" in [each.target for each in await room.follow(who, since).next(0.0) or ()]
+
+
+async def test_a_mark_is_heard_by_all_while_the_swift_engine_is_away(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has ended the epoch, and no other can begin."""
+    near, far, _, _ = await far_and_near(fleet)
+
+    async def gone(*_: object) -> None:
+        raise Unavailable("unavailable", "no connection", rule="store")
+
+    assert not far.marks()
+    for verb in ("rule", "fetch", "hold", "commit", "claim", "begin", "tell"):
+        monkeypatch.setattr(MemorySwift, verb, gone)
+    await near.mark(fleet.make.mark("tool:mail/send"))
+    with anyio.fail_after(60):
+        while not far.marks():
+            await asyncio.sleep(0.02)
+    assert far.knows_marks

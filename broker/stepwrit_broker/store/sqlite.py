@@ -103,6 +103,11 @@ class SqliteStore:
         return len(self._state.owed)
 
     @property
+    def knows_marks(self) -> bool:
+        """They are this process's own."""
+        return True
+
+    @property
     def queued(self) -> int:
         """Operations that wait for the writer."""
         return self._writer.queued

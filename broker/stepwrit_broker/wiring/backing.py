@@ -42,6 +42,11 @@ class BrokerStore(Store, Protocol):
         ...
 
     @property
+    def knows_marks(self) -> bool:
+        """Whether `marks` is what stands; False while that cannot be told."""
+        ...
+
+    @property
     def queued(self) -> int:
         """Operations that wait to be committed."""
         ...

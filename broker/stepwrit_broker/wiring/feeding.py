@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
-from stepwrit_broker.core.errors import Refused
+from stepwrit_broker.core.errors import Refused, Unavailable
 from stepwrit_broker.core.marks import Mark
 from stepwrit_broker.core.workload import SpiffeId
 from stepwrit_broker.ports_ended import Ended
@@ -22,10 +22,14 @@ BUSY_S: Final = 20.0
 
 
 class Newsroom:
-    """The `Feed` port in memory. marks: those that stand, a live view."""
+    """The `Feed` port in memory. marks: those that stand, a live view. is_known: whether it is what stands;
+    who does not know that tells nobody that nothing happened.
+    """
 
-    def __init__(self, marks: Callable[[], Mapping[str, Mark]]) -> None:
-        self._marks = marks
+    def __init__(
+        self, marks: Callable[[], Mapping[str, Mark]], is_known: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._marks, self._is_known = marks, is_known
         self._known: dict[str, Mark] = dict(marks())
         self._news: deque[News] = deque(maxlen=KEPT_MAX)
         self._count = 0
@@ -57,10 +61,19 @@ class Newsroom:
         """As the port has it."""
         if self._following.total() >= FOLLOWERS_MAX or self._following[who] >= EACH_MAX:
             raise Refused("slow_down", "too many follow already", rule="interval", retry_after=BUSY_S)
+        if not self._is_known():
+            raise Unavailable(
+                "unavailable", "which marks stand cannot be told now", rule="store", retry_after=1.0
+            )
         self._following[who] += 1
         self.ruled()
         standing = () if since is None else [each for each in self._known.values() if each.at >= since]
         return Follower(self, who, self._count, [_marked(mark, mark.verb) for mark in standing])
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether those who follow are better off elsewhere."""
+        return self.closed or not self._is_known()
 
     def close(self) -> None:
         """Let go of all who follow: their connections are to end."""
@@ -114,7 +127,7 @@ class Follower:
         if not found and found is not None:
             await self._room.wait(seconds)
             found = self._room.since(self._seen)
-        if found is None or (not found and self._room.closed):
+        if found is None or (not found and self._room.is_silent):
             return None
         self._seen += len(found)
         return found
@@ -127,7 +140,7 @@ class Follower:
 
 
 def _is_news(before: Mark | None, now: Mark) -> bool:
-    return before is None or before.verb != now.verb
+    return before is None or (before.verb, before.ref) != (now.verb, now.ref)
 
 
 def _marked(mark: Mark, what: str) -> News:

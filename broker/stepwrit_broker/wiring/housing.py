@@ -143,7 +143,7 @@ def housed(parts: Parts) -> Housed:
         expiries=expiries,
         endings=endings,
         bells=bells,
-        newsroom=Newsroom(store.marks),
+        newsroom=Newsroom(store.marks, lambda: store.knows_marks),
         notifying=notifying,
         sign_ins=_sign_ins(parts, http),
         signals=OidcSignals(settings.transmitters, people) if settings.transmitters else None,

@@ -17,6 +17,7 @@ from stepwrit_broker.store.fleet.seams import EpochOver, Swift, Told, Truth
 LOOK_EVERY_S: Final = 0.25
 RECONNECT_S: Final = 0.3
 OUTGOING_MAX: Final = 4096
+KNOWN_FOR_S: Final = 2.0  # a broker that has not looked for longer does not know what stands
 
 
 class Hearing:
@@ -39,10 +40,16 @@ class Hearing:
         self._epochs, self._durable = epochs, durable
         self._ended, self._erased, self._rules = ended, erased, rules
         self._outgoing: asyncio.Queue[Ends] = asyncio.Queue(OUTGOING_MAX)
+        self._looked_at = float("-inf")  # by the loop's clock
 
     def runs(self) -> list[Callable[[], Awaitable[None]]]:
         """The workers."""
         return [self.listen, self.look, self.send]
+
+    @property
+    def knows_marks(self) -> bool:
+        """Whether the standing marks were compared with the truth just now."""
+        return asyncio.get_running_loop().time() - self._looked_at < KNOWN_FOR_S
 
     def tell_ended(self, ended: Ends) -> None:
         """To be sent soon; what does not fit is not sent, and heard of at the next sign of life."""
@@ -78,12 +85,14 @@ class Hearing:
                 await asyncio.sleep(RECONNECT_S)
 
     async def _look(self) -> None:
-        standing, epoch = await self._truth.standing(), self._epochs.epoch
+        began, epoch = asyncio.get_running_loop().time(), self._epochs.epoch
+        standing = await self._truth.standing()
+        if standing.rules > self._rules():
+            await self._epochs.reload()
+        self._looked_at = began  # marks are known, also where the swift engine is not there for a new epoch
         if standing.epoch != epoch:
             await self._epochs.renew(epoch)
             return
-        if standing.rules > self._rules():
-            await self._epochs.reload()
         await self._erased(standing.erased)
         if self._durable.waiting:
             self._durable.advance(epoch, await self._truth.positions(epoch))

@@ -162,6 +162,11 @@ class FleetStore:
         return self._carrier.forged + self.sequencer.forged
 
     @property
+    def knows_marks(self) -> bool:
+        """Whether this broker has compared its marks with the truth just now."""
+        return self.hearing.knows_marks
+
+    @property
     def queued(self) -> int:
         """Operations that wait to be durable."""
         return self.durable.waiting
