@@ -122,6 +122,7 @@ async def _held(pair: Pair) -> Grant:
         except (Unavailable, Refused):
             pair.make.now += 1
             await asyncio.sleep(0.05)
+            pair.make.epoch = pair.two.epoch
 
 
 async def _gone(*_: object, **__: object) -> None:
@@ -196,3 +197,33 @@ class ClockSuite:
         pair.skew(0, 0.5)
         await pair.one.clock.look()
         await pair.one.redeem(pair.make.redeem(await pair.held()))
+
+
+class LossSuite:
+    """The swift engine loses all that it had."""
+
+    async def test_every_transaction_that_was_confirmed_goes_on(self, pair: Pair) -> None:
+        """Credentials that were not used die with the epoch; what they were for is asked for again."""
+        grants = [await pair.held() for _ in range(10)]
+        await pair.one.redeem(pair.make.redeem(grants[0]))
+        records = {each.id: await pair.two.step(each.step) for each in grants}
+        over = pair.one.epoch
+        await pair.lose()
+        fresh = await _held(pair)
+        assert (await pair.two.redeem(pair.make.redeem(fresh)))[0].state == "redeemed"
+        assert (await pair.truths[0].standing()).epoch != over
+        pair.make.epoch = pair.two.epoch
+        for grant in grants:
+            record = records[grant.id]
+            assert record is not None
+            assert await pair.two.step(grant.step) == record
+            spent = grant is grants[0]
+            dead = await code(pair.one.redeem(pair.make.redeem(grant)))
+            assert dead == ("replay" if spent else "expired")
+            reserve = pair.make.reserve(pair.make.grant(record))
+            if spent:
+                assert await code(pair.two.reserve(reserve)) == "plan", "its one use is not forgotten"
+                continue
+            again = (await pair.two.reserve(reserve)).grant
+            assert (await pair.one.redeem(pair.make.redeem(again)))[0].state == "redeemed"
+            assert (await pair.two.move(pair.make.move(record, "close"))).record.life.state == "done"

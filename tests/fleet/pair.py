@@ -134,6 +134,10 @@ class Pair:
     def _memory(self, txn: str) -> Snapshot:
         return self._swift._shard(txn).txns[txn]
 
+    async def lose(self) -> None:
+        """The swift engine has nothing any more, as after a fail-over."""
+        self._swift.lose()
+
     async def append(self, shard: int, work: bytes) -> None:
         """One more to a stream, with the next number, past the script."""
         into = self._swift.shards[shard]
@@ -176,6 +180,10 @@ class RealPair(Pair):
             await client.delete(self._key(txn))
             await client.hset(self._key(txn), mapping=raw)
 
+    async def lose(self) -> None:
+        async with self.redis.client() as client:
+            await client.flushall()
+
     async def append(self, shard: int, work: bytes) -> None:
         keys = cast("RedisSwift", self.swifts[0]).keys
         async with self.redis.client() as client:
@@ -213,8 +221,10 @@ async def memory_pair() -> AsyncGenerator[Pair]:
 
 
 @asynccontextmanager
-async def real_pair(redis: RedisServer, postgres: PostgresServer) -> AsyncGenerator[RealPair]:
-    """On a database and keys of its own."""
+async def real_pair(
+    redis: RedisServer, postgres: PostgresServer, *, url: str = ""
+) -> AsyncGenerator[RealPair]:
+    """On a database and keys of its own. url: how Redis is found, where that is not its own address."""
     name, fleet = f"pair_{next(_numbers)}", f"p{secrets.token_hex(4)}"
     conn = await asyncpg.connect(postgres.dsn)
     await conn.execute(f"CREATE DATABASE {name} TEMPLATE template0")
@@ -225,7 +235,7 @@ async def real_pair(redis: RedisServer, postgres: PostgresServer) -> AsyncGenera
         await open_truth(Session(dsn=dsn), PgLog(), _clock(skews, number), shards=SHARDS)
         for number in range(2)
     ]
-    swifts: list[Swift] = [RedisSwift.of(redis.url, fleet=fleet, shards=SHARDS) for _ in range(2)]
+    swifts: list[Swift] = [RedisSwift.of(url or redis.url, fleet=fleet, shards=SHARDS) for _ in range(2)]
     async with _started(RealPair(swifts=swifts, truths=truths, redis=redis, dsn=dsn, skews=skews)) as pair:
         yield pair
 

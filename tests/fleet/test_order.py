@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.fleet.order_suite import ClockSuite, EpochSuite, OrderSuite
+from tests.fleet.order_suite import ClockSuite, EpochSuite, LossSuite, OrderSuite
 from tests.fleet.pair import Pair, memory_pair
 
 
@@ -24,4 +24,8 @@ class TestEpochsInMemory(EpochSuite):
 
 
 class TestClocksInMemory(ClockSuite):
+    """See the suite."""
+
+
+class TestLossInMemory(LossSuite):
     """See the suite."""

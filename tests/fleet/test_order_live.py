@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 from tests.fleet.forging_suite import ForgingSuite
-from tests.fleet.order_suite import ClockSuite, EpochSuite, OrderSuite
+from tests.fleet.order_suite import ClockSuite, EpochSuite, LossSuite, OrderSuite
 from tests.fleet.pair import Pair, real_pair
 from tests.rigs.postgres import PostgresServer, postgres_server
 from tests.rigs.redis import RedisServer, redis_server
@@ -48,4 +48,8 @@ class TestClocksOnRealEngines(ClockSuite):
 
 
 class TestForgingOnRealEngines(ForgingSuite):
+    """See the suite."""
+
+
+class TestLossOnRealEngines(LossSuite):
     """See the suite."""
