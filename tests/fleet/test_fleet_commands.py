@@ -141,7 +141,7 @@ async def test_status_tells_of_both_engines(place: Place, tmp_path: Path) -> Non
             epoch = await conn.fetchval("SELECT epoch FROM stepwrit.fleet")
             await conn.execute("UPDATE stepwrit.lease SET holder = 'one', until = now() + interval '1 hour'")
         swift = RedisSwift.of(redis.url, fleet="stepwrit", shards=4)
-        await swift.begin(str(epoch))
+        await swift.begin(str(epoch), 1)
         await swift.close()
         said = json.loads((await place.run("status", "--config", toml, "--json")).stdout)
         assert (said["carried_by"], said["entries"], said["waiting_in_redis"], said["shards"]) == (

@@ -50,7 +50,7 @@ def commands(block: str) -> list[tuple[str, list[str]]]:
 def _is_whole(command: str) -> bool:
     """Whether the shell would not wait for more."""
     opened = len(re.findall(r"(?:^|\s)(?:\{|do)(?=\s|$)", command))
-    return opened <= len(re.findall(r"(?:\}|done)(?=\s|;|$)", command))
+    return opened <= len(re.findall(r"\s(?:\}|done)(?=\s|;|$)", command))
 
 
 def compared(machine: Machine, command: str, shown: list[str], said: str) -> None:
@@ -83,19 +83,18 @@ async def prepared(folder: Path) -> AsyncGenerator[tuple[Machine, World]]:
         (truth.data / "pg_hba.conf").write_text(HBA)
         own(truth.data / "pg_hba.conf")
         machine = Machine(folder / "machine", ports=PORTS, words={"prod.example": DOMAIN})
-        stack.callback(machine.end)
         machine.ports[5432] = truth.port
         machine._furnish()
         machine.env = {
             "PGHOST": str(truth.folder), "PGPORT": str(truth.port), "PGUSER": "postgres",
             "STEPWRIT_CONFIG": str(machine.path("/etc/stepwrit/broker.toml")),
-            "port_1": str(machine.ports[9461]), "port_2": str(machine.ports[9462]),
         }  # fmt: skip
         await machine.run("psql -qc 'SELECT pg_reload_conf()'")
         world = World(folder / "world")
         world.folder.mkdir()
         await world.start()
         stack.push_async_callback(world.stop)
+        stack.callback(machine.end)
         await alone(machine, world)
         yield machine, world
 

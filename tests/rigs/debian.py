@@ -159,7 +159,6 @@ class Machine:
         text = re.sub(
             r"(?<![\d.])\d{4}(?!\d)", lambda found: str(self.ports.get(int(found[0]), found[0])), text
         )
-        text = re.sub(r"946\$\{each%:\*\}", "$(eval echo \\\\$port_${each%:*})", text)
         for word, other in self._words.items():
             text = re.sub(rf"(?<![\w.-]){re.escape(word)}", other, text)
         return text
