@@ -20,6 +20,7 @@ from stepwrit_broker.core.authenticator import Authenticator, Verb
 from stepwrit_broker.core.errors import Conflict, Malformed
 from stepwrit_broker.core.marks import Mark
 from stepwrit_broker.flows.house import requester_of
+from stepwrit_broker.ledger.postgres.log import PgLog
 from stepwrit_broker.ledger.reader import LogReader
 from stepwrit_broker.ledger.sqlite_source import SqliteSource, open_reader
 from stepwrit_broker.observe import Metrics
@@ -27,6 +28,7 @@ from stepwrit_broker.ports import Evidence, MarkCommand, Operation
 from stepwrit_broker.ports_approval import DecideCommand, ProposeCommand
 from stepwrit_broker.store import authenticators
 from stepwrit_broker.store.fleet.postgres.session import connect, trouble
+from stepwrit_broker.store.fleet.postgres.truth import open_truth
 from stepwrit_broker.store.schema import FileLock
 from stepwrit_broker.store.start import PEPPER
 from stepwrit_broker.wiring.fleet import HOUSE, FleetBacking
@@ -145,7 +147,10 @@ async def _take_secret(settings: BrokerSettings, secret: bytes) -> None:
     """So that persons have the same opaque names, and what is marked by them stays marked."""
     if settings.fleet is None:
         raise Malformed("invalid_request", "this broker.toml has no [fleet]")
-    conn = await connect(session_of(settings.fleet))
+    session = session_of(settings.fleet)
+    truth = await open_truth(session, PgLog(), SystemClock(), shards=settings.fleet.shards)
+    await truth.close()
+    conn = await connect(session)
     try:
         with trouble():
             held = await conn.fetchval(_HELD, HOUSE)
