@@ -193,6 +193,13 @@ class EpochContract:
         assert await house.truth.lead("one", 0)
         assert await house.other.lead("other", 60)
 
+    async def test_who_leads_is_known_while_its_time_is(self, house):
+        assert await house.truth.leader() == ""
+        assert await house.truth.lead("one", 60)
+        assert await house.other.leader() == "one"
+        assert await house.truth.lead("one", 0)
+        assert await house.other.leader() == ""
+
     async def test_the_secret_is_the_first(self, house):
         assert await house.truth.secret(b"1" * 32) == b"1" * 32
         assert await house.other.secret(b"2" * 32) == b"1" * 32
@@ -469,6 +476,8 @@ class SearchContract:
         assert await house.truth.due(NOW, 9) == []
         await house.truth.next_epoch(epoch, "a" * 32)
         assert await house.truth.due(NOW, 9) == ["txn_1"]
+        assert await house.truth.due(NOW, 9, with_old=False) == []
+        assert await house.truth.due(LATER, 9, with_old=False) == ["txn_1"]
 
     async def test_what_lives(self, house):
         await house.put(

@@ -488,14 +488,14 @@ class MemoryTruth:
             if row.field.startswith(f"{table}:")
         ]
 
-    async def due(self, now: float, limit: int) -> Sequence[str]:
+    async def due(self, now: float, limit: int, *, with_old: bool = True) -> Sequence[str]:
         await asyncio.sleep(0)
         epoch = self._standing.epoch
         steps = [(row[12], txn) for txn, row in self._rows("steps") if row[12] <= now]
         over = [
             (row[5], txn)
             for txn, row in self._rows("grants")
-            if row[3] == "issued" and (row[5] <= now or row[4] != epoch)
+            if row[3] == "issued" and (row[5] <= now or (with_old and row[4] != epoch))
         ]
         return [*dict.fromkeys(txn for _, txn in sorted([*steps, *over]))][:limit]
 
@@ -546,6 +546,10 @@ class MemoryTruth:
             return False
         self._leader, self._leads_until = me, now + for_s
         return True
+
+    async def leader(self) -> str:
+        await asyncio.sleep(0)
+        return self._leader if asyncio.get_running_loop().time() < self._leads_until else ""
 
     async def clock_offset(self) -> float:
         await asyncio.sleep(0)

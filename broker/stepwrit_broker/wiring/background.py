@@ -110,7 +110,7 @@ class Chores:
 
     async def reap(self) -> None:
         """End what is over, purge what nobody asks for any more."""
-        self._count(await self.backing.store.reap(self.clock.now()))
+        self._count(await self.backing.reap(self.clock.now()))
         await self.expiries.tell(self.house)
 
     async def walk(self) -> None:

@@ -134,6 +134,10 @@ class Backing(Protocol):
         """load: compiles the versions in force, where another broker was first to apply them."""
         ...
 
+    async def reap(self, now: float) -> Reaped:
+        """Sweep what is this broker's to sweep."""
+        ...
+
     async def sign(self) -> str:
         """Sign what is committed, durable when this returns; the note."""
         ...

@@ -13,7 +13,7 @@ from stepwrit_broker.ledger.tiles import SqliteTiles
 from stepwrit_broker.ledger.view import SqliteLedgerView
 from stepwrit_broker.ledger.witness.kept import keep
 from stepwrit_broker.observe import Metrics
-from stepwrit_broker.ports import Clock, Entropy
+from stepwrit_broker.ports import Clock, Entropy, Reaped
 from stepwrit_broker.ports_ended import Tell
 from stepwrit_broker.ports_fleet import KeyBoard
 from stepwrit_broker.ports_ledger import Published
@@ -130,6 +130,10 @@ class EmbeddedBacking:
 
     def catch_up(self, load: Callable[[], Awaitable[None]]) -> None:
         """Nobody else applies anything."""
+
+    async def reap(self, now: float) -> Reaped:
+        """Everything."""
+        return await self.store.reap(now)
 
     @property
     def vkey(self) -> str:

@@ -21,7 +21,7 @@ from stepwrit_broker.ledger.tiles import LogTiles
 from stepwrit_broker.ledger.view import LogView
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.observe_fleet import FleetMetrics
-from stepwrit_broker.ports import Clock, Entropy
+from stepwrit_broker.ports import Clock, Entropy, Reaped
 from stepwrit_broker.ports_ended import Tell
 from stepwrit_broker.store.fleet.postgres.session import Connections
 from stepwrit_broker.store.fleet.postgres.truth import PostgresTruth, open_truth
@@ -157,6 +157,10 @@ class FleetBacking:
     def catch_up(self, load: Callable[[], Awaitable[None]]) -> None:
         """As soon as something was decided on versions that another broker replaced."""
         self.store.set_catch_up(load)
+
+    async def reap(self, now: float) -> Reaped:
+        """Everything, where this broker carries the streams; what is late, where another does."""
+        return await self.store.reap_in_turn(now)
 
     @property
     def vkey(self) -> str:

@@ -418,13 +418,17 @@ class Truth(Protocol):
         """
         ...
 
+    async def leader(self) -> str:
+        """Who carries the streams now; empty where nobody does, or no longer."""
+        ...
+
     async def clock_offset(self) -> float:
         """This engine's clock minus ours, in seconds."""
         ...
 
-    async def due(self, now: float, limit: int) -> Sequence[str]:
+    async def due(self, now: float, limit: int, *, with_old: bool = True) -> Sequence[str]:
         """Transactions that have a step or credential to be looked at by then, longest due first. An
-        outstanding credential of another epoch is due at once.
+        outstanding credential of another epoch is due at once, unless with_old is False.
         """
         ...
 

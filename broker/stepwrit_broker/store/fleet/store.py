@@ -86,7 +86,7 @@ class FleetStore:
         me: str,
         now: Callable[[], float],
     ) -> None:
-        self._swift, self._truth, self._shares = swift, truth, shares
+        self._me, self._swift, self._truth, self._shares = me, swift, truth, shares
         self._state = FleetState(entropy)
         self._scratch = Scratch(self._state)
         self.durable: Final = Durable()
@@ -333,13 +333,18 @@ class FleetStore:
         """A fleet's disks are its engines' own."""
         return Headroom(used=0, free=0, ledger=0, entries=0)
 
+    async def reap_in_turn(self, now: float) -> Reaped:
+        """One whole sweep where this broker carries the streams, or nobody does; else only what is late."""
+        if await self._truth.leader() in ("", self._me):
+            return await self.reap(now)
+        await self._tidy(now)
+        async with self._walking:
+            return await self._sweeping.reap_late(now)
+
     async def reap(self, now: float) -> Reaped:
         """One whole sweep; first what is owed."""
-        for command in self._ruling.owed():
-            await self._ruling.mark(command)
+        await self._tidy(now)
         swept = await self._sweeping.reap(now)
-        self._shares.prune(self._state.at(now))
-        await self._look_at_marks()
         walked = await self.walk(now)
         return Reaped(
             steps=swept.steps + walked.steps,
@@ -351,8 +356,13 @@ class FleetStore:
         """Salt, documents and the entry of it, durable when this returns."""
         return await self._erasing.erase(command)
 
-    async def _look_at_marks(self) -> None:
-        """Marks on what is gone go without a new number of the rules: who has them forgets them by and by."""
+    async def _tidy(self, now: float) -> None:
+        """What is this broker's own. Marks on what is gone go without a new number of the rules: who has them
+        forgets them by and by.
+        """
+        for command in self._ruling.owed():
+            await self._ruling.mark(command)
+        self._shares.prune(self._state.at(now))
         self._reaps += 1
         if self._reaps % RELOAD_EVERY == 0:
             await self.epochs.reload()

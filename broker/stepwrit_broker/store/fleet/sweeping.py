@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -19,6 +20,7 @@ from stepwrit_broker.store.fleet.seams import Truth
 from stepwrit_broker.store.reading import find_grant, find_step
 
 CHUNK: Final = 200
+LATE_S: Final = 5.0
 PURGE_CHUNK: Final = 2000  # rows of each kind, in one short transaction
 PURGES_MAX: Final = 50
 _DUE_GRANTS: Final = (
@@ -42,16 +44,26 @@ class Sweeping:
         self._truth, self._carrier = truth, carrier
 
     async def reap(self, now: float) -> Reaped:
-        """All that is due; each transaction on its own, so that one in doubt holds up no other."""
+        """All that is due, and all that is too old to matter."""
+        swept = await self._due(now, now, with_old=True)
+        return reaping.total(swept, Reaped(steps=0, grants=0, purged=await self._purge(now)))
+
+    async def reap_late(self, now: float) -> Reaped:
+        """What has been due for so long that whoever should have swept it does not: LATE_S."""
+        swept = await self._due(now, now - LATE_S, with_old=False)
+        return reaping.total(swept, await self.walk(now, before=now - LATE_S))
+
+    async def _due(self, now: float, before: float, *, with_old: bool) -> Reaped:
+        """Each transaction on its own, so that one in doubt holds up no other."""
         swept, seen = reaping.nothing(), set[str]()
         while True:
-            due = [txn for txn in await self._truth.due(now, CHUNK) if txn not in seen]
+            found = await self._truth.due(before, CHUNK, with_old=with_old)
+            due = [txn for txn in found if txn not in seen]
             if not due:
-                break
+                return swept
             for txn in due:
                 seen.add(txn)
                 swept = reaping.total(swept, await self._all(txn, now))
-        return reaping.total(swept, Reaped(steps=0, grants=0, purged=await self._purge(now)))
 
     async def _purge(self, now: float) -> int:
         """Until nothing is left of what is too old, as far as one sweep may go."""
@@ -63,11 +75,12 @@ class Sweeping:
                 break
         return gone
 
-    async def walk(self, now: float) -> Reaped:
-        """Follow new revocations down to all that they end."""
+    async def walk(self, now: float, *, before: float = math.inf) -> Reaped:
+        """Follow new revocations down to all that they end; before: only those that were set by then."""
         swept = reaping.nothing()
         rules = await self._truth.rules()
-        targets = tuple(name for name in rules.unwalked if rules.marks[name].verb == "revoke")
+        stops = [name for name in rules.unwalked if rules.marks[name].verb == "revoke"]
+        targets = tuple(name for name in stops if rules.marks[name].at <= before)
         if not targets:
             return swept
         new, after = {name: rules.marks[name] for name in targets}, ""

@@ -80,14 +80,14 @@ class Searching:
             row = await conn.fetchrow(_OPERATION, key)
         return None if row is None else OpDone(*row)
 
-    async def due(self, now: float, limit: int) -> Sequence[str]:
+    async def due(self, now: float, limit: int, *, with_old: bool) -> Sequence[str]:
         """Longest due first; an outstanding credential of another epoch is due at once."""
         async with self._connections.glance() as conn:
             epoch: str = await conn.fetchval(_EPOCH)
             rows = limit
             while True:
                 rows *= 4
-                found = await _due(conn, epoch, now, rows)
+                found = await _due(conn, epoch if with_old else None, now, rows)
                 names = list(dict.fromkeys(txn for _, txn in found))
                 if len(names) >= limit or len(found) < rows:
                     return names[:limit]
@@ -120,6 +120,9 @@ class Searching:
         return row[0], row[1], row[2]
 
 
-async def _due(conn: Conn, epoch: str, now: float, most: int) -> list[tuple[float, str]]:
-    rows = [*await conn.fetch(_DUE, now, most), *await conn.fetch(_OF_OLD, epoch, most)]
+async def _due(conn: Conn, epoch: str | None, now: float, most: int) -> list[tuple[float, str]]:
+    """epoch: whose credentials are not due at once; None: nobody's are."""
+    rows = await conn.fetch(_DUE, now, most)
+    if epoch is not None:
+        rows = [*rows, *await conn.fetch(_OF_OLD, epoch, most)]
     return sorted((row["due"], row["txn"]) for row in rows)

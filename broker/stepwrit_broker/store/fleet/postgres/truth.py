@@ -55,6 +55,7 @@ _LEAD: Final = (
     "UPDATE lease SET holder = $1, until = clock_timestamp() + $2::interval"
     " WHERE holder = $1 OR until < clock_timestamp()"
 )
+_LEADER: Final = "SELECT holder FROM lease WHERE until >= clock_timestamp()"
 _KEEP: Final = "INSERT INTO secrets (name, value) VALUES ('fleet', $1) ON CONFLICT DO NOTHING"
 _ERASED: Final = "SELECT n, name FROM erasures WHERE n > $1 ORDER BY n"
 _EPOCH_CHARS: Final = 32
@@ -123,6 +124,12 @@ class PostgresTruth:
             done: str = await conn.execute(_LEAD, me, dt.timedelta(seconds=for_s))
         return done == "UPDATE 1"
 
+    async def leader(self) -> str:
+        """By the server's clock."""
+        async with self._connections.use(vital=True) as conn:
+            found: str | None = await conn.fetchval(_LEADER)
+        return found or ""
+
     async def clock_offset(self) -> float:
         """The server's clock minus ours, seconds. Raises Unavailable, also where ours is in doubt itself."""
         async with self._connections.use(vital=True) as conn:
@@ -149,9 +156,9 @@ class PostgresTruth:
         """The answer to a root's operation, or a rule's."""
         return await self._searching.operation(key)
 
-    async def due(self, now: float, limit: int) -> Sequence[str]:
+    async def due(self, now: float, limit: int, *, with_old: bool = True) -> Sequence[str]:
         """Longest due first."""
-        return await self._searching.due(now, limit)
+        return await self._searching.due(now, limit, with_old=with_old)
 
     async def live(self, after: str, limit: int) -> Sequence[str]:
         """In the order of their ids."""
