@@ -165,6 +165,8 @@ class Carrier:
         held, epoch = self._scratch.held(name), self._epochs.epoch
         if held is None or held.fields or not held.version:
             return
+        if not self._durable.has(epoch, shard_of_name(name, self._epochs.standing.shards), held.seq):
+            return  # the truth may still have its rows: they would be read again, and contradict their end
         async with self._lock(name):
             try:
                 await self._swift.evict(epoch, name, held.version)
@@ -180,7 +182,9 @@ class Carrier:
             epoch = self._epochs.epoch
             try:
                 await self._copies(epoch, job, is_fresh=is_fresh)
-                return await self._once(epoch, job, verb, claims)
+                done = await self._once(epoch, job, verb, claims)
+                if is_fresh or not done[0].is_empty or not await self._is_outdated(epoch, job):
+                    return done  # what changes something is compared as it is committed
             except Stale as moved:
                 claims.sent = False
                 await self._moved(job, moved)
@@ -249,7 +253,8 @@ class Carrier:
     async def _copies(self, epoch: str, job: Job, *, is_fresh: bool) -> None:
         for name in job.names:
             is_new = job.is_root and name == job.main
-            if is_fresh or (self._scratch.held(name) is None and not is_new):
+            is_beside = name != job.main  # what is only looked at is compared by no commit
+            if is_fresh or is_beside or (self._scratch.held(name) is None and not is_new):
                 await self._sync(epoch, name)
         for name in self._scratch.crowded():
             if name not in job.names and not self._lock(name).locked():
@@ -259,6 +264,7 @@ class Carrier:
         """Make the copy what everybody sees. Raises Stale, EpochOver, Unavailable."""
         held = self._scratch.held(name)
         found = await self._swift.fetch(epoch, name, 0 if held is None else held.version)
+        self._check_still(epoch)
         if isinstance(found, Snapshot):
             self._believe(epoch, found)
         elif isinstance(found, Absent):
@@ -268,6 +274,14 @@ class Carrier:
                 held = self._scratch.load(known)
                 sealed = self._scratch.seal.rows(epoch, name, known.version, NO_WORK, held.total)
                 await self._swift.hold(epoch, replace(known, seal=sealed), found.evictions)
+        self._check_still(epoch)
+
+    def _check_still(self, epoch: str) -> None:
+        """Another request may have begun the next epoch meanwhile. What is taken up of the one before would
+        be believed where versions are the same by chance, and its numbers are those of other works.
+        """
+        if epoch != self._epochs.epoch:
+            raise EpochOver
 
     def _believe(self, epoch: str, found: Snapshot) -> None:
         """Take up what a broker of this fleet wrote. Raises EpochOver for anything else: somebody writes to
@@ -289,7 +303,7 @@ class Carrier:
                 self._scratch.load(snapshot)
 
     async def _is_outdated(self, epoch: str, job: Job) -> bool:
-        """Whether a refusal came of a copy that others have moved on from."""
+        """Whether a refusal, or that nothing was to be done, came of a copy that others moved on from."""
         before = [self._version(name) for name in job.names]
         try:
             for name in job.names:

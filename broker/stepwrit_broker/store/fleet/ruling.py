@@ -187,6 +187,14 @@ class Ruling:
             break
         await self._end(self._epochs.epoch)
 
+    async def settled(self, number: int) -> bool:
+        """Whether all that was decided before these rules is in the truth, or never will be."""
+        epoch = self._epochs.epoch
+        try:
+            return await self._is_carried(epoch, await self._swift.rule(epoch, number))
+        except (EpochOver, Unavailable):
+            return False
+
     async def _tell(self, number: int) -> None:
         with contextlib.suppress(Unavailable):  # who does not hear it looks
             await self._swift.tell(Told("rules", str(number).encode()))

@@ -37,7 +37,7 @@ from stepwrit_broker.ports_ended import Ended, Tell
 from stepwrit_broker.ports_ledger import EraseCommand, Erased
 from stepwrit_broker.store import accepting, attending, deferring, granting, moving, opening
 from stepwrit_broker.store.approvals import asker_of
-from stepwrit_broker.store.common import check_kept, name_of, op_key
+from stepwrit_broker.store.common import answered, check_kept, name_of, op_key
 from stepwrit_broker.store.disk import Headroom
 from stepwrit_broker.store.fleet.carrying import Carrier, Job, Shares
 from stepwrit_broker.store.fleet.clocks import ClockWatch
@@ -95,7 +95,7 @@ class FleetStore:
         self._carrier = Carrier(self._scratch, swift, truth, self.epochs, self.durable, shares)
         self._carrier.done = self._done
         self._ruling = Ruling(self._scratch, swift, truth, self.epochs, self.durable, self._carrier)
-        self._sweeping = Sweeping(self._scratch, truth, self._carrier)
+        self._sweeping = Sweeping(self._scratch, truth, self._carrier, self._ruling.settled)
         self._erasing = Erasing(self._scratch, swift, truth, self._carrier, self._claimed)
         self.sequencer: Final = Sequencer(me, swift, truth, self.epochs, self.durable, now=now)
         self.hearing: Final = Hearing(
@@ -437,12 +437,23 @@ class FleetStore:
             if stands is None:
                 raise Refused("expired", "what this operation opened is over and gone")
         is_mine = stands in (None, txn)
-        if not is_mine and not await self._carrier.look(stands or txn):
+        if not is_mine:
+            await self._carrier.look(stands or txn)
+            return await self._run(Job(stands or txn), lambda: self._opened(command, stands or txn))
+        job = Job(txn, beside=beside, is_root=True, claimed=(mine,))
+        return await self._run(job, lambda: opening.open_step(self._state, command))
+
+    def _opened(self, command: OpenCommand, txn: str) -> StepRecord:
+        """What the first try opened. Where its answer is forgotten nothing is opened: the truth may know of
+        the operation, and takes it once.
+        """
+        if find_txn(self._state, txn) is None:
             raise Unavailable(
                 "unavailable", "the first try of this operation is under way", rule="store", retry_after=1.0
             )
-        job = Job(stands or txn, beside=beside, is_root=True, claimed=(mine,) if is_mine else ())
-        return await self._run(job, lambda: opening.open_step(self._state, command))
+        if answered(self._state, op_key(command.op), command.op) is None:
+            raise Refused("expired", "what this operation opened was too long ago to be answered again")
+        return opening.open_step(self._state, command)
 
     async def _claimed(self, claim: Once, now: float) -> str | None:
         """The value that stands."""

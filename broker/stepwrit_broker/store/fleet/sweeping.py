@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
@@ -39,9 +39,15 @@ _LIVE_GRANTS: Final = (
 class Sweeping:
     """Ends what ran out, and what revocations stop."""
 
-    def __init__(self, scratch: Scratch, truth: Truth, carrier: Carrier) -> None:
+    def __init__(
+        self,
+        scratch: Scratch,
+        truth: Truth,
+        carrier: Carrier,
+        settled: Callable[[int], Awaitable[bool]],
+    ) -> None:
         self._scratch, self._state = scratch, scratch.state
-        self._truth, self._carrier = truth, carrier
+        self._truth, self._carrier, self._settled = truth, carrier, settled
 
     async def reap(self, now: float) -> Reaped:
         """All that is due, and all that is too old to matter."""
@@ -76,38 +82,44 @@ class Sweeping:
         return gone
 
     async def walk(self, now: float, *, before: float = math.inf) -> Reaped:
-        """Follow new revocations down to all that they end; before: only those that were set by then."""
+        """Follow new revocations down to all that they end; before: only those that were set by then. They
+        stay new until all of it is ended: also what was decided before them and is only now on its way to the
+        truth, or cannot be reached now.
+        """
         swept = reaping.nothing()
         rules = await self._truth.rules()
         stops = [name for name in rules.unwalked if rules.marks[name].verb == "revoke"]
         targets = tuple(name for name in stops if rules.marks[name].at <= before)
-        if not targets:
+        if not targets or not await self._settled(rules.number):
             return swept
-        new, after = {name: rules.marks[name] for name in targets}, ""
+        new, after, is_whole = {name: rules.marks[name] for name in targets}, "", True
         while True:
             txns = await self._truth.live(after, CHUNK)
             for txn in txns:
-                swept = reaping.total(swept, await self._one(txn, partial(self._stop, txn, new, now)))
+                one = await self._one(txn, partial(self._stop, txn, new, now))
+                swept, is_whole = reaping.total(swept, one or reaping.nothing()), is_whole and one is not None
             if len(txns) < CHUNK:
                 break
             after = txns[-1]
-        await self._truth.walked(targets)
+        if is_whole:
+            await self._truth.walked(targets)
         return swept
 
     async def _all(self, txn: str, now: float) -> Reaped:
         """In small operations, so that a large transaction never stops the others."""
         swept, more = reaping.nothing(), True
         while more:
-            one = await self._one(txn, partial(self._sweep, txn, now))
+            one = await self._one(txn, partial(self._sweep, txn, now)) or reaping.nothing()
             swept, more = reaping.total(swept, one), one.steps > 0
         await self._carrier.drop_empty(txn)
         return swept
 
-    async def _one(self, txn: str, run: Callable[[], Reaped]) -> Reaped:
+    async def _one(self, txn: str, run: Callable[[], Reaped]) -> Reaped | None:
+        """None where nobody knows whether it was done."""
         try:
             return (await self._carrier.run(Job(txn), run)).answer
         except Unavailable:
-            return reaping.nothing()
+            return None
 
     def _sweep(self, txn: str, now: float) -> Reaped:
         state = self._state

@@ -6,14 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar
 
+from stepwrit_broker.core.errors import Unavailable
+
 T = TypeVar("T")
 R = TypeVar("R")
 MOST: Final = 256
 
 
 class Group(Generic[T, R]):
-    """`run` does several at once, all or nothing. Where it fails each is tried alone, so that one of them
-    cannot fail the others.
+    """`run` does several at once, all or nothing. Where it refuses, each is tried alone, so that one of them
+    cannot fail the others. Where the answer was lost it may have been done: it is not done again.
     """
 
     def __init__(self, run: Callable[[Sequence[T]], Awaitable[Sequence[R]]]) -> None:
@@ -41,9 +43,11 @@ class Group(Generic[T, R]):
         try:
             answers = await self._run([item for item, _ in batch])
         except Exception as error:  # noqa: BLE001  it is the caller's, who waits for it
-            if len(batch) == 1 and not batch[0][1].done():
-                batch[0][1].set_exception(error)
-            return False
+            is_over = len(batch) == 1 or isinstance(error, Unavailable)
+            for _, waits in batch if is_over else ():
+                if not waits.done():
+                    waits.set_exception(error)
+            return is_over
         for (_, waits), answer in zip(batch, answers, strict=True):
             if not waits.done():
                 waits.set_result(answer)
