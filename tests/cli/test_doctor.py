@@ -10,6 +10,8 @@ from tests.cli.conftest import Cli, Dev
 from tests.ledger.helpers import KEY, SEED, Ledger
 
 from stepwrit_broker.cli import checks
+from stepwrit_broker.config import Config, Store
+from stepwrit_broker.config_fleet import FleetTable
 from stepwrit_broker.ledger import keys
 
 PROXY = """
@@ -197,6 +199,15 @@ def test_a_key_that_others_may_read_and_an_anchor_that_is_gone_are_failures(
     _, found = looked(cli, etc)
     assert "chmod 600" in found["ledger key"]["todo"]
     assert "there is a database" in found["anchor"]["said"]
+
+
+def test_the_archive_beside_a_fleet_is_not_the_anchors_database(tmp_path: Path):
+    (tmp_path / "stepwrit.db").touch()
+    store = Store(path=tmp_path / "stepwrit.db", anchor=tmp_path / "none.anchor")
+    fleet = FleetTable(redis="redis://127.0.0.1", postgres="postgresql://127.0.0.1/x")
+    for table, is_good in ((FleetTable(), False), (fleet, True)):
+        config = Config(trust_domain="a.example", issuer="https://b.example", store=store, fleet=table)
+        assert checks.anchor(config).ok is is_good
 
 
 def test_a_clock_that_went_back_is_seen(etc: Path):

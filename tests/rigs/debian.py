@@ -26,6 +26,7 @@ FOLDERS = (
     "/var/lib/redis", "/run/stepwrit",
 )  # fmt: skip
 PROGRAMS = ("redis-server", "haproxy", "psql", "curl", "openssl", "bash")
+ROOTS = re.compile(r"^ +(?:user|group|chroot) .*\n", re.MULTILINE)  # of haproxy.cfg: only root may
 SUDO = """#!/bin/bash
 while :; do case "$1" in -u) shift 2;; -E) shift;; *) break;; esac; done
 exec "$@"
@@ -148,7 +149,8 @@ class Machine:
             if path.is_file() and path.parent.name in ("fleet", "systemd"):
                 there = self.home / "checkout" / path.relative_to(REPO)
                 there.parent.mkdir(parents=True, exist_ok=True)
-                there.write_text(self.here(path.read_text()))
+                text = self.here(path.read_text())
+                there.write_text(text if os.geteuid() == 0 else ROOTS.sub("", text))
 
     def path(self, text: str) -> Path:
         """Where a path of the machine is."""
