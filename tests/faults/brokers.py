@@ -138,7 +138,7 @@ class BrokerUnderTest(Served):
         """`/readyz`."""
         try:
             async with httpx2.AsyncClient() as http:
-                said = await http.get(f"http://127.0.0.1:{self._ops}/readyz", timeout=2.0)
+                said = await http.get(f"http://127.0.0.1:{self._ops}/readyz", timeout=10.0)
         except httpx2.TransportError:
             return False
         return said.status_code == 200

@@ -100,7 +100,7 @@ class Embedded:
     @property
     def settle_s(self) -> float:
         """After so long every credential must have ended."""
-        return CREDENTIAL_S + 30.0
+        return CREDENTIAL_S + 120.0
 
     async def outside(self) -> list[SeenCheckpoint]:
         """Nobody keeps anything of it."""

@@ -62,7 +62,7 @@ class Fleet:
     """Three brokers on Redis with a replica and Sentinels, and PostgreSQL."""
 
     is_epoch_fresh = False  # core/slices.py: what one broker would let pass, over all epochs
-    settle_s = CREDENTIAL_S + 40.0  # after so long every credential must have ended
+    settle_s = CREDENTIAL_S + 160.0  # after so long every credential must have ended
 
     def __init__(self, rig: Engines, preload: Preload, brokers: Mapping[str, Served]) -> None:
         self.rig, self.brokers = rig, brokers

@@ -197,7 +197,7 @@ async def _quiet(topology: Topology, crowd: Sequence[asyncio.subprocess.Process]
         each.stdin.write(b"stop\n")
         each.stdin.close()
     for each in crowd:
-        code = await asyncio.wait_for(each.wait(), 60.0)
+        code = await asyncio.wait_for(each.wait(), 240.0)
         assert code == 0, "a process of callers failed; see above"
     end = time.monotonic() + topology.settle_s
     while time.monotonic() < end and await topology.live():

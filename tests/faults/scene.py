@@ -21,7 +21,7 @@ from tests.faults.world import LIMITS, TIMES
 from tests.rigs.redis import in_sync, until
 
 ALWAYS = Fault(kind="trace", target="all", began=0.0, ended=9e9)  # cuts are expected at any time
-WAIT_S = 40.0
+WAIT_S = 160.0
 
 
 class Kept:

@@ -97,7 +97,7 @@ async def test_a_restored_snapshot_is_found(tmp_path: Path) -> None:
             assert not (await it.tell("redeem", name, grant=grant)).ok
             await broker.process.kill()
             await broker.process.start()
-            await asyncio.wait_for(broker.process.ended(), 40.0)  # it refuses to serve
+            await asyncio.wait_for(broker.process.ended(), 160.0)  # it refuses to serve
             assert "anchor" in broker.process.last_words()
 
 

@@ -30,7 +30,7 @@ _SMALL = {
     "autovacuum_naptime": "10s",
     "log_line_prefix": "%m [%p] ",
 }
-_START_S = 60.0
+_START_S = 240.0
 
 
 @functools.cache

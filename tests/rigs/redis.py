@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 
 from stepwrit_broker.dev.ports import is_free, steady_port
 
-WAIT_S: Final = 60.0  # until something that must come is given up
+WAIT_S: Final = 240.0  # until something that must come is given up
 DEFAULTS: Final[Mapping[str, str]] = {
     "bind": "127.0.0.1",
     "appendonly": "yes",
@@ -126,10 +126,15 @@ def _settings(given: Mapping[str, object]) -> dict[str, str]:
 
 
 async def until(holds: Any, what: str, wait_s: float = WAIT_S) -> None:
-    """Wait until the coroutine function answers true."""
-    deadline = asyncio.get_running_loop().time() + wait_s
-    while not await holds():
-        assert asyncio.get_running_loop().time() < deadline, f"{what}: not within {wait_s:g} s"
+    """Wait until the coroutine function answers true; a server that does not speak yet is no answer."""
+    deadline, trouble = asyncio.get_running_loop().time() + wait_s, ""
+    while True:
+        try:
+            if await holds():
+                return
+        except (RedisError, OSError) as met:
+            trouble = f" ({met})"
+        assert asyncio.get_running_loop().time() < deadline, f"{what}: not within {wait_s:g} s{trouble}"
         await asyncio.sleep(0.02)
 
 
