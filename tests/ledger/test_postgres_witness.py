@@ -21,6 +21,7 @@ from stepwrit_broker.ledger.cosignature import cosigned
 from stepwrit_broker.ledger.witness.remote import RemoteWitness
 from stepwrit_broker.ledger.witness.state import create_state
 from stepwrit_broker.observe import Metrics
+from stepwrit_broker.ports_ledger import Published
 from stepwrit_broker.wiring.ledgering_fleet import FleetLedgering
 from stepwrit_broker.wiring.witness import WitnessServer
 from stepwrit_broker.wiring.witnessing import Witnessing
@@ -64,6 +65,32 @@ class Fleet:
             witnesses=(self.remote,), witness_quorum=0, witness_alarm_s=120.0, witness_refuse_after_s=3600.0
         )
         return log, Witnessing(settings, log=log, clock=clock, metrics=Metrics(), stack=self.stack)
+
+
+def test_a_broker_that_is_behind_the_others_doubts_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    with pg_ledger(cluster, tmp_path) as ledger:
+        stack = AsyncExitStack()
+        try:
+            fleet = Fleet(ledger, stack, tmp_path)
+            ledger.add(23)
+            behind, late = fleet.broker(ledger, "late")
+            fleet.run(late.first())
+            ledger.add(170)
+            _, other = fleet.broker(ledger, "other")
+            fleet.run(other.first())
+            assert (behind.signed() or published(other)).size == 23
+            assert published(other).size == 193
+            fleet.run(late._ask(late._all[0]))
+            assert late.contradiction() is None
+            assert published(late).size == 193
+        finally:
+            ledger.run(stack.aclose())
+
+
+def published(witnessing: Witnessing) -> Published:
+    found = witnessing.published()
+    assert found is not None
+    return found
 
 
 def test_a_witness_cosigns_a_fleets_log_and_finds_it_set_back(cluster: Cluster, tmp_path: Path) -> None:

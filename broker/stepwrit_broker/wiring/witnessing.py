@@ -20,7 +20,13 @@ from stepwrit_broker.core.errors import Malformed, Problem, Unavailable
 from stepwrit_broker.ledger.cosignature import Cosigned
 from stepwrit_broker.ledger.reader import LogReader
 from stepwrit_broker.ledger.source import LogSource
-from stepwrit_broker.ledger.witness.remote import Contradicted, NotCosigned, RemoteWitness, WitnessClient
+from stepwrit_broker.ledger.witness.remote import (
+    Ahead,
+    Contradicted,
+    NotCosigned,
+    RemoteWitness,
+    WitnessClient,
+)
 from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import Clock
 from stepwrit_broker.ports_ledger import Published
@@ -30,6 +36,7 @@ BEAT_S: Final = 30.0  # an unchanged checkpoint is cosigned anew, which shows th
 RETRY_S: Final = (1.0, 30.0)
 FIRST_S: Final = 8.0
 TARGET_S: Final = 5.0
+AHEAD_TRIES: Final = 5
 _RULE: Final = "witness"
 _OPERATOR: Final = "the operator (docs: how-to/run-a-witness)"
 _log = structlog.get_logger("stepwrit.witnesses")
@@ -163,7 +170,7 @@ class Witnessing:
         if signed is None:
             return True
         try:
-            made = await one.client.cosign(signed)
+            signed, made = await self._cosigned(one, signed)
             await self._log.keep(signed.size, made)
         except Contradicted as other:
             await self._doubt(one, str(other))
@@ -174,6 +181,22 @@ class Witnessing:
             self._metrics.witness_asked(one.client.remote.name, "cosigned")
             await self._publish(signed)
         return not one.failing
+
+    async def _cosigned(self, one: _Standing, signed: Published) -> tuple[Published, Cosigned]:
+        """What is stored is compared, not what this broker signed last: another broker may have shown more.
+
+        Raises NotCosigned, Contradicted, Problem.
+        """
+        for _ in range(AHEAD_TRIES):
+            try:
+                return signed, await one.client.cosign(signed)
+            except Ahead as ahead:
+                await self._log.sign()
+                newest = self._log.signed()
+                if newest is None or newest.size < ahead.size:
+                    raise
+                signed = newest
+        raise NotCosigned("other brokers show it more all the time")
 
     async def _publish(self, signed: Published) -> None:
         """Never backwards; a later cosignature on the same checkpoint is shown too."""

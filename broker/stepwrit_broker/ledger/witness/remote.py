@@ -34,6 +34,14 @@ class Contradicted(Exception):  # noqa: N818  reads as a state
     """The witness has seen another history of this log."""
 
 
+class Ahead(Contradicted):
+    """It has cosigned more than it was shown: the log was set back, or another broker of it showed more."""
+
+    def __init__(self, size: int, shown: int) -> None:
+        super().__init__(f"it cosigned {size} entries, here are {shown}: the ledger was set back")
+        self.size: Final = size
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteWitness:
     """Where a witness is and by which key it is known. url: the submission prefix, without the verb."""
@@ -103,7 +111,7 @@ class WitnessClient:
         except Problem as bad:
             raise NotCosigned("its answer is not in the format") from bad
         if size > signed.size:
-            raise Contradicted(f"it cosigned {size} entries, here are {signed.size}: the ledger was set back")
+            raise Ahead(size, signed.size)
         if size == signed.size == self._known:
             raise Contradicted(f"it cosigned another root for {size} entries: the ledger forked")
         return size
