@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stepwrit_broker.core.errors import Unavailable
-from stepwrit_broker.store.fleet.facts import PostgresFacts, RedisFacts
+from stepwrit_broker.store.fleet.facts import PostgresFacts, RedisFacts, surely_off
 from stepwrit_broker.store.fleet.promises import STATED, judge, stated
 
 REDIS = RedisFacts(
@@ -155,3 +155,11 @@ def test_what_is_stated_holds_only_for_what_cannot_be_asked() -> None:
         with pytest.raises(ValueError, match=re.escape(repr(wrong))):
             stated(managed, [wrong])
     assert all(f"`{name}`" in DOC for name in STATED)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "answered", "off"),
+    [(100.5, 101.0, 0.0), (101.0, 101.0, 0.0), (101.5, 101.0, 0.5), (99.0, 101.0, -1.0), (100.5, 100.0, 0.5)],
+)
+def test_a_slow_answer_is_no_wrong_clock(theirs: float, answered: float, off: float) -> None:
+    assert surely_off(theirs, 100.0, answered) == pytest.approx(off)

@@ -243,6 +243,16 @@ async def test_after_a_restart_what_the_store_has_is_in_force(office: Office) ->
     assert office.used == [2]
 
 
+async def test_what_another_broker_applied_since_is_in_force_here_too(office: Office) -> None:
+    """Both read the same files at their start."""
+    other = office.fresh()
+    await other.load()
+    await office.all()
+    for kind in ("registry", "limits", "policy"):
+        assert await other.apply(kind, "one two", source="file.yaml", by=OPS, reason="why") is None
+    assert other.now_in_force().versions == office.live.now_in_force().versions
+
+
 async def test_a_store_that_has_nothing_loads_nothing(office: Office) -> None:
     await office.live.load()
     with pytest.raises(Unavailable):

@@ -128,9 +128,12 @@ class Live:
         """Compile what the store has in force and we have not: at start, and after a reply that was lost."""
         async with self._turn:
             for kind in KINDS:
-                stored = await self._store.version(kind)
-                if stored is not None and stored.number != self._number(kind):
-                    self._swap(stored)
+                self._catch_up(kind, await self._store.version(kind))
+
+    def _catch_up(self, kind: VersionKind, stored: StoredVersion | None) -> None:
+        """Another broker may have put it in force: it may even have applied this very file."""
+        if stored is not None and stored.number != self._number(kind):
+            self._swap(stored)
 
     def _number(self, kind: VersionKind) -> int:
         compiled = {"registry": self._registry, "limits": self._limits, "policy": self._policy}[kind]
@@ -156,6 +159,7 @@ class Live:
         async with self._turn:
             current = await self._store.version(kind)
             if await self._seen(kind, digest, source, current):
+                self._catch_up(kind, current)
                 return None
             impact = None
             if kind == "policy" and self.gate is not None:

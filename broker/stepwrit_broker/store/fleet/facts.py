@@ -70,3 +70,12 @@ class PostgresFacts:
     is_superuser: bool
     is_tls: bool
     max_connections: int
+
+
+def surely_off(theirs: float, before: float, after: float) -> float:
+    """By how much another clock is off ours at least, seconds; before, after: ours around the question.
+
+    It was read at any moment between the two: a slow answer is no wrong clock.
+    """
+    offset, either = theirs - (before + after) / 2, (after - before) / 2
+    return max(0.0, offset - either) + min(0.0, offset + either)

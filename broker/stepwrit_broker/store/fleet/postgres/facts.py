@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from stepwrit_broker.ports import Clock
-from stepwrit_broker.store.fleet.facts import PostgresFacts
+from stepwrit_broker.store.fleet.facts import PostgresFacts, surely_off
 from stepwrit_broker.store.fleet.log import Conn
 
 _SETTINGS: Final = (
@@ -54,7 +54,7 @@ def _as_shown(row: Any) -> dict[str, Any]:
 
 
 async def clock_offset(conn: Conn, clock: Clock) -> float:
-    """The server's clock minus ours, after half of the round trip; seconds."""
+    """The server's clock minus ours, as far as that is sure; seconds."""
     before = clock.now()
     theirs: float = await conn.fetchval(_TIME)
-    return theirs - (before + clock.now()) / 2
+    return surely_off(theirs, before, clock.now())

@@ -8,7 +8,7 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from stepwrit_broker.ports import Clock
-from stepwrit_broker.store.fleet.facts import RedisFacts
+from stepwrit_broker.store.fleet.facts import RedisFacts, surely_off
 from stepwrit_broker.store.fleet.redis.nodes import Nodes, asked
 from stepwrit_broker.store.fleet.redis.trouble import refused
 from stepwrit_broker.store.fleet.redis.url import Address
@@ -69,7 +69,7 @@ def _online(info: Mapping[str, str]) -> int:
 async def _offset(wire: Wire, clock: Clock) -> float:
     before = clock.now()
     seconds, micros = await wire.call("TIME")
-    return int(seconds) + int(micros) / 1e6 - (before + clock.now()) / 2
+    return surely_off(int(seconds) + int(micros) / 1e6, before, clock.now())
 
 
 async def _user(wire: Wire) -> str:
