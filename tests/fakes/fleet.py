@@ -425,6 +425,11 @@ class MemoryTruth:
 
     async def rule(self, change: RuleChange) -> int:
         await asyncio.sleep(0)
+        done = None if change.op is None else self._ops.get(change.op.key)
+        if change.op is not None and done is not None:
+            if done.digest != change.op.digest:
+                raise Conflict("operation_reused", "this operation id was used for another request")
+            return self._standing.rules
         if change.version is not None:
             last = max((n for kind, n in self._versions if kind == change.version.kind), default=0)
             if last != change.expected:

@@ -25,6 +25,7 @@ from stepwrit_broker.store.fleet.scratch import Plan, Scratch
 from stepwrit_broker.store.fleet.seams import EpochOver, OpDone, RuleChange, Swift, Told, Truth, Used
 from stepwrit_broker.store.fleet.state import owing
 from stepwrit_broker.store.fleet.tables import encoded
+from stepwrit_broker.store.rows import decode_mark
 from stepwrit_broker.store.state import EPOCH_BYTES
 
 T = TypeVar("T")
@@ -107,9 +108,12 @@ class Ruling:
         done = await self._truth.operation(op_key(command.op))
         await self._look(command.mark.target)
         with self._remembered(done):
-            return await self._ruled(
+            stands = await self._ruled(
                 lambda: ruling.mark(self._scratch.state, command), (command.mark.target,)
             )
+        with contextlib.suppress(Unavailable):  # another broker may have been told at once, and was first
+            done = await self._truth.operation(op_key(command.op)) or done
+        return stands if done is None else decode_mark(done.answer)
 
     async def _look(self, target: str) -> None:
         """So that the entry can stand in the story of what is marked. It waits for nothing that is under way
@@ -147,6 +151,7 @@ class Ruling:
             self._scratch.state.show(targets)
             plan = self._scratch.plan(RULES, run)
             self._scratch.forget(RULES)
+            self._scratch.state.readopt()
             if plan.marks or plan.lifted or plan.version or plan.said:
                 await self._truth.rule(self._change(plan))
                 await self._epochs.reload()

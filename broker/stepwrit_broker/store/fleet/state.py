@@ -6,7 +6,7 @@ it where all brokers do, before anything is committed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,10 @@ from stepwrit_broker.store.fleet.seams import Place, Rules
 from stepwrit_broker.store.fleet.tables import Copy, encoded
 from stepwrit_broker.store.state import State
 
+_VERSION_COLUMNS: Final = ("kind", "number", "digest", "source", "doc", "by", "reason", "at", "ref")
+_PUT_VERSION: Final = (
+    f"INSERT INTO versions ({', '.join(_VERSION_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+)
 NOTHING_ASKED: Final = Asked(of_requester=0, of_initiator=0, denied_at=0.0)
 
 
@@ -64,7 +68,7 @@ class FleetState(State):
         super().__init__(self.copy.conn, self.gathered, entropy, room)
         self.wanted = Wanted()
         self.rules = 0
-        self._written: Mapping[str, Mark] = {}
+        self._known = Rules(number=0, marks={}, versions={})
         self.asking = NOTHING_ASKED
         self._places: dict[str, int] = {}
 
@@ -72,7 +76,7 @@ class FleetState(State):
         """The marks and versions that are in force from now on."""
         if rules.number < self.rules:
             return
-        self.rules, self._written = rules.number, rules.marks
+        self.rules, self._known = rules.number, rules
         fresh = dict(rules.marks)
         for target, owed in self.owed.items():
             fresh[target] = owing(fresh.get(target), owed)
@@ -81,10 +85,19 @@ class FleetState(State):
             del self.marks[target]
         self.versions = dict(rules.versions)
 
+    def readopt(self) -> None:
+        """As before a verb ran: what it set or lifted is in force once the truth has it, and maybe never."""
+        self.adopt(self._known)
+
     def show(self, targets: Iterable[str]) -> None:
-        """The copy's rows of these marks are as the truth has them, whichever broker set or lifted them."""
+        """The copy's rows of these marks, and of the versions in force, are as the truth has them, whichever
+        broker set or lifted them, and whatever came to nothing here.
+        """
+        self.conn.execute("DELETE FROM versions")
+        for each in self._known.versions.values():
+            self.conn.execute(_PUT_VERSION, tuple(getattr(each, column) for column in _VERSION_COLUMNS))
         for target in targets:
-            field, mark = f"marks:{target}", self._written.get(target)
+            field, mark = f"marks:{target}", self._known.marks.get(target)
             self.copy.drop(field)
             if mark is not None:
                 row = (mark.target, mark.verb, mark.reason, mark.by, mark.at, mark.ref, 0)
