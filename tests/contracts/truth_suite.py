@@ -18,6 +18,7 @@ from stepwrit_broker.core.marks import Mark
 from stepwrit_broker.core.versions import StoredVersion
 from stepwrit_broker.ports_approval import Sought
 from stepwrit_broker.store.fleet.codec import encode
+from stepwrit_broker.store.fleet.sealed import digest_of
 from stepwrit_broker.store.fleet.seams import (
     Change,
     Contradiction,
@@ -228,6 +229,19 @@ class CommitContract:
         await house.put(work(entries=(said("1"), said("2"))), work(entries=(said("3"),)))
         await house.put(work(entries=(said("4"),)), shard=2)
         assert await house.entries() == [b"1", b"2", b"3", b"4"]
+
+    async def test_it_tells_which_works_it_has_under_which_numbers(self, house):
+        one = await house.put(work(new("txn_1")))
+        both = await house.put(work(new("txn_2")), work(new("txn_3")))
+        epoch, known = await house.epoch(), {}
+        for shard, carried in await house.other.carried(epoch, {1: 1, 2: 1}):
+            assert shard == 1
+            known.update(carried.works())
+        assert known == {each.seq: digest_of(each.work) for each, _ in (*one, *both)}
+        later = [seq for _, found in await house.truth.carried(epoch, {1: 3}) for seq, _ in found.works()]
+        assert max(later) == 3
+        assert await house.truth.carried(epoch, {1: 4}) == []
+        assert await house.truth.carried("f" * 32, {1: 1}) == []
 
     async def test_told_again_it_is_nothing_more(self, house):
         batch = await house.put(work(new("txn_1"), entries=(said("1"),), uses=("grt_1",)))

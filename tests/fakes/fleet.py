@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from stepwrit_broker.ports_approval import Sought
 from stepwrit_broker.store.fleet.seams import (
     Absent,
     Beside,
+    Carried,
     Change,
     Claim,
     Contradiction,
@@ -322,6 +324,14 @@ class MemoryTruth:
         if epoch != self._standing.epoch:
             raise EpochOver
         return dict(self._positions)
+
+    async def carried(self, epoch: str, asks: Mapping[int, int]) -> Sequence[tuple[int, Carried]]:
+        await asyncio.sleep(0)
+        return [
+            (shard, Carried(seq, hashlib.blake2b(work, digest_size=16).digest()))
+            for (shard, seq), work in sorted(self._works.items())
+            if epoch == self._standing.epoch and seq >= asks.get(shard, seq + 1)
+        ]
 
     async def transaction(self, txn: str) -> Snapshot | None:
         await asyncio.sleep(0)

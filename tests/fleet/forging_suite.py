@@ -138,3 +138,43 @@ class ForgingSuite:
         await self.goes_on(pair)
         assert not [each for each in await pair.entries() if each["kind"] == "forged"]
         assert pair.one.forged + pair.two.forged >= 1
+
+    @pytest.mark.parametrize("heard", [True, False])
+    async def test_a_go_ahead_is_not_answered_by_another_work_under_its_number(
+        self, pair: Pair, monkeypatch: pytest.MonkeyPatch, heard: bool
+    ) -> None:
+        """Both works are sealed, the numbers have no hole: the go-ahead's own was taken out."""
+        spent, other = await alone(pair), await alone(pair)
+        shard = shard_of_name(spent.txn, pair.one.shards)
+        while shard_of_name(other.txn, pair.one.shards) != shard:
+            other = await alone(pair)
+        if not heard:
+            for store in pair.stores:
+                monkeypatch.setattr(store.hearing, "_heard", _deaf)
+        await pair.one.redeem(pair.make.redeem(await alone(pair)))
+        before = pair.one.epoch
+        await pair.hold()
+        mine = asyncio.ensure_future(code(pair.two.redeem(pair.make.redeem(spent))))
+        await pair.ordered()
+        theirs = asyncio.ensure_future(code(pair.one.redeem(pair.make.redeem(other))))
+        await self.two_wait(pair, shard)
+        await pair.swap(shard)
+        pair.carry()
+        assert await mine == "unavailable"
+        assert await theirs == "unavailable"
+        assert await pair.told("grant.redeemed", spent) == 0
+        assert (await pair.truths[0].standing()).epoch != before
+        await self.goes_on(pair)
+
+    async def two_wait(self, pair: Pair, shard: int) -> None:
+        """Until two works of the shard are in its stream."""
+        while True:
+            done = await pair.truths[0].positions(pair.one.epoch)
+            found = await pair.swifts[0].read(pair.one.epoch, done, 0)
+            if sum(each.shard == shard for each in found) == 2:
+                return
+            await asyncio.sleep(0.005)
+
+
+async def _deaf(_: object) -> None:
+    """It hears nothing; it looks."""

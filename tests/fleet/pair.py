@@ -134,6 +134,12 @@ class Pair:
     def _memory(self, txn: str) -> Snapshot:
         return self._swift._shard(txn).txns[txn]
 
+    async def swap(self, shard: int) -> None:
+        """Of the last two works of a stream only the later stands, under the number of the earlier."""
+        into = self._swift.shards[shard]
+        del into.stream[-2]
+        into.seq -= 1
+
     async def lose(self) -> None:
         """The swift engine has nothing any more, as after a fail-over."""
         self._swift.lose()
@@ -179,6 +185,16 @@ class RealPair(Pair):
         async with self.redis.client() as client:
             await client.delete(self._key(txn))
             await client.hset(self._key(txn), mapping=raw)
+
+    async def swap(self, shard: int) -> None:
+        keys = cast("RedisSwift", self.swifts[0]).keys
+        stream = keys.of(shard, self.one.epoch, "s")
+        async with self.redis.client() as client:
+            *before, (early, _), (_, late) = await client.xrange(stream)
+            await client.delete(stream)
+            for name, each in [*before, (early, late)]:
+                await client.xadd(stream, each, id=name)
+            await client.hincrby(keys.shard(shard), "seq", -1)
 
     async def lose(self) -> None:
         async with self.redis.client() as client:

@@ -25,6 +25,7 @@ from stepwrit_broker.store.fleet.claiming import Claims
 from stepwrit_broker.store.fleet.rates import Rates
 from stepwrit_broker.store.fleet.scratch import Plan
 from stepwrit_broker.store.fleet.seams import EpochOver, OpDone, Told
+from stepwrit_broker.store.fleet.sequencer import carried_of
 from stepwrit_broker.store.fleet.state import FleetState, Proof, Wanted
 from stepwrit_broker.store.fleet.store import RELOAD_EVERY, FleetStore
 
@@ -313,7 +314,8 @@ async def test_a_forged_word_brings_no_answer_forward(fleet: Fleet) -> None:
     fleet.tasks[0].cancel()  # nobody carries anything to the truth any more
     child = asyncio.ensure_future(one.open(fleet.make.open(fleet.make.child_step(root))))
     await asyncio.sleep(0.05)
-    true = one.sequencer.seal.durable(one.epoch, dict.fromkeys(range(SHARDS), 99))
+    carried = carried_of(fleet.swift._after({}))
+    true = one.sequencer.seal.durable(one.epoch, carried)
     await fleet.swift.tell(Told("durable", b"\0" * 32 + true.body[32:]))
     await asyncio.sleep(0.05)
     assert not child.done()

@@ -189,9 +189,9 @@ async def test_who_asks_again_and_again_takes_no_more_room() -> None:
     durable = Durable(wait_s=0)
     durable.begin("e", {})
     for seq in (1, 2, 3) * 40:
-        assert await code(durable.wait("e", 0, seq)) == "unavailable"
+        assert await code(durable.wait("e", 0, seq, b"work")) == "unavailable"
     assert durable.waiting == 3
-    waits = [asyncio.ensure_future(Durable.wait(durable, "e", 0, seq)) for seq in (2, 1)]
+    waits = [asyncio.ensure_future(Durable.wait(durable, "e", 0, seq, b"work")) for seq in (2, 1)]
     durable.advance("e", {0: 2})
     assert durable.waiting == 1
     durable.begin("f", {})

@@ -15,7 +15,7 @@ from stepwrit_broker.core.ids import is_id
 from stepwrit_broker.core.limits import Charge, Limits
 from stepwrit_broker.store.fleet.claiming import Claims
 from stepwrit_broker.store.fleet.codec import encode
-from stepwrit_broker.store.fleet.durable import Durable
+from stepwrit_broker.store.fleet.durable import Durable, unknown
 from stepwrit_broker.store.fleet.epochs import Epochs
 from stepwrit_broker.store.fleet.scratch import Plan, Scratch
 from stepwrit_broker.store.fleet.sealed import NO_WORK, digest_of
@@ -75,11 +75,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a write landed."""
+    """Where a write landed. names: what it wrote; work: its digest."""
 
     epoch: str
     shard: int
     seq: int
+    work: bytes
+    names: tuple[str, ...]
 
 
 class Carrier:
@@ -101,8 +103,7 @@ class Carrier:
                 await stack.enter_async_context(self._lock(name))
             plan, places = await self._stand(job, verb)
         if wait:
-            for place in places:
-                await self._durable.wait(place.epoch, place.shard, place.seq)
+            await self._carried(places)
         self.done(plan)
         if plan.wanted.freed:
             await Claims.give_back(self._swift, self._epochs.epoch, plan.wanted.freed)
@@ -131,9 +132,22 @@ class Carrier:
                 epoch = self._epochs.epoch
                 await self._from_truth(known)
             found, places = find(), self._places(known, epoch) if wait else []
-        for place in places:
-            await self._durable.wait(place.epoch, place.shard, place.seq)
+        await self._carried(places)
         return found
+
+    async def _carried(self, places: Sequence[Place]) -> None:
+        """Until the truth has these very works. What has their numbers and is not they ends the epoch."""
+        for place in places:
+            try:
+                await self._durable.wait(place.epoch, place.shard, place.seq, place.work)
+            except EpochOver:
+                self.forged += 1
+                await self._epochs.renew(place.epoch)
+                raise unknown("another work has the number that this one had") from None
+            for name in place.names:
+                held = self._scratch.held(name)
+                if held is not None and held.work == place.work:
+                    held.seq = 0
 
     async def _seen(self, names: Sequence[str]) -> str:
         """Make the copies what everybody sees; the epoch in which they do."""
@@ -246,8 +260,8 @@ class Carrier:
                 epoch, shard, group, work, now=plan.now, rules=plan.rules, seals=seals
             )
             for change in group:
-                self._scratch.committed(change, seq)
-            places.append(Place(epoch, shard, seq))
+                self._scratch.committed(change, seq, name)
+            places.append(Place(epoch, shard, seq, name, tuple(each.txn for each in group)))
         return places
 
     async def _copies(self, epoch: str, job: Job, *, is_fresh: bool) -> None:
@@ -266,7 +280,7 @@ class Carrier:
         found = await self._swift.fetch(epoch, name, 0 if held is None else held.version)
         self._check_still(epoch)
         if isinstance(found, Snapshot):
-            self._believe(epoch, found)
+            await self._believe(epoch, found)
         elif isinstance(found, Absent):
             self._scratch.forget(name)
             known = await self._truth.transaction(name)
@@ -283,15 +297,26 @@ class Carrier:
         if epoch != self._epochs.epoch:
             raise EpochOver
 
-    def _believe(self, epoch: str, found: Snapshot) -> None:
+    async def _believe(self, epoch: str, found: Snapshot) -> None:
         """Take up what a broker of this fleet wrote. Raises EpochOver for anything else: somebody writes to
         the swift engine who is none, so nothing in it is believed any more.
         """
         held = self._scratch.load(found)
         if not self._scratch.seal.holds(epoch, found.txn, found.version, found.seal, held.total):
-            self._scratch.forget(found.txn)
-            self.forged += 1
-            raise EpochOver
+            raise self._forgery(found.txn)
+        shard = shard_of_name(found.txn, self._epochs.standing.shards)
+        if found.seq and self._durable.is_past(shard, found.seq):
+            known = self._durable.work(shard, found.seq)
+            if known not in (None, held.work):
+                raise self._forgery(found.txn)
+            held.seq = 0
+            if known is None:  # long ago: the rows themselves are asked for
+                await self._from_truth([found.txn])
+
+    def _forgery(self, name: str) -> EpochOver:
+        self._scratch.forget(name)
+        self.forged += 1
+        return EpochOver()
 
     async def _from_truth(self, names: Sequence[str]) -> None:
         """Copies to look at. A plan that is made on one is compared as any other when it is committed."""
@@ -330,7 +355,11 @@ class Carrier:
     def _places(self, names: Sequence[str], epoch: str) -> list[Place]:
         shards = self._epochs.standing.shards
         held = [found for name in names if (found := self._scratch.held(name)) is not None]
-        return [Place(epoch, shard_of_name(each.name, shards), each.seq) for each in held if each.seq]
+        return [
+            Place(epoch, shard_of_name(each.name, shards), each.seq, each.work, (each.name,))
+            for each in held
+            if each.seq
+        ]
 
     def _lock(self, name: str) -> asyncio.Lock:
         found = self._locks.get(name)

@@ -1,16 +1,16 @@
-"""Who waits until the truth has what they did."""
+"""Who waits until the truth has what they did: this very work, not only its number."""
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
 
 from stepwrit_broker.core.errors import Unavailable
-from stepwrit_broker.store.fleet.seams import EpochOver
+from stepwrit_broker.store.fleet.seams import Carried, EpochOver
 
 WAIT_S: Final = 10.0
+KNOWN_MAX: Final = 2048  # works of each shard, whose digests are kept
 
 
 def unknown(reason: str) -> Unavailable:
@@ -18,27 +18,9 @@ def unknown(reason: str) -> Unavailable:
     return Unavailable("unavailable", f"{reason}; repeat the same operation", rule="store", retry_after=1.0)
 
 
-class _Line:
-    """Who waits for which number of a shard. A number that nobody waits for any more is still under way."""
-
-    def __init__(self) -> None:
-        self._order: list[int] = []
-        self.at: dict[int, list[asyncio.Future[None]]] = {}
-
-    def join(self, seq: int, future: asyncio.Future[None]) -> None:
-        if seq not in self.at:
-            heapq.heappush(self._order, seq)
-        self.at.setdefault(seq, []).append(future)
-
-    def leave(self, seq: int, future: asyncio.Future[None]) -> None:
-        """Callers repeat what they are not answered: they must take no room for each time."""
-        if future in self.at.get(seq, ()):
-            self.at[seq].remove(future)
-
-    def upto(self, seq: int) -> Iterator[asyncio.Future[None]]:
-        """Whoever waits for these; they leave."""
-        while self._order and self._order[0] <= seq:
-            yield from self.at.pop(heapq.heappop(self._order))
+class _Waits(NamedTuple):
+    work: bytes
+    future: asyncio.Future[None]
 
 
 class Durable:
@@ -48,57 +30,98 @@ class Durable:
         self.wait_s = wait_s
         self._epoch = ""
         self._at: dict[int, int] = {}
-        self._lines: dict[int, _Line] = {}
+        self._works: dict[int, dict[int, bytes]] = {}
+        self._waiting: dict[int, dict[int, list[_Waits]]] = {}
         self._moved = asyncio.Event()
         self.waited: Callable[[float], None] = lambda _: None  # seconds, of each that became durable
 
     def begin(self, epoch: str, positions: Mapping[int, int]) -> None:
         """Another epoch: what was not committed in the one before never will be."""
-        lines, self._lines = self._lines, {}
-        for future in (each for line in lines.values() for waits in line.at.values() for each in waits):
-            if not future.done():
-                future.set_exception(unknown("the fleet's epoch ended before this was durable"))
-        self._epoch, self._at = epoch, dict(positions)
+        waiting, self._waiting = self._waiting, {}
+        for each in (each for shard in waiting.values() for waits in shard.values() for each in waits):
+            if not each.future.done():
+                each.future.set_exception(unknown("the fleet's epoch ended before this was durable"))
+        self._epoch, self._at, self._works = epoch, dict(positions), {}
         self._stir()
 
-    def advance(self, epoch: str, positions: Mapping[int, int]) -> None:
-        """The truth has these; an older word changes nothing."""
+    def advance(
+        self, epoch: str, positions: Mapping[int, int], carried: Mapping[int, Carried] | None = None
+    ) -> None:
+        """The truth has these numbers, and these works; an older word changes nothing."""
         if epoch != self._epoch:
             return
-        for shard, seq in positions.items():
-            if seq > self._at.get(shard, 0):
-                self._at[shard] = seq
-                self._wake(shard, seq)
+        known = carried or {}
+        for shard, each in known.items():
+            self._note(shard, each)
+        last = {shard: each.last for shard, each in known.items()}
+        for shard, seq in [*positions.items(), *last.items()]:
+            self._at[shard] = max(seq, self._at.get(shard, 0))
+            self._wake(shard)
         self._stir()
+
+    def _note(self, shard: int, carried: Carried) -> None:
+        works = self._works.setdefault(shard, {})
+        for seq, work in carried.works():
+            works[seq] = work
+        while len(works) > KNOWN_MAX:
+            del works[next(iter(works))]
 
     @property
     def waiting(self) -> int:
-        """How many works are waited for, or were in vain so far."""
-        return sum(len(line.at) for line in self._lines.values())
+        """How many works are waited for, or were in vain so far: those are still under way."""
+        return sum(len(each) for each in self._waiting.values())
+
+    def asks(self) -> dict[int, int]:
+        """Of each shard the first number that is in the truth, where nobody told us which work has it."""
+        found = dict[int, int]()
+        for shard, waiting in self._waiting.items():
+            passed = [seq for seq, waits in waiting.items() if waits and self.is_past(shard, seq)]
+            if passed:
+                found[shard] = min(passed)
+        return found
 
     def has(self, epoch: str, shard: int, seq: int) -> bool:
-        """Whether the truth has it, as far as is known here."""
-        return epoch == self._epoch and seq <= self._at.get(shard, 0)
+        """Whether the truth has that number, as far as is known here."""
+        return epoch == self._epoch and self.is_past(shard, seq)
 
-    async def wait(self, epoch: str, shard: int, seq: int) -> None:
-        """Returns once the truth has it. Raises Unavailable when nobody can tell whether it ever will."""
+    def is_past(self, shard: int, seq: int) -> bool:
+        """Whether the truth has that number of the shard."""
+        return seq <= self._at.get(shard, 0)
+
+    def work(self, shard: int, seq: int) -> bytes | None:
+        """The digest of the work that the truth has under a number, if it is known here."""
+        return self._works.get(shard, {}).get(seq)
+
+    async def wait(self, epoch: str, shard: int, seq: int, work: bytes) -> None:
+        """Returns once the truth has this work. work: its digest. Raises Unavailable when nobody can tell
+        whether it ever will, EpochOver where another work has its number: the stream was written by others.
+        """
         if epoch != self._epoch:
             raise unknown("the fleet's epoch ended before this was durable")
-        if seq <= self._at.get(shard, 0):
-            return
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        began = loop.time()
-        line = self._lines.setdefault(shard, _Line())
-        line.join(seq, future)
+        waits, began = _Waits(work, loop.create_future()), loop.time()
+        beside = self._waiting.setdefault(shard, {}).setdefault(seq, [])
+        beside.append(waits)
+        self._wake(shard)
         try:
             async with asyncio.timeout(self.wait_s):
-                await future
+                await waits.future
         except TimeoutError:
             raise unknown("this is not durable yet") from None
         finally:
-            line.leave(seq, future)
+            beside.remove(waits)  # callers repeat what they are not answered: no room for each time
         self.waited(loop.time() - began)
+
+    def _wake(self, shard: int) -> None:
+        """A number leaves with the last who waits for it, once the truth has it."""
+        waiting = self._waiting.get(shard, {})
+        for seq in [each for each in waiting if self.is_past(shard, each)]:
+            known = self.work(shard, seq)
+            if known is None and waiting[seq]:
+                continue
+            for each in waiting.pop(seq):
+                if not each.future.done():
+                    _tell(each, known)
 
     async def reached(self, epoch: str, upto: Mapping[int, int], within_s: float) -> bool:
         """Whether the truth has all of these, as far as is known here by then. Raises EpochOver."""
@@ -113,14 +136,15 @@ class Durable:
         return True
 
     def _has(self, upto: Mapping[int, int]) -> bool:
-        return all(seq <= self._at.get(shard, 0) for shard, seq in upto.items())
+        return all(self.is_past(shard, seq) for shard, seq in upto.items())
 
     def _stir(self) -> None:
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
-    def _wake(self, shard: int, seq: int) -> None:
-        line = self._lines.get(shard, _Line())
-        for future in line.upto(seq):
-            if not future.done():
-                future.set_result(None)
+
+def _tell(waits: _Waits, known: bytes | None) -> None:
+    if known == waits.work:
+        waits.future.set_result(None)
+    else:
+        waits.future.set_exception(EpochOver())

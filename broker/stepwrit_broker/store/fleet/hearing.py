@@ -96,11 +96,15 @@ class Hearing:
         await self._erased(standing.erased)
         if self._durable.waiting:
             self._durable.advance(epoch, await self._truth.positions(epoch))
+        asks = self._durable.asks()
+        if asks:
+            for shard, carried in await self._truth.carried(epoch, asks):
+                self._durable.advance(epoch, {}, {shard: carried})
 
     async def _heard(self, told: Told) -> None:
         match told.kind:
             case "durable" if (word := self.seal.read_durable(told)) is not None:
-                self._durable.advance(*word)
+                self._durable.advance(word[0], {}, word[1])
             case "rules" if int(told.body) > self._rules():
                 await self._epochs.reload()
             case "epoch" if told.body.decode() != self._epochs.epoch:

@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from stepwrit_broker.core.marks import Mark
 from stepwrit_broker.core.versions import StoredVersion
-from stepwrit_broker.store.fleet.sealed import Seal
+from stepwrit_broker.store.fleet.sealed import Seal, rows_digest
 from stepwrit_broker.store.fleet.seams import Change, Kept, OpDone, Row, Said, Snapshot, Used, Work
 from stepwrit_broker.store.fleet.state import FleetState, Wanted
 from stepwrit_broker.store.fleet.tables import AUTHENTICATORS, encoded
@@ -27,8 +27,9 @@ _WIDE: Final = {"authenticators": AUTHENTICATORS}
 
 @dataclass(slots=True)
 class Held:
-    """One aggregate of the copy. fields: its rows, each with the place it was first put at. terms, total:
-    what each adds to their sum (`Seal.term`), and that.
+    """One aggregate of the copy. seq, work: number and digest of its last write; 0 where it is known to be in
+    the truth. fields: its rows, each with the place it was first put at. terms, total: what each adds to
+    their sum (`Seal.term`), and that.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Held:
     fields: dict[str, int] = field(default_factory=dict)
     terms: dict[str, int] = field(default_factory=dict)
     total: int = 0
+    work: bytes = b""
 
     def put(self, name: str, order: int, term: int) -> None:
         """A row as it is now."""
@@ -116,6 +118,7 @@ class Scratch:
             self.state.copy.put(row.field, row.value)
         self.state.copy.touched()
         held = self._held[snapshot.txn] = Held(snapshot.txn, snapshot.version, snapshot.seq)
+        held.work = rows_digest(snapshot.seal)
         for row in rows:
             held.put(row.field, row.ord, self.seal.term(snapshot.txn, row))
         return held
@@ -150,11 +153,11 @@ class Scratch:
         found = self._held.get(name)
         return 0 if found is None else found.total
 
-    def committed(self, change: Change, seq: int) -> None:
-        """The plan stands: this is the version and the number of its last write."""
+    def committed(self, change: Change, seq: int, work: bytes) -> None:
+        """The plan stands: this is the version, and the number and digest of its last write."""
         found = self._held.get(change.txn)
         if found is not None:
-            found.version, found.seq = change.version + 1, seq
+            found.version, found.seq, found.work = change.version + 1, seq, work
 
     def plan(self, main: str, run: Callable[[], T]) -> Plan[T]:
         """Run a verb; what it raises has changed nothing. Rows of no other aggregate's are `main`'s."""

@@ -16,23 +16,22 @@ from typing import Final
 import msgspec
 
 from stepwrit_broker.store.fleet.codec import Garbled
-from stepwrit_broker.store.fleet.seams import Row, Told
+from stepwrit_broker.store.fleet.seams import WORK_DIGEST_BYTES, Carried, Row, Told
 
 Ends = Sequence[tuple[str, str, str, str]]
 _MAC_BYTES: Final = 32
 TAG_BYTES: Final = 16
-DIGEST_BYTES: Final = 16
-NO_WORK: Final = bytes(DIGEST_BYTES)
+NO_WORK: Final = bytes(WORK_DIGEST_BYTES)
 
 
 def digest_of(work: bytes) -> bytes:
     """A sealed work's name by its bytes, as the truth keeps it."""
-    return hashlib.blake2b(work, digest_size=DIGEST_BYTES).digest()
+    return hashlib.blake2b(work, digest_size=WORK_DIGEST_BYTES).digest()
 
 
 def rows_digest(seal: bytes) -> bytes:
     """The work that made these rows, by the seal that they have."""
-    return seal[:DIGEST_BYTES]
+    return seal[:WORK_DIGEST_BYTES]
 
 
 class Seal:
@@ -43,18 +42,18 @@ class Seal:
         self._works = hmac.digest(secret, b"stepwrit fleet works", hashlib.sha256)
         self._rows = hmac.digest(secret, b"stepwrit fleet rows", hashlib.sha256)
 
-    def durable(self, epoch: str, positions: Mapping[int, int]) -> Told:
-        """How far the truth is in this epoch."""
-        return self._made("durable", msgspec.msgpack.encode((epoch, positions)))
+    def durable(self, epoch: str, carried: Mapping[int, Carried]) -> Told:
+        """What the truth has of this epoch since the last word."""
+        return self._made("durable", msgspec.msgpack.encode((epoch, carried)))
 
     def ended(self, me: str, ended: Ends) -> Told:
         """Steps that ended durably under those who run them."""
         return self._made("ended", msgspec.msgpack.encode((me, ended)))
 
-    def read_durable(self, told: Told) -> tuple[str, dict[int, int]] | None:
+    def read_durable(self, told: Told) -> tuple[str, dict[int, Carried]] | None:
         """What `durable` made; None for anything else."""
         body = self._body(told)
-        return None if body is None else msgspec.msgpack.decode(body, type=tuple[str, dict[int, int]])
+        return None if body is None else msgspec.msgpack.decode(body, type=tuple[str, dict[int, Carried]])
 
     def read_ended(self, told: Told) -> tuple[str, list[tuple[str, str, str, str]]] | None:
         """What `ended` made; None for anything else."""

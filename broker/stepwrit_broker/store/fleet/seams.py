@@ -17,7 +17,7 @@ acknowledged. The true engine checks the order (contiguous numbers of one epoch)
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -135,6 +135,26 @@ class Numbered(NamedTuple):
     shard: int
     seq: int
     work: bytes
+
+
+WORK_DIGEST_BYTES = 16
+
+
+class Carried(NamedTuple):
+    """Works of one shard that the truth has, one after the other. digests: BLAKE2b of each work, 16 bytes."""
+
+    first: int
+    digests: bytes
+
+    @property
+    def last(self) -> int:
+        """The number of the last one."""
+        return self.first + len(self.digests) // WORK_DIGEST_BYTES - 1
+
+    def works(self) -> Iterator[tuple[int, bytes]]:
+        """Each number with its digest."""
+        for at in range(len(self.digests) // WORK_DIGEST_BYTES):
+            yield self.first + at, self.digests[at * WORK_DIGEST_BYTES : (at + 1) * WORK_DIGEST_BYTES]
 
 
 class Once(NamedTuple):
@@ -333,6 +353,12 @@ class Truth(Protocol):
 
     async def positions(self, epoch: str) -> Mapping[int, int]:
         """The last number of each shard that is committed in this epoch (0 for none)."""
+        ...
+
+    async def carried(self, epoch: str, asks: Mapping[int, int]) -> Sequence[tuple[int, Carried]]:
+        """Works of these shards from these numbers on, as far as they are committed in this epoch and still
+        known (an hour at least); not all at once where they are many.
+        """
         ...
 
     async def transaction(self, txn: str) -> Snapshot | None:

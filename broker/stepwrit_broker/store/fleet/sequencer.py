@@ -15,8 +15,8 @@ from stepwrit_broker.core.errors import Problem, Unavailable
 from stepwrit_broker.store.fleet.codec import Garbled, decode
 from stepwrit_broker.store.fleet.durable import Durable
 from stepwrit_broker.store.fleet.epochs import Epochs
-from stepwrit_broker.store.fleet.sealed import Seal
-from stepwrit_broker.store.fleet.seams import Contradiction, EpochOver, Numbered, Swift, Truth, Work
+from stepwrit_broker.store.fleet.sealed import Seal, digest_of
+from stepwrit_broker.store.fleet.seams import Carried, Contradiction, EpochOver, Numbered, Swift, Truth, Work
 
 LEAD_S: Final = 2.0
 READ_WAIT_S: Final = 0.2
@@ -91,8 +91,9 @@ class Sequencer:
         fresh = {each.shard: each.seq for each in batch}
         self._at.update(fresh)
         self.committed += len(batch)
-        self._durable.advance(self._epoch, fresh)
-        await self._swift.tell(self.seal.durable(self._epoch, fresh))
+        carried = carried_of(batch)
+        self._durable.advance(self._epoch, fresh, carried)
+        await self._swift.tell(self.seal.durable(self._epoch, carried))
 
     async def _trim(self) -> None:
         """Also where nothing follows: what was erased in the truth leaves the streams too."""
@@ -119,3 +120,12 @@ class Sequencer:
             await self._epochs.renew(epoch)
         except Unavailable:
             await asyncio.sleep(RETRY_S)
+
+
+def carried_of(batch: Sequence[Numbered]) -> dict[int, Carried]:
+    """By shard; of each they follow one another."""
+    found: dict[int, tuple[int, bytearray]] = {}
+    for each in batch:
+        _, digests = found.setdefault(each.shard, (each.seq, bytearray()))
+        digests += digest_of(each.work)
+    return {shard: Carried(first, bytes(digests)) for shard, (first, digests) in found.items()}

@@ -25,6 +25,7 @@ from stepwrit_broker.store.fleet.postgres.searching import Searching
 from stepwrit_broker.store.fleet.postgres.session import Connections, Session, connect, trouble
 from stepwrit_broker.store.fleet.seams import (
     Beside,
+    Carried,
     EpochOver,
     Kept,
     OpDone,
@@ -50,6 +51,11 @@ _LAST: Final = "SELECT shard, seq FROM shards WHERE epoch = $1"
 _ANEW: Final = "UPDATE shards SET epoch = $1, seq = 0"
 _POSITIONS: Final = (
     "SELECT s.shard, s.seq, f.epoch = $1 AS stands FROM shards s, fleet f WHERE s.epoch = f.epoch"
+)
+_CARRIED: Final = (
+    "SELECT w.shard, w.first, w.digests FROM fleet f, unnest($2::integer[], $3::bigint[]) AS u(shard, seq)"
+    " JOIN works w ON w.shard = u.shard AND w.last >= u.seq WHERE f.epoch = $1 AND w.nth = f.nth"
+    " ORDER BY w.shard, w.last LIMIT 1000"
 )
 _LEAD: Final = (
     "UPDATE lease SET holder = $1, until = clock_timestamp() + $2::interval"
@@ -112,6 +118,12 @@ class PostgresTruth:
         seen.check_positions(epoch, found)
         self._forward.positions(epoch, found)
         return found
+
+    async def carried(self, epoch: str, asks: Mapping[int, int]) -> Sequence[tuple[int, Carried]]:
+        """As it was committed, batch by batch."""
+        async with self._connections.use(vital=True) as conn:
+            rows = await conn.fetch(_CARRIED, epoch, list(asks), list(asks.values()))
+        return [(row["shard"], Carried(row["first"], row["digests"])) for row in rows]
 
     async def commit(self, epoch: str, batch: Batch) -> None:
         """All or nothing; told again it is nothing more."""
