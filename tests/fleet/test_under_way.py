@@ -13,6 +13,7 @@ from tests.contracts.store_suite import House
 from tests.contracts.store_suite_approvals import ALICE, BOB, ask, deciding, proposing, signing
 from tests.fleet.order_suite import code
 from tests.fleet.pair import Pair, memory_pair
+from tests.fleet.test_two_brokers import Fleet
 
 from stepwrit_broker.core.errors import Unavailable
 from stepwrit_broker.core.terms import Terms
@@ -231,3 +232,21 @@ async def test_what_is_refused_in_a_group_is_refused_alone() -> None:
     ends = await asyncio.gather(*map(group.submit, ("a", "bad", "c")), return_exceptions=True)
     assert [type(end) for end in ends] == [type(None), EpochOver, type(None)]
     assert done == ["a", "c"]
+
+
+async def test_no_answer_is_repeated_after_the_operator_was_told() -> None:
+    """By a broker that hears nothing, and looks late."""
+    fleet = Fleet()
+    try:
+        one, late = await fleet.broker(), await fleet.broker(is_late=True)
+        record = await fleet.accepted(one, one)
+        grant = (await one.reserve(fleet.make.reserve(fleet.make.grant(record)))).grant
+        command = fleet.make.redeem(grant)
+        assert await code(one.redeem(command)) == "done"
+        late.durable.advance(late.epoch, await fleet.truth.positions(late.epoch))
+        assert await code(late.redeem(command)) == "done"
+        await one.mark(fleet.make.mark(f"grant:{grant.id}"))
+        assert not late.marks()
+        assert await code(late.redeem(command)) == "revoked"
+    finally:
+        await fleet.close()

@@ -197,8 +197,8 @@ class Carrier:
             try:
                 await self._copies(epoch, job, is_fresh=is_fresh)
                 done = await self._once(epoch, job, verb, claims)
-                if is_fresh or not done[0].is_empty or not await self._is_outdated(epoch, job):
-                    return done  # what changes something is compared as it is committed
+                if not done[0].is_empty or not await self._is_behind(epoch, job, is_fresh=is_fresh):
+                    return done
             except Stale as moved:
                 claims.sent = False
                 await self._moved(job, moved)
@@ -326,6 +326,13 @@ class Carrier:
                 self._scratch.forget(name)
             else:
                 self._scratch.load(snapshot)
+
+    async def _is_behind(self, epoch: str, job: Job, *, is_fresh: bool) -> bool:
+        """What changes nothing is compared by no commit: neither with the rules nor with the rows."""
+        if (await self._truth.standing()).rules > self._scratch.state.rules:
+            await self._epochs.reload()
+            return True
+        return not is_fresh and await self._is_outdated(epoch, job)
 
     async def _is_outdated(self, epoch: str, job: Job) -> bool:
         """Whether a refusal, or that nothing was to be done, came of a copy that others moved on from."""
