@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import re
+import ssl
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio.connection import SSLConnection
 
 from stepwrit_broker.core.errors import Unavailable
 from stepwrit_broker.store.fleet.facts import PostgresFacts, RedisFacts, surely_off
 from stepwrit_broker.store.fleet.promises import STATED, judge, stated
+from stepwrit_broker.store.fleet.redis.wire import Login
+from stepwrit_broker.wiring.fleet_engines import sslmode
 
 REDIS = RedisFacts(
     node="10.0.0.1:6379",
@@ -68,6 +72,8 @@ WRONG: list[tuple[str, dict[str, Any], dict[str, Any], bool]] = [
     ("postgres.synchronous_commit=local", {}, {"synchronous_commit": "local"}, True),
     ("postgres.role=superuser", {}, {"is_superuser": True}, True),
     ("postgres.tls=off", {}, {"is_tls": False}, True),
+    ("postgres.tls=require", {}, {"sslmode": "require"}, True),
+    ("postgres.tls=verify-ca", {}, {"sslmode": "verify-ca"}, True),
     ("postgres.clock=off", {}, {"clock_offset_s": -0.3}, False),
 ]
 
@@ -136,8 +142,39 @@ def test_redis_own_durability_is_told_and_never_refused() -> None:
 def test_without_tls_only_this_machine_is_spoken_to() -> None:
     for node in ("127.0.0.1:6379", "localhost:6379", "[::1]:6379", "/run/redis.sock"):
         judge([replace(REDIS, node=node, is_tls=False)], POSTGRES, []).check()
-    for node in ("::12:5432", "128.0.0.1:5432", "localhost.example:5432"):
-        assert judge([REDIS], replace(POSTGRES, node=node, is_tls=False), []).refused
+    for node in ("::12:6379", "128.0.0.1:6379", "localhost.example:6379"):
+        assert judge([replace(REDIS, node=node, is_tls=False)], POSTGRES, []).refused
+    judge([REDIS], replace(POSTGRES, sslmode="local", is_tls=False), []).check()
+    says_so = replace(POSTGRES, node="127.0.0.1:5432", is_tls=False)  # whoever answers says what it likes
+    assert [each.name for each in judge([REDIS], says_so, []).refused] == ["postgres.tls=off"]
+
+
+@pytest.mark.parametrize(
+    ("dsn", "mode"),
+    [
+        ("postgresql://u@127.0.0.1:5432/d", "local"),
+        ("postgresql://u:p@localhost/d?sslmode=disable", "local"),
+        ("postgresql://u@[::1]:5432/d", "local"),
+        ("postgresql://u@%2Frun%2Fpostgresql/d", "local"),
+        ("postgresql://u@/d?host=/run/postgresql", "local"),
+        ("postgresql://u@db.example/d?sslmode=verify-full", "verify-full"),
+        ("postgresql://u@a.example,b.example/d?sslmode=verify-full&sslmode=require", "require"),
+        ("postgresql://u@db.example/d", "prefer"),
+        ("postgresql://u@localhost,db.example/d", "prefer"),
+        ("postgresql://u@localhost/d?host=db.example", "prefer"),
+        ("postgresql://u@localhost.example/d?sslmode=verify_ca", "verify-ca"),
+        ("postgresql://127.0.0.1@db.example/d?sslmode=require", "require"),
+        ("postgresql:///d", "prefer"),
+    ],
+)
+def test_how_a_server_is_made_sure_of_is_what_our_side_was_told(dsn: str, mode: str) -> None:
+    assert sslmode(dsn) == mode
+
+
+def test_redis_over_tls_is_made_sure_of_by_chain_and_name() -> None:
+    made = Login(is_tls=True).connection(("redis.example", 6379))
+    assert isinstance(made, SSLConnection)
+    assert (made.ssl_context.cert_reqs, made.ssl_context.check_hostname) == (ssl.CERT_REQUIRED, True)
 
 
 def test_what_is_accepted_and_not_found_is_told() -> None:

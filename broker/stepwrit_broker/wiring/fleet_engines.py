@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from stepwrit_broker.core.errors import Malformed
 from stepwrit_broker.store.fleet.facts import PostgresFacts, RedisFacts
@@ -46,7 +48,26 @@ def judged(fleet: FleetSettings, redis: tuple[RedisFacts, ...], postgres: Postgr
         told = [stated(each, fleet.redis_stated) for each in redis]
     except ValueError as bad:
         raise Malformed("invalid_request", f"fleet.redis_stated: {bad}") from None
-    return judge(told, postgres, fleet.accept)
+    return judge(told, replace(postgres, sslmode=sslmode(fleet.postgres)), fleet.accept)
+
+
+def sslmode(dsn: str) -> str:
+    """How the server is made sure of, by what our side was told: a server says of itself what it likes.
+
+    `local` where every host is this machine; else libpq's word, `prefer` where there is none.
+    """
+    parts = urlsplit(dsn)
+    asked = parse_qs(parts.query)
+    hosts = [*parts.netloc.rpartition("@")[2].split(","), *",".join(asked.get("host", ())).split(",")]
+    named = [unquote(each) for each in hosts if each]
+    if named and all(_is_this_machine(each) for each in named):
+        return "local"
+    return asked.get("sslmode", ["prefer"])[-1].replace("_", "-")
+
+
+def _is_this_machine(name: str) -> bool:
+    bare = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    return name.startswith("/") or bare in ("localhost", "::1") or bare.startswith("127.")
 
 
 def _named(path: Path | None) -> str | None:

@@ -51,7 +51,8 @@ class PostgresFacts:
     prints them on a session of our role. sync_standbys: standbys whose sync_state is `sync` or `quorum` and
     that stream now; None where the role may not see them. clock_offset_s: its clock minus ours, after half
     of the
-    round trip. is_superuser: of our role. is_tls: of our connection (a Unix socket counts as one).
+    round trip. is_superuser: of our role. is_tls: of our connection (a Unix socket counts as one). sslmode:
+    how our side makes sure of the server, as the DSN says it; `local` where that names this machine alone.
     """
 
     node: str
@@ -70,6 +71,7 @@ class PostgresFacts:
     is_superuser: bool
     is_tls: bool
     max_connections: int
+    sslmode: str = "verify-full"
 
 
 def surely_off(theirs: float, before: float, after: float) -> float:

@@ -216,8 +216,15 @@ def _checks(facts: PostgresFacts) -> Iterator[tuple[str, str, bool, str, bool]]:
     yield (
         "tls",
         "off",
-        not facts.is_tls and not _is_local(facts.node),
+        not facts.is_tls and facts.sslmode != "local",
         "whoever is on the network reads and writes the truth",
+        True,
+    )
+    yield (
+        "tls",
+        facts.sslmode,
+        facts.is_tls and facts.sslmode not in ("local", "verify-full"),
+        "whoever is on the network may stand in for the server: say sslmode=verify-full in fleet.postgres",
         True,
     )
 

@@ -77,7 +77,12 @@ class Login:
         if not self.is_tls:
             return Connection(**options)
         return SSLConnection(
-            ssl_ca_certs=self.ca_file, ssl_certfile=self.cert_file, ssl_keyfile=self.key_file, **options
+            ssl_ca_certs=self.ca_file,
+            ssl_certfile=self.cert_file,
+            ssl_keyfile=self.key_file,
+            ssl_cert_reqs="required",
+            ssl_check_hostname=True,
+            **options,
         )
 
 
