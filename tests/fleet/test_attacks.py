@@ -161,3 +161,17 @@ async def test_a_mark_is_heard_by_all_while_the_swift_engine_is_away(
         while not far.marks():
             await asyncio.sleep(0.02)
     assert far.knows_marks
+
+
+async def test_brokers_that_were_given_one_name_hear_each_other_and_one_alone_leads(fleet: Fleet) -> None:
+    stores = [await fleet.broker(me="twin") for _ in range(2)]
+    with anyio.fail_after(60):
+        root = await stores[0].open(fleet.make.open(fleet.make.root_step()))
+        child = await stores[0].open(fleet.make.open(fleet.make.child_step(root)))
+        record, _ = await stores[0].accept(fleet.make.accept(child))
+        heard = asyncio.get_running_loop().create_future()
+        stores[1].heed(ended=heard.set_result, marked=lambda: None)
+        await stores[0].mark(fleet.make.mark(f"step:{record.step.id}"))
+        await stores[0].walk(fleet.make.now)
+        assert [each.step for each in await heard] == [record.step.id]
+    assert sum(each.sequencer.leads for each in stores) == 1

@@ -40,14 +40,14 @@ class Fleet:
     tasks: list[asyncio.Future[None]] = field(default_factory=list)
     stores: list[FleetStore] = field(default_factory=list)
 
-    async def broker(self, *, is_late: bool = False) -> FleetStore:
+    async def broker(self, *, me: str = "", is_late: bool = False) -> FleetStore:
         number = len(self.stores)
         store = FleetStore(
             self.swift,
             self.truth,
             Rates(self.swift),
             SeededEntropy(number + 5),
-            me=f"broker {number}",
+            me=me or f"broker {number}",
             now=lambda: 0.0,
         )
         await store.start()

@@ -97,9 +97,10 @@ class FleetStore:
         self._ruling = Ruling(self._scratch, swift, truth, self.epochs, self.durable, self._carrier)
         self._sweeping = Sweeping(self._scratch, truth, self._carrier, self._ruling.settled)
         self._erasing = Erasing(self._scratch, swift, truth, self._carrier, self._claimed)
-        self.sequencer: Final = Sequencer(me, swift, truth, self.epochs, self.durable, now=now)
+        process = f"{me} {entropy.bytes(4).hex()}"  # also where two brokers were given one name
+        self.sequencer: Final = Sequencer(process, swift, truth, self.epochs, self.durable, now=now)
         self.hearing: Final = Hearing(
-            me,
+            process,
             swift,
             truth,
             self.epochs,
