@@ -234,6 +234,16 @@ def test_claims_of_another_shape(member: str, value: object, rule: str) -> None:
     assert refused(forged(good.key, good, change)) == rule
 
 
+def test_times_that_no_clock_reaches_are_refused_and_stop_no_round() -> None:
+    good = CA.issue(BROKER)
+
+    def far(claims: Claims) -> None:
+        claims["nbf"], claims["exp"] = 10**400, 10**400 + 60
+
+    assert judged(forged(good.key, good))
+    assert refused(forged(good.key, good, far)) == "life"
+
+
 @pytest.mark.parametrize(
     ("head", "rule"),
     [

@@ -88,6 +88,8 @@ BAD: dict[str, Any] = {
     "without auth_time": lambda s: signed(s, claims(s, auth_time=None)),
     "with auth_time as text": lambda s: signed(s, claims(s, auth_time=str(int(time.time())))),
     "without a subject": lambda s: signed(s, claims(s, sub=None)),
+    "of a subject with a NUL, which no table of a fleet takes": lambda s: signed(s, claims(s, sub="al\0ice")),
+    "of a subject that is longer than any": lambda s: signed(s, claims(s, sub="a" * 256)),
     "without expiry": lambda s: signed(s, claims(s, exp=None)),
     "with alg none": lambda s: jwt.encode(claims(s), None, "none", headers={"kid": "dev"}),
     "with HS256 by the public key": _hs256_with_the_public_key,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 import pytest_asyncio
 from tests.contracts.key_board_suite import NOW, KeyBoardSuite, posted
@@ -14,6 +15,7 @@ from tests.rigs.postgres import postgres_server
 
 from stepwrit_broker.core.errors import Unavailable
 from stepwrit_broker.keys.board import PgKeyBoard, open_board
+from stepwrit_broker.ports_fleet import STATEMENT_MAX
 
 
 class TestInMemory(KeyBoardSuite):
@@ -45,6 +47,20 @@ async def test_brokers_that_start_together_share_one_table_and_doubt_is_said() -
         await open_board(server.dsn)
     for each in boards:
         await each.close()
+
+
+@pytest.mark.live
+async def test_what_is_larger_than_any_statement_is_not_brought_to_a_broker() -> None:
+    async with postgres_server() as server:
+        board = await open_board(server.dsn)
+        await board.post(posted(), NOW)
+        conn = await asyncpg.connect(server.dsn)
+        huge = "INSERT INTO broker_keys (id, statement, until) VALUES ('x', repeat('x', $1), 'infinity')"
+        await conn.execute(huge, STATEMENT_MAX + 1)
+        assert await conn.fetchval("SELECT count(*) FROM broker_keys") == 2
+        await conn.close()
+        assert list(await board.posted(NOW)) == [posted()]
+        await board.close()
 
 
 @pytest.mark.live

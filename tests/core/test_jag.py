@@ -69,6 +69,8 @@ def test_a_digest_is_of_the_claims_as_sent() -> None:
         {"act": {"sub": "a", "act": "b"}},
         {"sub_id": {"format": "email", "email": "a@b.test"}},
         {"sub_id": {"format": "iss_sub", "iss": "x"}},
+        {"sub_id": {"format": "iss_sub", "iss": "x", "sub": "al\0ice"}},
+        {"sub_id": {"format": "iss_sub", "iss": "x", "sub": "a" * 256}},
         {"authorization_details": None},
         {"authorization_details": ["x"]},
         {STEP: None},

@@ -17,6 +17,7 @@ import jwt
 
 from stepwrit.wire import LEEWAY_S
 from stepwrit_broker.core.errors import Refused, Unavailable
+from stepwrit_broker.core.persons import SUBJECT_MAX
 from stepwrit_broker.ports import PersonProof
 
 REFETCH_S = 10.0
@@ -199,8 +200,9 @@ def _proof(id_token: str, claims: Mapping[str, Any], now: float) -> PersonProof:
     auth_time, nonce = _seconds(claims, "auth_time"), claims.get("nonce")
     if auth_time > now + LEEWAY_S:
         raise _no("its auth_time is in the future", rule="auth_time")
-    if not isinstance(claims["sub"], str) or not claims["sub"]:
-        raise _no("sub is not a string")
+    sub = claims["sub"]
+    if not isinstance(sub, str) or not 0 < len(sub) <= SUBJECT_MAX or not sub.isprintable():
+        raise _no(f"sub is not 1 to {SUBJECT_MAX} printable characters")
     return PersonProof(
         issuer=claims["iss"],
         subject=claims["sub"],

@@ -31,6 +31,7 @@ TYP: Final = "stepwrit-broker-key+jwt"
 CHAIN_MAX: Final = 8
 LIFE_MAX_S: Final = 4 * 3600.0  # of a key, from its first signature to its last token's end
 HELD_MAX: Final = 4_096  # statements, as many as are read
+_LATEST: Final = 2**53  # what a double still counts by ones
 _CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
 
@@ -183,6 +184,8 @@ def _signed(unverified: str, leaf: bytes, head: Mapping[str, Any]) -> Mapping[st
 def _stated(claims: Mapping[str, Any], svid: VerifiedSvid, now: float) -> Stated:
     since, until, use, jwk = (claims.get(name) for name in ("nbf", "exp", "use", "jwk"))
     if type(since) is not int or type(until) is not int or not 0 < until - since <= LIFE_MAX_S:
+        raise _no("life")
+    if until > _LATEST:  # no double holds it
         raise _no("life")
     end = min(float(until), svid.expires_at)
     if end <= now or since > now + LIFE_MAX_S + LEEWAY_S:

@@ -15,6 +15,7 @@ from typing import Final, TypeVar, cast
 from stepwrit.digest import b64u
 from stepwrit.wire import ACTION_TYPE, CLAIM_STEP, Impact, Origin
 from stepwrit.wire_chain import actors
+from stepwrit_broker.core.persons import SUBJECT_MAX
 
 TEXT_MAX: Final = 2048
 ACTORS_MAX: Final = 64
@@ -162,7 +163,10 @@ def _person(claims: Mapping[str, object]) -> tuple[str, str] | None:
     found = _obj(claims, "sub_id")
     if found.get("format") != "iss_sub":
         raise BadGrant("sub_id: format is not iss_sub")
-    return _text(found, "iss"), _text(found, "sub")
+    person = _text(found, "iss"), _text(found, "sub")
+    if len(person[1]) > SUBJECT_MAX or not "".join(person).isprintable():
+        raise BadGrant(f"sub_id: sub is not 1 to {SUBJECT_MAX} printable characters")
+    return person
 
 
 def _get(source: Mapping[str, object], name: str, kind: type[_T]) -> _T:

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
+
+SUBJECT_MAX: Final = 255
+"""Characters of a `sub` (OpenID Connect Core 1.0 section 2); a fleet's tables name rows by it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -28,7 +28,10 @@ _POST: Final = (
     "INSERT INTO broker_keys (id, statement, until) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING"
 )
 _FORGET: Final = "DELETE FROM broker_keys WHERE until <= $1"
-_READ: Final = "SELECT id, statement, until FROM broker_keys WHERE until > $1 ORDER BY until DESC LIMIT $2"
+_READ: Final = (  # what no broker posted is not brought here: it could be of any size
+    "SELECT id, statement, until FROM broker_keys WHERE until > $1 AND octet_length(statement) <= $3"
+    " ORDER BY until DESC LIMIT $2"
+)
 
 
 class PgKeyBoard:
@@ -55,7 +58,8 @@ class PgKeyBoard:
 
         async def work(conn: Any) -> Sequence[Posted]:
             return [
-                Posted(id=row[0], text=row[1], until=row[2]) for row in await conn.fetch(_READ, now, MOST)
+                Posted(id=row[0], text=row[1], until=row[2])
+                for row in await conn.fetch(_READ, now, MOST, STATEMENT_MAX)
             ]
 
         return await self._with(work)
