@@ -240,6 +240,11 @@ class Metrics:
         self._verb_seconds: dict[str, Histogram] = {}
         self._stage_children = {stage: self._stages.labels(stage) for stage in STAGES}
 
+    def watch_followers(self, count: Callable[[], int]) -> None:
+        """How many follow the feed of revocations, whenever it is asked for."""
+        says = "Who follows the feed of revocations here"
+        Gauge("stepwrit_feed_followers", says, registry=self.registry).set_function(count)
+
     def _of_witnesses(self) -> None:
         self._witnessed = Gauge(
             "stepwrit_ledger_witnessed_entries",

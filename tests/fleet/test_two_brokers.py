@@ -164,8 +164,10 @@ async def test_a_refusal_never_comes_of_an_old_copy(fleet: Fleet) -> None:
     record = await fleet.accepted(one, two)
     waiting = fleet.make.move(record, "wait")
     await one.move(waiting)  # two still has it as opened
+    before = dict(two.retries)
     again = await two.accept(fleet.make.accept(record, round=2))
     assert again[0].life.round == 2
+    assert two.retries["version"] == before.get("version", 0) + 1
 
 
 async def test_a_root_that_is_repeated_elsewhere_is_the_same_root(fleet: Fleet) -> None:

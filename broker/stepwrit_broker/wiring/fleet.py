@@ -20,7 +20,7 @@ from stepwrit_broker.ledger.postgres.source import PgSource
 from stepwrit_broker.ledger.tiles import LogTiles
 from stepwrit_broker.ledger.view import LogView
 from stepwrit_broker.observe import Metrics
-from stepwrit_broker.observe_fleet import FleetMetrics
+from stepwrit_broker.observe_fleet import FleetMetrics, FleetNow
 from stepwrit_broker.ports import Clock, Entropy, Reaped
 from stepwrit_broker.ports_ended import Tell
 from stepwrit_broker.store.fleet.postgres.session import Connections
@@ -87,6 +87,7 @@ class FleetBacking:
             self._swift, self._truth, rates, self._entropy, me=fleet.me, now=self._clock.now
         )
         self.store.durable.waited = self._fleet_metrics.truth.observe
+        self.store.sequencer.took = self._fleet_metrics.commit.observe
         self._stack.push_async_callback(rates.close)
         self.say = Recorder(store=self.store, clock=self._clock, entropy=self._entropy)
         self.board = await open_board(fleet.postgres, server_settings={"search_path": "stepwrit"})
@@ -184,26 +185,37 @@ class FleetBacking:
         return await self.ledgering.seal(path, ref, before)
 
     async def gauge(self) -> None:
-        """Set the metrics."""
-        await self.witnessing.gauge()
-        store = self.store
+        """Set the metrics; what the engines are like comes first, as they may fail all else."""
+        store, lead = self.store, self.store.sequencer
         self._fleet_metrics.told(
-            waiting=store.queued,
-            backlog=await self._backlog(),
-            leads=store.sequencer.leads,
-            committed=store.sequencer.committed,
-            epochs=store.epochs.standing.order,
+            FleetNow(
+                waiting=store.queued,
+                waiting_s=store.durable.oldest_s,
+                backlog=await self._backlog(),
+                leads=lead.leads,
+                committed=lead.committed,
+                idle_s=lead.idle_s,
+                blind_s=store.hearing.blind_s,
+                epochs=store.epochs.standing.order,
+                ended=store.epochs.ended,
+                retries=store.retries,
+                rules_here=store.rules,
+                rules_there=store.hearing.rules_there,
+                forged=store.forged,
+                clock_s=store.clock.offset_s,
+            )
         )
-        self._fleet_metrics.forged(store.forged)
-        self._fleet_metrics.clock(store.clock.offset_s)
         self._fleet_metrics.accepted(self.judged.metrics)
         self._metrics.headroom.set(math.inf)  # the engines' disks are their own
+        await self.witnessing.gauge()
 
     async def _backlog(self) -> int | None:
         try:
             epoch = self.store.epoch
             return sum([await self._swift.backlog(epoch, shard) for shard in range(self._fleet.shards)])
-        except (Problem, EpochOver):
+        except EpochOver:
+            return 0  # what it had is nobody's any more
+        except Problem:
             return None
 
     def runs(self) -> list[Callable[[], Awaitable[None]]]:

@@ -92,6 +92,13 @@ class Housed:
         self.newsroom.close()
 
 
+def _newsroom(parts: Parts) -> Newsroom:
+    store = parts.backing.store
+    made = Newsroom(store.marks, lambda: store.knows_marks)
+    parts.metrics.watch_followers(lambda: made.followers)
+    return made
+
+
 def housed(parts: Parts) -> Housed:
     """Everything that the verbs need, on this backing."""
     settings, store, secret = parts.settings, parts.backing.store, parts.backing.secret
@@ -143,7 +150,7 @@ def housed(parts: Parts) -> Housed:
         expiries=expiries,
         endings=endings,
         bells=bells,
-        newsroom=Newsroom(store.marks, lambda: store.knows_marks),
+        newsroom=_newsroom(parts),
         notifying=notifying,
         sign_ins=_sign_ins(parts, http),
         signals=OidcSignals(settings.transmitters, people) if settings.transmitters else None,

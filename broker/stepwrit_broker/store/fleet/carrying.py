@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -92,6 +93,7 @@ class Carrier:
     ) -> None:
         self._scratch, self._swift, self._truth = scratch, swift, truth
         self._epochs, self._durable, self._shares = epochs, durable, shares
+        self.retries: Counter[str] = Counter()  # tries that were made again, by what had moved
         self.done: Callable[[Plan[Any]], None] = lambda _: None
         self.forged = 0
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -201,9 +203,11 @@ class Carrier:
                     return done
             except Stale as moved:
                 claims.sent = False
+                self.retries[moved.what] += 1
                 await self._moved(job, moved)
             except EpochOver:
                 claims.sent = False
+                self.retries["epoch"] += 1
                 self._forget(job)
                 await self._epochs.renew(epoch)
             except Problem as refused:
@@ -212,6 +216,7 @@ class Carrier:
                     if not claims.sent:
                         await claims.refused(epoch)
                     raise
+                self.retries["version"] += 1
             is_fresh = True
         raise _restless()
 

@@ -32,6 +32,7 @@ class Durable:
         self._at: dict[int, int] = {}
         self._works: dict[int, dict[int, bytes]] = {}
         self._waiting: dict[int, dict[int, list[_Waits]]] = {}
+        self._since: dict[asyncio.Future[None], float] = {}  # in the order of their times
         self._moved = asyncio.Event()
         self.waited: Callable[[float], None] = lambda _: None  # seconds, of each that became durable
 
@@ -80,6 +81,12 @@ class Durable:
                 found[shard] = min(passed)
         return found
 
+    @property
+    def oldest_s(self) -> float:
+        """For how long the longest of those who wait has; 0 where nobody does."""
+        began = next(iter(self._since.values()), None)
+        return 0.0 if began is None else asyncio.get_running_loop().time() - began
+
     def has(self, epoch: str, shard: int, seq: int) -> bool:
         """Whether the truth has that number, as far as is known here."""
         return epoch == self._epoch and self.is_past(shard, seq)
@@ -102,6 +109,7 @@ class Durable:
         waits, began = _Waits(work, loop.create_future()), loop.time()
         beside = self._waiting.setdefault(shard, {}).setdefault(seq, [])
         beside.append(waits)
+        self._since[waits.future] = began
         self._wake(shard)
         try:
             async with asyncio.timeout(self.wait_s):
@@ -109,6 +117,7 @@ class Durable:
         except TimeoutError:
             raise unknown("this is not durable yet") from None
         finally:
+            del self._since[waits.future]
             beside.remove(waits)  # callers repeat what they are not answered: no room for each time
         self.waited(loop.time() - began)
 

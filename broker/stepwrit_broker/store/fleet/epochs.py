@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from stepwrit_broker.core.errors import Unavailable
 from stepwrit_broker.store.fleet.durable import Durable
@@ -16,6 +17,12 @@ from stepwrit_broker.store.state import EPOCH_BYTES
 _TRIES: Final = 8
 JOIN_TRIES: Final = 10
 JOIN_PAUSE_S: Final = 0.1
+
+
+Why = Literal["redis", "contradiction", "forged", "rule"]
+"""`redis`: it lost what it had, or another server stands there. `contradiction`: its stream says what
+PostgreSQL denies. `forged`: it holds what no broker wrote. `rule`: a rule could not be put in force in it.
+"""
 
 
 class Drops(Protocol):
@@ -40,6 +47,7 @@ class Epochs:
         self.standing: Standing
         self.ruled: Callable[[], Awaitable[None]] = _nothing
         self.changes = 0
+        self.ended: Counter[str] = Counter()  # epochs that this broker ended, by why
         self._ours = ""  # the epoch that we made last
 
     @property
@@ -62,8 +70,8 @@ class Epochs:
                 return await self._adopt(await self._truth.standing())
         raise _restless()
 
-    async def renew(self, over: str) -> None:
-        """This epoch is over: join the next one, or begin it. Raises Unavailable.
+    async def renew(self, over: str, why: Why = "redis") -> None:
+        """This epoch is over: join the next one, or begin it; why: what ended it. Raises Unavailable.
 
         Only who made an epoch begins it, and once. The swift engine may by then be another server, that has
         nothing: begun there again its numbers would be those that the truth has of other works, and who waits
@@ -74,6 +82,7 @@ class Epochs:
                 return
             for _ in range(_TRIES):
                 standing, is_made = await self._next(over)
+                self.ended[why] += is_made
                 with contextlib.suppress(EpochOver):
                     await (self._begin(standing) if is_made else self._wait_begun(standing))
                     await self._adopt(standing)

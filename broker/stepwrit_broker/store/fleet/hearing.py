@@ -41,6 +41,12 @@ class Hearing:
         self._ended, self._erased, self._rules = ended, erased, rules
         self._outgoing: asyncio.Queue[Ends] = asyncio.Queue(OUTGOING_MAX)
         self._looked_at = float("-inf")  # by the loop's clock
+        self.rules_there = 0  # the number that stood in the truth when we looked last
+
+    @property
+    def blind_s(self) -> float:
+        """Since the truth last told what stands: a look is four times a second."""
+        return asyncio.get_running_loop().time() - self._looked_at
 
     def runs(self) -> list[Callable[[], Awaitable[None]]]:
         """The workers."""
@@ -87,6 +93,7 @@ class Hearing:
     async def _look(self) -> None:
         began, epoch = asyncio.get_running_loop().time(), self._epochs.epoch
         standing = await self._truth.standing()
+        self.rules_there = standing.rules
         if standing.rules > self._rules():
             await self._epochs.reload()
         self._looked_at = began  # marks are known, also where the swift engine is not there for a new epoch

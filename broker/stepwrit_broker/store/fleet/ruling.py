@@ -220,6 +220,7 @@ class Ruling:
             fresh = self._scratch.state.entropy.bytes(EPOCH_BYTES).hex()
             standing = await self._truth.next_epoch(epoch, fresh)
             if standing.epoch == fresh:
+                self._epochs.ended["rule"] += 1
                 return
             epoch = standing.epoch  # who began it may not have known of the rule
         raise Unavailable("unavailable", "the fleet's epoch changes again and again", rule="epoch")

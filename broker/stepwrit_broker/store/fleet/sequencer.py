@@ -14,7 +14,7 @@ from typing import Final
 from stepwrit_broker.core.errors import Problem, Unavailable
 from stepwrit_broker.store.fleet.codec import Garbled, decode
 from stepwrit_broker.store.fleet.durable import Durable
-from stepwrit_broker.store.fleet.epochs import Epochs
+from stepwrit_broker.store.fleet.epochs import Epochs, Why
 from stepwrit_broker.store.fleet.sealed import Seal, digest_of
 from stepwrit_broker.store.fleet.seams import Carried, Contradiction, EpochOver, Numbered, Swift, Truth, Work
 
@@ -46,6 +46,8 @@ class Sequencer:
         self._trimmed: dict[int, int] = {}
         self._trimmed_at = 0.0
         self._ask_at = 0.0
+        self._done_at = 0.0
+        self.took: Callable[[float], None] = lambda _: None  # seconds, of each commit that carried something
         self.leads = False
         self.committed = self.forged = 0
 
@@ -57,10 +59,16 @@ class Sequencer:
             except EpochOver:
                 await self._again(self._epoch)
             except Contradiction as wrong:
-                self.forged += isinstance(wrong, Garbled)
-                await self._again(self._epoch)
+                is_forged = isinstance(wrong, Garbled)
+                self.forged += is_forged
+                await self._again(self._epoch, "forged" if is_forged else "contradiction")
             except Problem:
                 await self._yield()
+
+    @property
+    def idle_s(self) -> float:
+        """Since this broker's last commit, an empty one included; 0 where it does not lead."""
+        return asyncio.get_running_loop().time() - self._done_at if self.leads and self._done_at else 0.0
 
     async def _turn(self) -> None:
         if not await self._lead():
@@ -85,9 +93,13 @@ class Sequencer:
 
     async def _commit(self, batch: Sequence[Numbered]) -> None:
         """Also an empty one: what was said outside the streams is appended then."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
         await self._truth.commit(self._epoch, [(each, self._opened(each)) for each in batch])
+        self._done_at = clock()
         if not batch:
             return
+        self.took(self._done_at - began)
         fresh = {each.shard: each.seq for each in batch}
         self._at.update(fresh)
         self.committed += len(batch)
@@ -113,11 +125,11 @@ class Sequencer:
                 await self._truth.lead(self._me, 0)
         await asyncio.sleep(YIELD_S if led else RETRY_S)
 
-    async def _again(self, epoch: str) -> None:
+    async def _again(self, epoch: str, why: Why = "redis") -> None:
         """What the stream says cannot be: nothing more of this epoch will be believed."""
         self._epoch = ""
         try:
-            await self._epochs.renew(epoch)
+            await self._epochs.renew(epoch, why)
         except Unavailable:
             await asyncio.sleep(RETRY_S)
 

@@ -143,6 +143,16 @@ class FleetStore:
         return self._state.epoch
 
     @property
+    def rules(self) -> int:
+        """The number of the rules that are in force here."""
+        return self._state.rules
+
+    @property
+    def retries(self) -> Mapping[str, int]:
+        """Tries that were made again, by what had moved under them."""
+        return self._carrier.retries
+
+    @property
     def shards(self) -> int:
         """Over how many shards transactions are spread."""
         return self.epochs.standing.shards
