@@ -11,16 +11,22 @@ from typing import cast
 import pytest
 from tests.contracts.store_suite import House
 from tests.contracts.store_suite_approvals import ALICE, BOB, ask, deciding, proposing, signing
+from tests.contracts.test_fleet_store import SHARDS
+from tests.fakes.entropy import SeededEntropy
+from tests.fakes.fleet import MemorySwift, MemoryTruth
 from tests.fleet.order_suite import code
 from tests.fleet.pair import Pair, memory_pair
-from tests.fleet.test_two_brokers import Fleet
+from tests.fleet.test_two_brokers import Fleet, plan_of
 
 from stepwrit_broker.core.errors import Unavailable
 from stepwrit_broker.core.terms import Terms
 from stepwrit_broker.store.common import KEEP_S
+from stepwrit_broker.store.fleet.claiming import Claims
 from stepwrit_broker.store.fleet.durable import Durable
 from stepwrit_broker.store.fleet.postgres.grouping import Group
-from stepwrit_broker.store.fleet.seams import EpochOver
+from stepwrit_broker.store.fleet.rates import Rates
+from stepwrit_broker.store.fleet.seams import EpochOver, OpDone, Used
+from stepwrit_broker.store.fleet.state import FleetState, Proof, Wanted
 from stepwrit_broker.store.fleet.tables import shard_of_name
 
 
@@ -250,3 +256,23 @@ async def test_no_answer_is_repeated_after_the_operator_was_told() -> None:
         assert await code(late.redeem(command)) == "revoked"
     finally:
         await fleet.close()
+
+
+async def test_a_long_lived_proof_that_an_epoch_before_used_is_a_replay() -> None:
+    """Shown in its last minutes, in an epoch that is old by then: only the truth knows of it."""
+    swift, truth = MemorySwift(SHARDS), MemoryTruth(SHARDS)
+    standing = replace(await truth.standing(), began_at=-10_000.0)
+    await swift.begin(standing.epoch, standing.order)
+    shares, seen = Rates(swift), Used(b"u" * 16, 100.0)
+    shares.drop(standing)
+    await truth.pin(b"k" * 16, "a key", 100.0, [seen])
+
+    async def take(kind: str, key: bytes) -> str:
+        state = FleetState(SeededEntropy(1))
+        wanted = Wanted(proofs={key: Proof(kind, seen.until)})
+        claims = Claims(swift, truth, shares, state, "")
+        return await code(claims.take(standing.epoch, plan_of(wanted, OpDone(key, "", "", 0.0)), standing))
+
+    assert await take("id_jag", b"f" * 16) == "done"
+    assert await take("id_jag", seen.key) == "replay"
+    assert await take("invitation", seen.key) == "replay"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 YOUNG_S: Final = 900.0  # within this an epoch may meet proofs that one before it has used
 MARGIN_S: Final = 60.0  # a proof is remembered for longer than it is good: brokers' clocks differ
 LONG_S: Final = 300.0  # a proof that lives longer is always looked up
+SHORT: Final = frozenset({"dpop", "step"})  # all others may have lived for long, and be about to end
 
 
 class Claims:
@@ -121,7 +122,11 @@ class Claims:
         is_young = now < standing.began_at + YOUNG_S
         long_s = LONG_S + MARGIN_S
         shown = [each for each in proofs if isinstance(each, Once)]
-        doubtful = [each.key for each in shown if is_young or each.until - now > long_s]
+        doubtful = [
+            each.key
+            for each in shown
+            if is_young or each.until - now > long_s or self._kinds.get(each.key) not in SHORT
+        ]
         if doubtful and await self._truth.used(doubtful):
             raise self._replay(doubtful[0])
 
