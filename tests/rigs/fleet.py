@@ -132,9 +132,14 @@ async def engines(
     preload: Mapping[str, Mapping[str, str]] | None = None,
     postgres: Mapping[str, object] | None = None,
     redis: Mapping[str, object] | None = None,
-    down_ms: int = 1000,
+    down_ms: int = 3000,
 ) -> AsyncGenerator[Engines]:
-    """All of them, in step. preload: environment by server, for shims. The rest: further settings."""
+    """All of them, in step. preload: environment by server, for shims. The rest: further settings.
+
+    down_ms: below 2500 Sentinel never again promotes anybody once both Redis follow each other: it calls a
+    primary down that has called itself a replica for 20 s, and takes no replica whose link was down for more
+    than ten times down_ms before that.
+    """
     given = preload or {}
     async with AsyncExitStack() as stack:
         with environ(given.get("postgres", {})):
