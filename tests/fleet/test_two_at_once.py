@@ -67,7 +67,7 @@ async def test_who_cannot_read_the_streams_lets_another_carry_them(
     await pair.one.open(pair.make.open(pair.make.root_step()))
     await pair.hold()
     monkeypatch.setattr(pair.swifts[0], "read", gone)
-    assert await pair.truths[0].lead("broker 0", 60)
+    assert await pair.truths[0].lead(pair.one.process, 60)
     pair.carry()
     root = await pair.two.open(pair.make.open(pair.make.root_step()))
     assert await pair.truths[0].whose(f"steps:{root.step.id}") == root.step.txn

@@ -86,7 +86,7 @@ class FleetStore:
         me: str,
         now: Callable[[], float],
     ) -> None:
-        self._me, self._swift, self._truth, self._shares = me, swift, truth, shares
+        self._swift, self._truth, self._shares = swift, truth, shares
         self._state = FleetState(entropy)
         self._scratch = Scratch(self._state)
         self.durable: Final = Durable()
@@ -97,10 +97,10 @@ class FleetStore:
         self._ruling = Ruling(self._scratch, swift, truth, self.epochs, self.durable, self._carrier)
         self._sweeping = Sweeping(self._scratch, truth, self._carrier, self._ruling.settled)
         self._erasing = Erasing(self._scratch, swift, truth, self._carrier, self._claimed)
-        process = f"{me} {entropy.bytes(4).hex()}"  # also where two brokers were given one name
-        self.sequencer: Final = Sequencer(process, swift, truth, self.epochs, self.durable, now=now)
+        self.process: Final = f"{me} {entropy.bytes(4).hex()}"  # also where two brokers were given one name
+        self.sequencer: Final = Sequencer(self.process, swift, truth, self.epochs, self.durable, now=now)
         self.hearing: Final = Hearing(
-            process,
+            self.process,
             swift,
             truth,
             self.epochs,
@@ -346,7 +346,7 @@ class FleetStore:
 
     async def reap_in_turn(self, now: float) -> Reaped:
         """One whole sweep where this broker carries the streams, or nobody does; else only what is late."""
-        if await self._truth.leader() in ("", self._me):
+        if await self._truth.leader() in ("", self.process):
             return await self.reap(now)
         await self._tidy(now)
         async with self._walking:
