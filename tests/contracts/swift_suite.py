@@ -12,6 +12,7 @@ from contextlib import aclosing
 
 import pytest
 
+from stepwrit_broker.core.errors import Unavailable
 from stepwrit_broker.core.ids import RANDOM_BYTES, make_id
 from stepwrit_broker.core.limits import RateLimit
 from stepwrit_broker.core.slices import Ask, Taken, question
@@ -60,6 +61,17 @@ def ask(now: float, each: RateLimit | None = None, wanted: int = 1, since: float
 
 async def commit(swift: Swift, *changes: Change, epoch: str = ONE, now: float = NOW, rules: int = 0) -> int:
     return await swift.commit(epoch, int(changes[0].txn[5:7], 16), changes, b"work", now=now, rules=rules)
+
+
+async def is_over(swift: Swift) -> bool:
+    """Whether the epoch ended; False too while nobody answers."""
+    try:
+        await commit(swift, change(txn(0), 1))
+    except Unavailable:
+        return False
+    except EpochOver:
+        return True
+    return False
 
 
 async def held(swift: Swift, name: str, epoch: str = ONE) -> Snapshot:

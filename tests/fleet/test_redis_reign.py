@@ -8,7 +8,19 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import pytest
-from tests.contracts.swift_suite import AFTER, NOW, ONE, SHARDS, THREE, TWO, change, commit, held, txn
+from tests.contracts.swift_suite import (
+    AFTER,
+    NOW,
+    ONE,
+    SHARDS,
+    THREE,
+    TWO,
+    change,
+    commit,
+    held,
+    is_over,
+    txn,
+)
 from tests.rigs.redis import in_sync, redis_replica, redis_sentinels, redis_server, until
 
 from stepwrit_broker.core.errors import Unavailable
@@ -154,17 +166,7 @@ async def test_sentinel_names_the_next_primary(tmp_path: Path, opener: Opener) -
         assert await commit(swift, change(txn(0))) == 1
         assert (await held(swift, txn(0))).version == 1
         primary.kill()
-
-        async def over() -> bool:
-            try:
-                await commit(swift, change(txn(0), 1))
-            except Unavailable:
-                return False
-            except EpochOver:
-                return True
-            return False
-
-        await until(over, "fail-over")
+        await until(lambda: is_over(swift), "fail-over")
         await swift.begin(TWO, 2)
         assert await commit(swift, change(txn(0)), epoch=TWO) == 1
         async with replica.client() as client:

@@ -8,12 +8,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.contracts.swift_suite import ONE, SHARDS, change, commit, txn
+from tests.contracts.swift_suite import ONE, SHARDS, change, commit, is_over, txn
 from tests.rigs.redis import RedisServer, redis_replica, redis_server, until
 
 from stepwrit_broker.core.errors import Unavailable
 from stepwrit_broker.store.fleet.redis import RedisSwift
-from stepwrit_broker.store.fleet.seams import EpochOver
 
 pytestmark = pytest.mark.live
 
@@ -133,14 +132,4 @@ async def test_all_that_name_a_replica_or_nobody_are_asked_until_they_agree(two,
         for each in sentinels:
             each.names = replica
         for swift in (before, during):
-            await until(lambda s=swift: _is_over(s), "it has found the primary")
-
-
-async def _is_over(swift: RedisSwift) -> bool:
-    try:
-        await commit(swift, change(txn(0), 1))
-    except Unavailable:
-        return False
-    except EpochOver:
-        return True
-    return False
+            await until(lambda s=swift: is_over(s), "it has found the primary")

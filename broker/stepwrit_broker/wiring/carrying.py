@@ -27,6 +27,7 @@ from stepwrit_broker.observe import Metrics
 from stepwrit_broker.ports import Evidence, MarkCommand, Operation
 from stepwrit_broker.ports_approval import DecideCommand, ProposeCommand
 from stepwrit_broker.store import authenticators
+from stepwrit_broker.store.fleet.postgres import shared
 from stepwrit_broker.store.fleet.postgres.session import connect, trouble
 from stepwrit_broker.store.fleet.postgres.truth import open_truth
 from stepwrit_broker.store.schema import FileLock
@@ -39,8 +40,6 @@ ENTRY: Final = "fleet.carried"
 REASON: Final = "carried from the broker that stood alone"
 _ENDED: Final = frozenset({"step", "txn", "grant"})
 _MARKS: Final = "SELECT target, verb, reason, by, at, ref FROM marks ORDER BY at, target"
-_KEEP: Final = "INSERT INTO secrets (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING"
-_HELD: Final = "SELECT value FROM secrets WHERE name = $1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,13 +152,13 @@ async def _take_secret(settings: BrokerSettings, secret: bytes) -> None:
     conn = await connect(session)
     try:
         with trouble():
-            held = await conn.fetchval(_HELD, HOUSE)
-            if held is None and await conn.fetchval("SELECT EXISTS (SELECT FROM versions)"):
+            if await shared.held(conn, HOUSE) is None and await conn.fetchval(
+                "SELECT EXISTS (SELECT FROM versions)"
+            ):
                 raise Conflict(
                     "wrong_state", "this fleet has served already: carry before its first broker starts"
                 )
-            await conn.execute(_KEEP, HOUSE, secret)
-            if await conn.fetchval(_HELD, HOUSE) != secret:
+            if await shared.keep(conn, HOUSE, secret) != secret:
                 raise Conflict("wrong_state", "this fleet carries on from another broker")
     finally:
         await conn.close()

@@ -23,6 +23,7 @@ from stepwrit_broker.observe import Metrics
 from stepwrit_broker.observe_fleet import FleetMetrics, FleetNow
 from stepwrit_broker.ports import Clock, Entropy, Reaped
 from stepwrit_broker.ports_ended import Tell
+from stepwrit_broker.store.fleet.postgres import shared
 from stepwrit_broker.store.fleet.postgres.session import Connections
 from stepwrit_broker.store.fleet.postgres.truth import PostgresTruth, open_truth
 from stepwrit_broker.store.fleet.promises import Judged
@@ -129,7 +130,7 @@ class FleetBacking:
         """The fleet's own, or that of the broker whose place it took: persons keep their opaque names."""
         own = await self._truth.secret(self._entropy.bytes(32))
         async with connections.use() as conn:
-            carried: bytes | None = await conn.fetchval("SELECT value FROM secrets WHERE name = $1", HOUSE)
+            carried = await shared.held(conn, HOUSE)
         return carried or hmac.digest(own, b"stepwrit: persons, nonces, sealed texts", hashlib.sha256)
 
     def _guard(self, verb: str) -> None:

@@ -110,7 +110,8 @@ class Durable:
         beside = self._waiting.setdefault(shard, {}).setdefault(seq, [])
         beside.append(waits)
         self._since[waits.future] = began
-        self._wake(shard)
+        if self.is_past(shard, seq):
+            self._answer(shard, seq)
         try:
             async with asyncio.timeout(self.wait_s):
                 await waits.future
@@ -122,15 +123,17 @@ class Durable:
         self.waited(loop.time() - began)
 
     def _wake(self, shard: int) -> None:
-        """A number leaves with the last who waits for it, once the truth has it."""
-        waiting = self._waiting.get(shard, {})
-        for seq in [each for each in waiting if self.is_past(shard, each)]:
-            known = self.work(shard, seq)
-            if known is None and waiting[seq]:
-                continue
-            for each in waiting.pop(seq):
-                if not each.future.done():
-                    _tell(each, known)
+        for seq in [each for each in self._waiting.get(shard, {}) if self.is_past(shard, each)]:
+            self._answer(shard, seq)
+
+    def _answer(self, shard: int, seq: int) -> None:
+        """The truth has this number. It leaves with the last who waits for it."""
+        waiting, known = self._waiting[shard], self.work(shard, seq)
+        if known is None and waiting[seq]:
+            return
+        for each in waiting.pop(seq):
+            if not each.future.done():
+                _tell(each, known)
 
     async def reached(self, epoch: str, upto: Mapping[int, int], within_s: float) -> bool:
         """Whether the truth has all of these, as far as is known here by then. Raises EpochOver."""

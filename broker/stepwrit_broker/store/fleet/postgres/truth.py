@@ -15,7 +15,7 @@ from stepwrit_broker.ports import Clock
 from stepwrit_broker.ports_approval import Sought
 from stepwrit_broker.store.fleet.facts import PostgresFacts
 from stepwrit_broker.store.fleet.log import Conn, FleetLog
-from stepwrit_broker.store.fleet.postgres import facts, schema
+from stepwrit_broker.store.fleet.postgres import facts, schema, shared
 from stepwrit_broker.store.fleet.postgres.committing import commit
 from stepwrit_broker.store.fleet.postgres.folding import Batch
 from stepwrit_broker.store.fleet.postgres.forward import Forward, Seen
@@ -62,7 +62,6 @@ _LEAD: Final = (
     " WHERE holder = $1 OR until < clock_timestamp()"
 )
 _LEADER: Final = "SELECT holder FROM lease WHERE until >= clock_timestamp()"
-_KEEP: Final = "INSERT INTO secrets (name, value) VALUES ('fleet', $1) ON CONFLICT DO NOTHING"
 _ERASED: Final = "SELECT n, name FROM erasures WHERE n > $1 ORDER BY n"
 _EPOCH_CHARS: Final = 32
 MIGRATE_TRIES: Final = 8
@@ -233,9 +232,7 @@ class PostgresTruth:
     async def secret(self, fresh: bytes) -> bytes:
         """`fresh` at first."""
         async with self._connections.write(vital=True) as conn:
-            await conn.execute(_KEEP, fresh)
-            found: bytes = await conn.fetchval("SELECT value FROM secrets WHERE name = 'fleet'")
-        return found
+            return await shared.keep(conn, "fleet", fresh)
 
     async def purge(self, now: float, limit: int) -> int:
         """By the server's clock too: what is too old by ours alone stays."""
